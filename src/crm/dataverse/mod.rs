@@ -1,0 +1,2 @@
+//! The Web API of Dataverse.
+pub mod settings;

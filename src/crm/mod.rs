@@ -1,0 +1,2 @@
+//! Family: where leads live.
+pub mod dataverse;

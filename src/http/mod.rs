@@ -1,0 +1,108 @@
+//! The client stack, its order written in one place: deadline, limiter, shared gate, token, send, classify, retry.
+
+pub mod settings;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::model::{RemoteError, Side, Timestamp};
+
+/// A client for one service: everything both adapters share.
+pub struct Client {}
+
+/// One call, before limits, token and correlation headers are added.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// A fixed phrase for messages, for example `get referral`.
+    pub operation: &'static str,
+    /// The method.
+    pub method: http::Method,
+    /// Absolute URL; its scheme, host and port must be the configured ones or the call is refused unsent.
+    pub url: url::Url,
+    /// Further headers.
+    pub headers: http::HeaderMap,
+    /// JSON text of the body, if any. Sent verbatim as `application/json` unless `headers` says otherwise.
+    pub body: Option<Bytes>,
+    /// Whether a lost answer leaves the outcome unknown.
+    pub effect: Effect,
+    /// The idempotency key of a write (`MS-RequestId`): the same for every attempt and replay of one write.
+    pub request: Option<uuid::Uuid>,
+    /// Replaces the time-out of its effect.
+    pub timeout: Option<Duration>,
+}
+
+/// Whether a call may change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// May be repeated freely: retried inside the call.
+    Read,
+    /// A lost answer (time-out, broken connection after sending, 5xx without a documented refusal) is an unknown
+    /// outcome: returned at once with `is_outcome_unknown`, never repeated blindly. Refusals that prove that nothing
+    /// was done (429, 503 with `Retry-After`, connection refused, 401) are retried like reads.
+    Write,
+}
+
+/// A 2xx (or 304) answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: http::StatusCode,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The whole body, within the size limit.
+    pub body: Bytes,
+    /// The service's request id, if it sent one.
+    pub request_id: Option<String>,
+    /// The `Date` header: server time.
+    pub server_time: Option<Timestamp>,
+}
+
+/// What one service's refusals mean: the part of classification that only its adapter knows.
+pub trait Dialect: Send + Sync {
+    /// Which service this is.
+    fn side(&self) -> Side;
+    /// Reads a non-2xx answer. Must cope with HTML and empty bodies; must not quote the body.
+    fn classify(&self, status: http::StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Refusal;
+    /// Headers that every call of this service carries (correlation ids are fresh per attempt).
+    fn headers(&self, correlation: uuid::Uuid, request: Option<uuid::Uuid>) -> http::HeaderMap;
+}
+
+/// What a refusal means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What to do about it.
+    pub verdict: RefusalVerdict,
+    /// The service's own code, safe to print.
+    pub code: Option<String>,
+    /// A sentence of ours for people: what it means and what to do.
+    pub message: Option<String>,
+}
+
+/// What to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalVerdict {
+    /// Throttled: close the service for `Retry-After` (or the given time without that header).
+    Throttled {
+        /// Used when there is no `Retry-After`.
+        default_wait: Duration,
+        /// Too many at once: lower the parallelism as well.
+        is_concurrency: bool,
+    },
+    /// A server fault: reads are tried again, a write's outcome is unknown.
+    Unavailable,
+    /// A server fault of which a write surely did nothing, or that is worth a few tries.
+    Again,
+    /// The token was refused: renew once, then give up as unauthorized.
+    TokenRefused,
+    /// 412, 409: version or duplicate.
+    Conflict,
+    /// 404, 410.
+    Missing,
+    /// Final for this item.
+    Refused,
+    /// Final for the whole side until configuration or rights change.
+    Unauthorized,
+    /// A person must act.
+    NeedsHuman,
+}

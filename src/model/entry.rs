@@ -1,0 +1,218 @@
+//! One line of the ledger: what we remember of one referral and its lead. No personal data, at most 512 bytes encoded.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Closing, ETag, LeadId, LeadStatus, ReferralStatus, Side, Substatus, Timestamp};
+
+/// Our memory of one referral. The referral's id is its key in the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Where this referral stands with us.
+    pub standing: Standing,
+    /// When this daemon first saw it.
+    pub first_seen: Timestamp,
+    /// The referral's version as last seen or written; `None` when a write left it unknown.
+    pub referral_etag: Option<ETag>,
+    /// The referral's status as last seen.
+    pub referral_status: ReferralStatus,
+    /// The referral's substatus as last seen.
+    pub referral_substatus: Substatus,
+    /// `createdDateTime`: decides between claimants of one lead.
+    pub referral_created: Option<Timestamp>,
+    /// `updatedDateTime` as last seen: the newest known ones guard visibility.
+    pub referral_updated: Option<Timestamp>,
+    /// When a New referral expires unanswered: `expirationDateTime`, else 14 days after creation.
+    pub deadline: Option<Timestamp>,
+    /// What the referral says about our lead.
+    pub external_reference: ExternalReference,
+    /// Consent to contact, as last seen; `None` when the record never said.
+    pub consent: Option<bool>,
+    /// Consent was there once and has been withdrawn.
+    pub is_consent_withdrawn: bool,
+    /// Shared and with a deal registration: Won waits (spec 5).
+    pub is_registered_co_sell: bool,
+    /// It left a filter with `freeze`: fields stop in both directions.
+    pub is_frozen: bool,
+    /// The lead that speaks for it.
+    pub link: Option<Link>,
+    /// Memory per mapping group, sorted by `group`.
+    pub groups: Vec<GroupMemory>,
+    /// The lead's outcome as last observed, and since when: the settle time counts from here.
+    pub outcome: Option<ObservedOutcome>,
+    /// How we closed the referral, once we did.
+    pub closed_by_us: Option<Closing>,
+    /// An outcome that came after the closing and has been reported once: the outcome's code.
+    pub reported_after_closing: Option<i32>,
+    /// What went wrong last, while it is not mended.
+    pub trouble: Option<Trouble>,
+    /// Look at this referral again at this instant even if neither side changes.
+    pub look_at: Option<Timestamp>,
+}
+
+/// Where a referral stands with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Standing {
+    /// Seen, in scope, not linked yet: a create or a hold is pending.
+    Pending,
+    /// A lead speaks for it.
+    Linked,
+    /// Not imported: spam, outgoing, our own invitation, a counterpart's copy, or a filter.
+    OutOfScope,
+    /// It was closed when first seen and has no lead.
+    ClosedUnlinked,
+    /// Its lead was deleted; left alone.
+    LeadGone,
+    /// Another referral has the lead it claims.
+    LeadTaken,
+}
+
+/// The lead that speaks for a referral, as last seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// The lead.
+    pub lead: LeadId,
+    /// Its version as last seen or written; goes into `If-Match`.
+    pub etag: Option<ETag>,
+    /// Its state and status code.
+    pub status: LeadStatus,
+    /// `modifiedon` as last seen.
+    pub modified: Option<Timestamp>,
+    /// What its opportunities add up to.
+    pub deal: Deal,
+    /// The daemon made this lead: its id is the computed one or its creator is our user.
+    pub is_ours: bool,
+    /// The lead has been seen in another state since the link: an outcome is news (spec 5).
+    pub has_changed_state: bool,
+}
+
+/// Short alias used where both are at hand.
+pub type LeadLink = Link;
+
+/// What the opportunities of a lead add up to: any Won, else any Open, else all Lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Deal {
+    /// No opportunity known.
+    #[default]
+    None,
+    /// At least one open, none won.
+    Open,
+    /// At least one won.
+    Won,
+    /// One or more, all lost.
+    Lost,
+}
+
+/// What `externalReferenceId` holds, seen from the linked lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ExternalReference {
+    /// Null, absent or blank.
+    #[default]
+    Empty,
+    /// The id of the linked lead, or one we wrote ourselves before a merge.
+    Ours,
+    /// A GUID of some other lead.
+    OtherLead,
+    /// Something else: left alone unless `overwrite_foreign_reference`.
+    Foreign,
+}
+
+/// Memory of one mapping group: at most 45 bytes encoded, commonly 25.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupMemory {
+    /// Key of the group: the first 4 bytes of the keyed hash of its name.
+    pub group: u32,
+    /// Hash of the group's mapping when the pair was taken; a change of mapping moves no lead (spec 4).
+    pub mapping: u32,
+    /// What both sides last agreed on, or what was seen when they could not be compared.
+    pub base: Base,
+    /// The referral's value has moved away from its half and that is not settled.
+    pub referral_moved: Option<Moved>,
+    /// The lead's value has moved away from its half and that is not settled.
+    pub lead_moved: Option<Moved>,
+}
+
+/// The pair of keyed fingerprints of a group (spec 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// Both sides agreed, or a rule wrote: `referral` is the fingerprint of the derived value, `lead` of the lead's.
+    Common {
+        /// Half of the referral.
+        referral: u64,
+        /// Half of the lead, as the service returned it.
+        lead: u64,
+    },
+    /// Seen without a common base; a later move of either side is decided by the owner as if both had moved.
+    Apart {
+        /// Half of the referral.
+        referral: u64,
+        /// Half of the lead.
+        lead: u64,
+    },
+}
+
+/// A value that moved away from the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Fingerprint of the value as last seen.
+    pub to: u64,
+    /// When this daemon first observed the move.
+    pub at: Timestamp,
+}
+
+/// The mapped outcome of a lead, and since when it has been the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedOutcome {
+    /// How the referral would be closed.
+    pub closing: Closing,
+    /// Our first observation of it.
+    pub since: Timestamp,
+    /// An operator approved sending it although it is older than the link.
+    pub is_approved: bool,
+}
+
+/// What went wrong with one referral for its own reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Groups dead letters.
+    pub cause: Cause,
+    /// Failed attempts so far.
+    pub attempts: u16,
+    /// When it began.
+    pub since: Timestamp,
+    /// We stopped trying until something changes.
+    pub is_dead_letter: bool,
+    /// Fingerprint of what the attempt was about (both sides' versions and the configuration): a change wakes it.
+    pub about: u64,
+}
+
+/// Why a referral keeps failing; at most 80 bytes, no values.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Cause {
+    /// Which service said so; `None` for our own rules.
+    pub side: Option<Side>,
+    /// Short words: a fault, the service's code, a column.
+    pub what: String,
+}
+
+impl Cause {
+    /// Longest `what` kept, in bytes.
+    pub const WHAT_BYTES_MAX: usize = 72;
+
+    /// A cause whose words are cut to [`Cause::WHAT_BYTES_MAX`].
+    pub fn new(side: Option<Side>, what: &str) -> Self {
+        let mut end = what.len().min(Self::WHAT_BYTES_MAX);
+        while !what.is_char_boundary(end) {
+            end -= 1;
+        }
+        Cause { side, what: what[..end].to_owned() }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.side {
+            Some(side) => write!(f, "{side}: {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Verbs: pure functions from values to values.
+
+pub mod settings;

@@ -1,0 +1,2 @@
+//! Family: where referrals come from.
+pub mod partner_center;

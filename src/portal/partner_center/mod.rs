@@ -1,0 +1,2 @@
+//! The referrals API of Partner Center.
+pub mod settings;
