@@ -44,6 +44,7 @@ contract!(
     an_entry_that_lost_its_claim_is_not_found_by_the_lead,
     due_referrals_come_earliest_first,
     the_newest_come_first_and_are_limited,
+    the_newest_are_right_however_many_come_and_go,
     a_scan_goes_on_where_the_page_before_ended,
     counters_follow_standing_and_trouble,
     intents_last_until_each_of_their_referrals_is_settled,
@@ -120,6 +121,34 @@ async fn the_newest_come_first_and_are_limited(store: &dyn StateStore) {
     put(store, 3, updated(5000)).await;
     put(store, 119, Some(entry())).await;
     assert_eq!(store.newest(2), Ok(vec![referral(3), referral(118)]));
+}
+
+async fn the_newest_are_right_however_many_come_and_go(store: &dyn StateStore) {
+    let seed = 99;
+    println!("seed {seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut model: BTreeMap<ReferralId, Timestamp> = BTreeMap::new();
+    for round in 0..30 {
+        let mut entries = Vec::new();
+        for _ in 0..100 {
+            let (id, updated) = (referral(random.random_range(0..2000)), seconds(random.random_range(0..5000)));
+            model.insert(id, updated);
+            entries.push((id, Some(Entry { referral_updated: Some(updated), ..entry() })));
+        }
+        if round % 7 == 6 {
+            let mut newest: Vec<_> = model.iter().map(|(id, updated)| (*updated, *id)).collect();
+            newest.sort_unstable();
+            for (_, id) in newest.into_iter().rev().take(250) {
+                model.remove(&id);
+                entries.push((id, None));
+            }
+        }
+        store.record(Batch { entries, ..Batch::default() }).await.unwrap();
+        let mut newest: Vec<_> = model.iter().map(|(id, updated)| (*updated, *id)).collect();
+        newest.sort_unstable();
+        let expected: Vec<_> = newest.into_iter().rev().take(NEWEST_MAX).map(|(_, id)| id).collect();
+        assert_eq!(store.newest(usize::MAX).unwrap(), expected, "seed {seed}, round {round}");
+    }
 }
 
 async fn a_scan_goes_on_where_the_page_before_ended(store: &dyn StateStore) {

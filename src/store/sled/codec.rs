@@ -11,7 +11,7 @@ use crate::model::{ReferralId, Timestamp};
 pub(super) const FORMAT: u32 = 1;
 
 /// Bytes before the body: format (1), length (4), CRC-32 (4).
-const HEAD_BYTES: usize = 9;
+pub(super) const HEAD_BYTES: usize = 9;
 
 /// Why the ledger could not do something.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,13 @@ pub(super) fn unwrap<'a>(what: &str, bytes: &'a [u8]) -> Result<(u32, &'a [u8]),
     Ok((u32::from(bytes[0]), &bytes[HEAD_BYTES..]))
 }
 
+/// The first of several envelopes in a row, and the rest.
+pub(super) fn first_sealed<'a>(what: &str, bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Failure> {
+    let length: [u8; 4] = array_at(what, bytes, 1)?;
+    let end = HEAD_BYTES.saturating_add(u32::from_le_bytes(length) as usize);
+    bytes.split_at_checked(end).ok_or_else(|| Failure::Damage(format!("{what}: too short")))
+}
+
 /// Decodes a whole body.
 pub(super) fn decode<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, Failure> {
     match postcard::take_from_bytes(body) {
@@ -121,7 +128,7 @@ pub(super) fn referral_at(what: &str, key: &[u8], at: usize) -> Result<ReferralI
 pub(super) fn array_at<const N: usize>(what: &str, key: &[u8], at: usize) -> Result<[u8; N], Failure> {
     key.get(at..at + N)
         .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| Failure::Damage(format!("{what}: a key of {} bytes", key.len())))
+        .ok_or_else(|| Failure::Damage(format!("{what}: only {} bytes", key.len())))
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{self, Failure};
 use crate::model::{
-    Base, Closing, ETag, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, ReferralStatus, Standing,
-    Substatus, Timestamp, Trouble,
+    Base, Closing, ETag, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
+    ReferralStatus, Standing, Substatus, Timestamp, Trouble,
 };
 
 /// An entry is meant to stay within this, envelope included. Over it the words of its trouble are dropped first.
@@ -84,8 +84,12 @@ impl Shapes {
 }
 
 /// Encodes an entry; returns it as it will be read again.
-pub(super) fn encode<'a>(entry: &'a Entry, shapes: &mut Shapes) -> Result<(Cow<'a, Entry>, Vec<u8>), Failure> {
-    let bytes = codec::seal(&EntryV1::of(entry, shapes));
+pub(super) fn encode<'a>(
+    id: ReferralId,
+    entry: &'a Entry,
+    shapes: &mut Shapes,
+) -> Result<(Cow<'a, Entry>, Vec<u8>), Failure> {
+    let bytes = codec::seal(&EntryV1::of(id, entry, shapes));
     if bytes.len() <= ENTRY_BYTES {
         return Ok((Cow::Borrowed(entry), bytes));
     }
@@ -93,7 +97,7 @@ pub(super) fn encode<'a>(entry: &'a Entry, shapes: &mut Shapes) -> Result<(Cow<'
         let mut trouble = trouble.clone();
         trouble.cause.what.clear();
         let shorter = Entry { trouble: Some(trouble), ..entry.clone() };
-        let bytes = codec::seal(&EntryV1::of(&shorter, shapes));
+        let bytes = codec::seal(&EntryV1::of(id, &shorter, shapes));
         if bytes.len() <= ENTRY_BYTES {
             return Ok((Cow::Owned(shorter), bytes));
         }
@@ -117,11 +121,17 @@ pub(super) fn decode(bytes: &[u8], shapes: &Shapes) -> Result<Entry, Failure> {
     }
 }
 
+/// The id in a sealed entry, found without decoding it; in every format it comes first, after its length.
+pub(super) fn id_of(sealed: &[u8]) -> Result<ReferralId, Failure> {
+    codec::referral_at(WHAT, sealed, codec::HEAD_BYTES + 1)
+}
+
 const WHAT: &str = "an entry";
 
 /// Format 1. The order of the fields is the format.
 #[derive(Serialize, Deserialize)]
 struct EntryV1 {
+    id: ReferralId,
     standing: Standing,
     first_seen: Timestamp,
     referral_etag: Option<ETag>,
@@ -173,7 +183,7 @@ struct MovedV1 {
 }
 
 impl EntryV1 {
-    fn of(entry: &Entry, shapes: &mut Shapes) -> Self {
+    fn of(id: ReferralId, entry: &Entry, shapes: &mut Shapes) -> Self {
         // Taken apart by name, so that a new field cannot be forgotten here.
         let Entry {
             standing,
@@ -204,6 +214,7 @@ impl EntryV1 {
         };
         let moves = groups.iter().flat_map(|group| [group.referral_moved, group.lead_moved]).flatten();
         EntryV1 {
+            id,
             standing,
             first_seen,
             referral_etag,

@@ -3,7 +3,9 @@
 //! sled is fast and transactional, but it never calls fsync, opens a short file as if nothing were missing, panics on
 //! damage, and stays broken after one refused write. What surrounds it here makes up for each of these.
 
+mod bucket;
 mod codec;
+mod draft;
 mod entry;
 mod failure;
 mod ledger;
@@ -163,7 +165,7 @@ impl Inner {
         }
     }
 
-    fn commit(&self, change: &Change<'_>) -> Result<u64, StoreError> {
+    fn commit(&self, change: Change<'_>) -> Result<u64, StoreError> {
         self.with(|ledger| {
             let commit = ledger.commit(change)?;
             ledger.make_durable(commit)?;
@@ -207,14 +209,14 @@ impl StateStore for SledStore {
     }
 
     async fn intend(&self, actions: Vec<IntendedAction>) -> Result<u64, StoreError> {
-        self.blocking(move |inner| inner.commit(&Change { intended: &actions, ..Change::default() })).await
+        self.blocking(move |inner| inner.commit(Change::Intend(&actions))).await
     }
 
     async fn record(&self, batch: Batch) -> Result<(), StoreError> {
         if batch == Batch::default() {
             return Ok(());
         }
-        self.blocking(move |inner| inner.commit(&Change { batch: &batch, ..Change::default() }).map(drop)).await
+        self.blocking(move |inner| inner.commit(Change::Record(&batch)).map(drop)).await
     }
 
     fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError> {
@@ -226,7 +228,7 @@ impl StateStore for SledStore {
     }
 
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
-        self.blocking(move |inner| inner.commit(&Change { forget: Some(id), ..Change::default() }).map(drop)).await
+        self.blocking(move |inner| inner.commit(Change::Forget(id)).map(drop)).await
     }
 
     fn decisions(&self) -> Result<Decisions, StoreError> {

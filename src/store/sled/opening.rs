@@ -24,7 +24,7 @@ use super::codec::{FORMAT, Failure};
 use super::failure::{disk, from_panic, from_sled};
 use super::ledger::Ledger;
 use super::side::{Note, SideFile};
-use super::verify::verify;
+use super::verify::{Depth, verify};
 use crate::ports::{Opening, StoreError};
 use crate::store::keep::{move_aside, private_directory, sync_directory};
 
@@ -163,10 +163,18 @@ impl Place {
         let ledger = self.read(side)?;
         let mut memo = ledger.memo()?;
         let opening = judge(&ledger, note, memo.is_stopped_cleanly);
-        if ledger.stamp()?.is_some_and(|stamp| stamp != self.key_stamp) {
+        if ledger.key_stamp()?.is_some_and(|stamp| stamp != self.key_stamp) {
             return Err(Failure::Damage("its fingerprints were made with another key".to_owned()));
         }
-        verify(&ledger, if opening == Opening::Clean { VERIFIED_CLEAN_MAX } else { VERIFIED_UNCLEAN_MAX })?;
+        verify(
+            &ledger,
+            match opening {
+                Opening::Clean | Opening::Fresh => Depth::UpTo(VERIFIED_CLEAN_MAX),
+                Opening::Unclean | Opening::TailLost { .. } | Opening::MovedAside { .. } => {
+                    Depth::AtLeast(VERIFIED_UNCLEAN_MAX)
+                }
+            },
+        )?;
         memo.is_stopped_cleanly = false;
         memo.is_sweep_due |= opening != Opening::Clean;
         ledger.begin(note.unwrap_or_default().commit, self.key_stamp, &memo)?;

@@ -1,15 +1,14 @@
-//! Reading the ledger. Every read is a few microseconds and takes no lock of ours.
+//! Reading the ledger. Looking up takes a few microseconds and no lock of ours, except for the history.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::PoisonError;
 
-use ::sled::IVec;
-
-use super::codec::{Failure, array_at, join, referral_at, sortable, unseal};
+use super::bucket::{self, items_after};
+use super::codec::{Failure, array_at, join, seal, sortable, unseal};
 use super::entry;
 use super::failure::from_sled;
-use super::ledger::{Ledger, LineV1, TallyV1};
+use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, instant_line, lead_bucket};
 use crate::model::{Cause, Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{Counters, HistoryLine, IntendedAction, Intent, Memo, Pruned};
 use crate::store::{NEWEST_MAX, lock};
@@ -17,74 +16,87 @@ use crate::store::{NEWEST_MAX, lock};
 impl Ledger {
     /// One entry.
     pub(super) fn get(&self, id: ReferralId) -> Result<Option<Entry>, Failure> {
-        let bytes = self.entries.get(id.uuid().as_bytes()).map_err(|error| from_sled(&error))?;
-        bytes.map(|bytes| self.decode(&bytes)).transpose()
+        let Some((_, bytes)) = bucket::find(self.tree(Name::Entries), id)? else { return Ok(None) };
+        for item in bucket::items(&bytes) {
+            let (found, sealed) = item?;
+            if found == id {
+                return self.decode(sealed).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Decodes an entry.
-    pub(super) fn decode(&self, bytes: &[u8]) -> Result<Entry, Failure> {
-        entry::decode(bytes, &self.shapes.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn decode(&self, sealed: &[u8]) -> Result<Entry, Failure> {
+        entry::decode(sealed, &self.shapes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The referral that a lead speaks for.
     pub(super) fn by_lead(&self, lead: LeadId) -> Result<Option<ReferralId>, Failure> {
-        let first = self.leads.scan_prefix(lead.uuid().as_bytes()).keys().next();
-        let first = first.transpose().map_err(|error| from_sled(&error))?;
-        first.map(|key| referral_at("a lead's line", &key, 16)).transpose()
+        let found = self.lead_lines(lead)?.into_iter().find(|(found, _)| *found == lead);
+        Ok(found.map(|(_, referral)| referral))
+    }
+
+    /// The lines of the bucket that a lead belongs to.
+    pub(super) fn lead_lines(&self, lead: LeadId) -> Result<LeadLines, Failure> {
+        let bytes = self.tree(Name::Leads).get(lead_bucket(lead)).map_err(|error| from_sled(&error))?;
+        bytes.map_or_else(|| Ok(LeadLines::new()), |bytes| unseal("a lead's line", &bytes))
     }
 
     /// A page of entries in key order.
     pub(super) fn scan(&self, after: Option<ReferralId>, limit: usize) -> Result<Vec<(ReferralId, Entry)>, Failure> {
-        let after = after.map(ReferralId::uuid);
-        let from = after.as_ref().map_or(Bound::Unbounded, |id| Bound::Excluded(&id.as_bytes()[..]));
-        let page = self.entries.range::<&[u8], _>((from, Bound::Unbounded)).take(limit);
-        page.map(|item| {
-            let (key, value) = item.map_err(|error| from_sled(&error))?;
-            Ok((referral_at("an entry", &key, 0)?, self.decode(&value)?))
-        })
-        .collect()
+        self.entries_after(after)?.take(limit).collect()
+    }
+
+    /// All entries in key order.
+    pub(super) fn entries_after(
+        &self,
+        after: Option<ReferralId>,
+    ) -> Result<impl Iterator<Item = Result<(ReferralId, Entry), Failure>> + use<'_>, Failure> {
+        let items = items_after(self.tree(Name::Entries), after)?;
+        Ok(items.map(|item| item.and_then(|(id, sealed)| Ok((id, self.decode(&sealed)?)))))
     }
 
     /// Due referrals, earliest first.
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<ReferralId>, Failure> {
         let end = join(&[&sortable(now), &[0xff; 17]]);
-        let due = self.due.range::<&[u8], _>(..=&end[..]).keys().take(limit);
-        due.map(|key| referral_at("a due line", &key.map_err(|error| from_sled(&error))?, 8)).collect()
+        let due = self.tree(Name::Due).range::<&[u8], _>(..=&end[..]).keys().take(limit);
+        due.map(|key| Ok(instant_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
     }
 
     /// Referrals that were updated last, newest first.
     pub(super) fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, Failure> {
-        let newest = self.newest.iter().keys().rev().take(limit.min(NEWEST_MAX));
-        newest.map(|key| referral_at("a newest line", &key.map_err(|error| from_sled(&error))?, 8)).collect()
+        let newest = self.tree(Name::Newest).iter().keys().rev().take(limit.min(NEWEST_MAX));
+        newest.map(|key| Ok(instant_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
     }
 
     /// The memo.
     pub(super) fn memo(&self) -> Result<Memo, Failure> {
-        let memo = self.meta_value("memo")?.map(|bytes| unseal("the memo", &bytes));
+        let memo = self.meta("memo")?.map(|bytes| unseal("the memo", &bytes));
         memo.transpose().map(Option::unwrap_or_default)
     }
 
     /// The counters without causes.
     pub(super) fn tally(&self) -> Result<TallyV1, Failure> {
-        let tally = self.meta_value("tally")?.map(|bytes| unseal("the counters", &bytes));
+        let tally = self.meta("tally")?.map(|bytes| unseal("the counters", &bytes));
         tally.transpose().map(Option::unwrap_or_default)
     }
 
     /// The counters.
     pub(super) fn counters(&self) -> Result<Counters, Failure> {
-        let TallyV1 { entries, by_standing, retrying, intended: _ } = self.tally()?;
+        let tally = self.tally()?;
         let mut dead_letters = BTreeMap::new();
-        for item in self.causes.iter() {
+        for item in self.tree(Name::Causes).iter() {
             let (key, value) = item.map_err(|error| from_sled(&error))?;
             dead_letters.insert(unseal::<Cause>("a cause", &key)?, unseal::<u64>("a cause", &value)?);
         }
-        Ok(Counters { entries, by_standing, dead_letters, retrying })
+        Ok(Counters { entries: tally.entries, by_standing: tally.by_standing, dead_letters, retrying: tally.retrying })
     }
 
     /// Intents whose outcome is not known, oldest first.
     pub(super) fn intents(&self) -> Result<Vec<Intent>, Failure> {
         let mut intents: Vec<Intent> = Vec::new();
-        for item in self.intents.iter() {
+        for item in self.tree(Name::Intents).iter() {
             let (key, value) = item.map_err(|error| from_sled(&error))?;
             let commit = u64::from_be_bytes(array_at("an intent", &key, 0)?);
             let action: IntendedAction = unseal("an intent", &value)?;
@@ -96,42 +108,47 @@ impl Ledger {
         Ok(intents)
     }
 
-    /// History of one referral, oldest first.
+    /// History of one referral, oldest first. Reads the whole history: an index would cost more than it is worth.
     pub(super) fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, Failure> {
-        let lines = self.history.scan_prefix(id.uuid().as_bytes()).values();
-        lines
-            .map(|value| {
-                let LineV1 { at, kind, outcome } =
-                    unseal("a history line", &value.map_err(|error| from_sled(&error))?)?;
-                Ok(HistoryLine { referral: id, at, kind, outcome })
-            })
-            .collect()
+        let mut told = Vec::new();
+        for value in self.tree(Name::History).iter().values() {
+            let lines: Vec<LineV1> = unseal("a history line", &value.map_err(|error| from_sled(&error))?)?;
+            let ours = lines.into_iter().filter(|line| line.referral == id);
+            told.extend(ours.map(|LineV1 { referral, at, kind, outcome }| HistoryLine { referral, at, kind, outcome }));
+        }
+        Ok(told)
     }
 
     /// Removes old history lines, a bounded piece at a time. Needs no barrier: what comes back is pruned again.
     pub(super) fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, Failure> {
+        let _writing = lock(&self.writing);
         let mut pruned_to = lock(&self.pruned_to);
-        let from = pruned_to.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
+        let mut pruned = Pruned { removed: 0, is_complete: true };
         let mut batch = ::sled::Batch::default();
-        let (mut looked_at, mut removed, mut last) = (0, 0, None);
-        for item in self.history.range::<&[u8], _>((from, Bound::Unbounded)).take(limit) {
+        let mut looked_at = 0;
+        let from = pruned_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        for item in self.tree(Name::History).range((from, Bound::Unbounded)) {
             let (key, value) = item.map_err(|error| from_sled(&error))?;
-            looked_at += 1;
-            // A line that cannot be read is of no use to anyone: it goes with the old ones.
-            if unseal::<LineV1>("a history line", &value).map_or(true, |line| line.at < before) {
-                batch.remove(&key);
-                removed += 1;
+            // Lines that cannot be read are of no use to anyone: they go with the old ones.
+            let lines: Vec<LineV1> = unseal("a history line", &value).unwrap_or_default();
+            let young: Vec<LineV1> = lines.iter().filter(|line| line.at >= before).cloned().collect();
+            if !lines.is_empty() && young.len() == lines.len() {
+                // History is in the order of time: the rest is young, too.
+                break;
             }
-            last = Some(key);
+            match young.is_empty() {
+                true => batch.remove(&key),
+                false => batch.insert(&key, seal(&young)),
+            }
+            pruned.removed += lines.len() - young.len();
+            looked_at += lines.len().max(1);
+            if looked_at >= limit {
+                pruned.is_complete = false;
+                *pruned_to = Some(key);
+                break;
+            }
         }
-        self.history.apply_batch(batch).map_err(|error| from_sled(&error))?;
-        let is_complete = looked_at < limit;
-        *pruned_to = if is_complete { None } else { last };
-        Ok(Pruned { removed, is_complete })
-    }
-
-    /// One value of the meta tree.
-    pub(super) fn meta_value(&self, key: &str) -> Result<Option<IVec>, Failure> {
-        self.meta.get(key).map_err(|error| from_sled(&error))
+        self.tree(Name::History).apply_batch(batch).map_err(|error| from_sled(&error))?;
+        Ok(pruned)
     }
 }

@@ -2,81 +2,126 @@
 //!
 //! Some damage makes sled forget records without a word. Counts and indices that disagree with the entries give it away.
 
-use super::codec::{Failure, instant_key, referral_at};
+use std::collections::BTreeSet;
+
+use super::bucket::{self, key_id};
+use super::codec::{Failure, instant_key, unseal};
 use super::failure::from_sled;
-use super::ledger::{Ledger, lead_key};
+use super::ledger::{LeadLines, Ledger, Name, TallyV1, instant_line};
 use crate::model::{Entry, ReferralId};
 use crate::ports::Counters;
 use crate::store::index::{Marks, Tally};
 
-/// Checks that every entry can be read and that indices and counters agree with them. Of more than `entries_max`, only
-/// the first ones are read.
-pub(super) fn verify(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
+/// How much of a ledger is read before it is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Everything if there are no more entries than this, else nothing.
+    UpTo(u64),
+    /// Everything if there are no more entries than this, else so many.
+    AtLeast(u64),
+}
+
+/// Checks that every entry can be read and that indices and counters agree with them.
+pub(super) fn verify(ledger: &Ledger, depth: Depth) -> Result<(), Failure> {
     let kept = ledger.tally()?;
-    ledger.memo()?;
-    ledger.counters()?;
-    let intended: usize = ledger.intents()?.iter().map(|intent| intent.actions.len()).sum();
-    if intended as u64 != kept.intended {
-        return Err(Failure::Damage(format!("{intended} intended actions where {} are on record", kept.intended)));
-    }
-    if kept.entries > entries_max {
-        return verify_some(ledger, entries_max);
-    }
-    let mut tally = Tally::default();
-    let mut marks = [0u64; 3];
-    for item in ledger.entries.iter() {
-        let (key, value) = item.map_err(|error| from_sled(&error))?;
-        let id = referral_at("an entry", &key, 0)?;
-        let entry = ledger.decode(&value)?;
-        tally.add(&entry);
-        for (count, found) in marks.iter_mut().zip(marks_found(ledger, id, &entry)?) {
-            *count += u64::from(found);
+    verify_intents(ledger, &kept)?;
+    match depth {
+        Depth::UpTo(limit) if kept.entries > limit => Ok(()),
+        Depth::AtLeast(limit) if kept.entries > limit => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            ledger.entries_after(None)?.take(limit).try_for_each(|item| item.map(drop))
         }
+        Depth::UpTo(_) | Depth::AtLeast(_) => verify_all(ledger, &kept),
+    }
+}
+
+fn verify_intents(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
+    let intended: usize = ledger.intents()?.iter().map(|intent| intent.actions.len()).sum();
+    if intended as u64 == kept.intended {
+        return Ok(());
+    }
+    Err(Failure::Damage(format!("{intended} intended actions are there and {} on record", kept.intended)))
+}
+
+fn verify_all(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
+    verify_buckets(ledger)?;
+    let mut tally = Tally::default();
+    let mut expected = Lines::default();
+    for item in ledger.entries_after(None)? {
+        let (id, entry) = item?;
+        tally.add(&entry);
+        expected.check(ledger, kept, id, &entry)?;
     }
     let counted = tally.applied_to(Counters::default());
     if counted != ledger.counters()? {
+        let (found, on_record) = (counted.entries, kept.entries);
         return Err(Failure::Damage(format!(
-            "{} entries were found and {} are on record, or their counters differ",
-            counted.entries, kept.entries
+            "{found} entries are there and {on_record} on record, or counters differ"
         )));
     }
-    for (tree, expected) in [&ledger.leads, &ledger.due, &ledger.newest].into_iter().zip(marks) {
-        let mut found = 0;
-        for key in tree.iter().keys() {
-            key.map_err(|error| from_sled(&error))?;
-            found += 1;
+    let mut found = Lines::default();
+    for lines in ledger.tree(Name::Leads).iter().values() {
+        let lines: LeadLines = unseal("a lead's line", &lines.map_err(|error| from_sled(&error))?)?;
+        found.leads += lines.len() as u64;
+    }
+    for (name, count) in [(Name::Due, &mut found.due), (Name::Newest, &mut found.newest)] {
+        for key in ledger.tree(name).iter().keys() {
+            instant_line(&key.map_err(|error| from_sled(&error))?)?;
+            *count += 1;
         }
-        if found != expected {
-            return Err(Failure::Damage(format!("an index has {found} lines for {expected} entries")));
-        }
+    }
+    if found != expected || found.newest != kept.newest {
+        return Err(Failure::Damage(format!("{found:?} lines are in the indices where {expected:?} belong")));
     }
     Ok(())
 }
 
-/// A ledger too large to be read whole at every start: its first entries stand for the rest.
-fn verify_some(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
-    let first = ledger.entries.iter().take(usize::try_from(entries_max).unwrap_or(usize::MAX));
-    for item in first {
-        ledger.decode(&item.map_err(|error| from_sled(&error))?.1)?;
+/// Every bucket holds ids between its own key and the next.
+fn verify_buckets(ledger: &Ledger) -> Result<(), Failure> {
+    let mut met = BTreeSet::new();
+    let mut last = None;
+    for item in ledger.tree(Name::Entries).iter() {
+        let (key, bytes) = item.map_err(|error| from_sled(&error))?;
+        let bound = key_id(&key)?;
+        met.clear();
+        for item in bucket::items(&bytes) {
+            met.insert(item?.0);
+        }
+        if last.is_some_and(|last| last >= bound) || met.first().is_none_or(|first| *first < bound) {
+            return Err(Failure::Damage("an entry lies in the wrong bucket".to_owned()));
+        }
+        last = met.last().copied();
     }
     Ok(())
 }
 
-/// Which of the three indices an entry has a line in. A missing line is damage.
-fn marks_found(ledger: &Ledger, id: ReferralId, entry: &Entry) -> Result<[bool; 3], Failure> {
-    let marks = Marks::of(entry);
-    let keys = [
-        (&ledger.leads, marks.lead.map(|lead| lead_key(lead, id))),
-        (&ledger.due, marks.due.map(|due| instant_key(due, id))),
-        (&ledger.newest, marks.updated.map(|updated| instant_key(updated, id))),
-    ];
-    let mut found = [false; 3];
-    for ((tree, key), found) in keys.into_iter().zip(&mut found) {
-        let Some(key) = key else { continue };
-        if !tree.contains_key(key).map_err(|error| from_sled(&error))? {
-            return Err(Failure::Damage("an index line is missing".to_owned()));
+/// Lines in the indices.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lines {
+    leads: u64,
+    due: u64,
+    newest: u64,
+}
+
+impl Lines {
+    /// Looks for the lines of one entry and counts them.
+    fn check(&mut self, ledger: &Ledger, kept: &TallyV1, id: ReferralId, entry: &Entry) -> Result<(), Failure> {
+        let marks = Marks::of(entry);
+        let is_there = |name, key: Vec<u8>| ledger.tree(name).contains_key(key).map_err(|error| from_sled(&error));
+        let mut is_whole = true;
+        if let Some(lead) = marks.lead {
+            self.leads += 1;
+            is_whole &= ledger.lead_lines(lead)?.contains(&(lead, id));
         }
-        *found = true;
+        if let Some(due) = marks.due {
+            self.due += 1;
+            is_whole &= is_there(Name::Due, instant_key(due, id))?;
+        }
+        let is_above = |updated| kept.newest_floor.is_none_or(|floor| (updated, id) >= floor);
+        if let Some(updated) = marks.updated.filter(|updated| is_above(*updated)) {
+            self.newest += 1;
+            is_whole &= is_there(Name::Newest, instant_key(updated, id))?;
+        }
+        if is_whole { Ok(()) } else { Err(Failure::Damage("an index line is missing".to_owned())) }
     }
-    Ok(found)
 }

@@ -1,0 +1,132 @@
+//! A few entries under one key.
+//!
+//! sled pays some 50 bytes of memory for every key, for good. Holding about four entries under a key keeps a million of
+//! them within a small machine. A bucket's key is a lower bound of its ids; buckets are in the order of their ids.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use ::sled::{IVec, Tree};
+
+use super::codec::{self, Failure, referral_at};
+use super::entry;
+use super::failure::from_sled;
+use crate::model::ReferralId;
+
+/// A bucket that grows beyond this is split in two.
+pub(super) const BUCKET_ENTRIES_MAX: usize = 6;
+
+/// Sealed entries by id.
+pub(super) type Bucket = BTreeMap<ReferralId, Vec<u8>>;
+
+/// The bucket in which an id is, or would be.
+pub(super) fn find(tree: &Tree, id: ReferralId) -> Result<Option<(IVec, IVec)>, Failure> {
+    let id = id.uuid();
+    tree.range::<&[u8], _>(..=&id.as_bytes()[..]).next_back().transpose().map_err(|error| from_sled(&error))
+}
+
+/// The sealed entries of a bucket from the first id after `after`, in order.
+pub(super) fn items(mut bytes: &[u8]) -> impl Iterator<Item = Result<(ReferralId, &[u8]), Failure>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let item = codec::first_sealed("a bucket", bytes).and_then(|(first, rest)| {
+            bytes = rest;
+            Ok((entry::id_of(first)?, first))
+        });
+        if item.is_err() {
+            bytes = &[];
+        }
+        Some(item)
+    })
+}
+
+/// All sealed entries after an id, in order.
+pub(super) fn items_after(
+    tree: &Tree,
+    after: Option<ReferralId>,
+) -> Result<impl Iterator<Item = Result<(ReferralId, IVec), Failure>> + use<>, Failure> {
+    let first = match after {
+        Some(after) => find(tree, after)?.map(|(key, _)| key),
+        None => None,
+    };
+    let from = first.map_or(Bound::Unbounded, Bound::Included);
+    let buckets = tree.range((from, Bound::Unbounded)).values();
+    Ok(buckets
+        .flat_map(|bytes| match bytes {
+            Ok(bytes) => {
+                let mut at = 0;
+                let found = items(&bytes).map(|item| {
+                    item.map(|(id, sealed)| {
+                        let item = (id, bytes.subslice(at, sealed.len()));
+                        at += sealed.len();
+                        item
+                    })
+                });
+                found.collect::<Vec<_>>()
+            }
+            Err(error) => vec![Err(from_sled(&error))],
+        })
+        .filter(move |item| match (item, after) {
+            (Ok((id, _)), Some(after)) => *id > after,
+            (Ok(_), None) | (Err(_), _) => true,
+        }))
+}
+
+/// Buckets taken out of the tree to be changed.
+#[derive(Default)]
+pub(super) struct Buckets {
+    taken: BTreeMap<Vec<u8>, Bucket>,
+}
+
+impl Buckets {
+    /// Replaces or removes a sealed entry; returns the former one.
+    pub(super) fn put(
+        &mut self,
+        tree: &Tree,
+        id: ReferralId,
+        new: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let found = find(tree, id)?;
+        // The first bucket begins at zero, so that every id has a bucket below it.
+        let key = found.as_ref().map_or_else(|| vec![0; 16], |(key, _)| key.to_vec());
+        if !self.taken.contains_key(&key) {
+            let bytes = found.map(|(_, bytes)| bytes).unwrap_or_default();
+            let bucket: Result<Bucket, _> =
+                items(&bytes).map(|item| item.map(|(id, one)| (id, one.to_vec()))).collect();
+            self.taken.insert(key.clone(), bucket?);
+        }
+        let bucket = self.taken.get_mut(&key).expect("it was put there a line before");
+        Ok(match new {
+            Some(new) => bucket.insert(id, new),
+            None => bucket.remove(&id),
+        })
+    }
+
+    /// What to write: large buckets are split, empty ones go.
+    pub(super) fn into_writes(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        let mut writes = BTreeMap::new();
+        for (key, bucket) in self.taken {
+            if bucket.is_empty() {
+                writes.insert(key, None);
+                continue;
+            }
+            let parts = bucket.len().div_ceil(BUCKET_ENTRIES_MAX);
+            let size = bucket.len().div_ceil(parts);
+            let all: Vec<_> = bucket.into_iter().collect();
+            let mut key = Some(key);
+            for part in all.chunks(size) {
+                let bytes: Vec<u8> = part.iter().flat_map(|(_, sealed)| sealed.iter().copied()).collect();
+                let first = part[0].0.uuid();
+                writes.insert(key.take().unwrap_or_else(|| first.as_bytes().to_vec()), Some(bytes));
+            }
+        }
+        writes
+    }
+}
+
+/// The id in a bucket's key.
+pub(super) fn key_id(key: &[u8]) -> Result<ReferralId, Failure> {
+    referral_at("a bucket", key, 0)
+}
