@@ -1,5 +1,7 @@
 //! What every store must do: the same facts, checked against each of them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::RngExt;

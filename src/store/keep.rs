@@ -175,6 +175,7 @@ fn failed(verb: &str, path: &Path, error: &io::Error) -> StoreError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;

@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Newer(u32),
     /// The disk said no: full, read-only, gone. Nothing is wrong with what was written before.
     Disk(String),
+    /// What was to be written does not fit. Nothing was touched.
+    Refused(String),
     /// Another program holds sled's own lock.
     Locked,
 }
@@ -31,7 +33,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Damage(reason) => write!(f, "damaged: {reason}"),
             Failure::Newer(found) => write!(f, "written in the newer format {found}"),
-            Failure::Disk(reason) => f.write_str(reason),
+            Failure::Disk(reason) | Failure::Refused(reason) => f.write_str(reason),
             Failure::Locked => f.write_str("held by another process"),
         }
     }
@@ -132,6 +134,7 @@ pub(super) fn array_at<const N: usize>(what: &str, key: &[u8], at: usize) -> Res
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::{FORMAT, Failure, instant_key, seal, sortable, unseal};
     use crate::model::{ReferralId, Timestamp};

@@ -153,6 +153,7 @@ impl<'a> Draft<'a> {
         Ok(value.map(|value| Cow::Owned(value.to_vec())))
     }
 
+    /// At most once in a change: buckets are taken as they are in the ledger.
     fn entries(&mut self, entries: &[(ReferralId, Option<crate::model::Entry>)]) -> Result<(), Failure> {
         let mut shapes = self.ledger.shapes.write().unwrap_or_else(PoisonError::into_inner);
         let mut buckets = Buckets::default();
@@ -187,8 +188,11 @@ impl<'a> Draft<'a> {
             after.lead.map_or(Ok(()), |lead| self.change_lead(lead, id, true))?;
         }
         if before.due != after.due {
-            before.due.map(|due| self.put(Name::Due, instant_key(due, id), None));
-            after.due.map(|due| self.put(Name::Due, instant_key(due, id), Some(Vec::new())));
+            for (due, value) in [(before.due, None), (after.due, Some(Vec::new()))] {
+                if let Some(due) = due {
+                    self.put(Name::Due, instant_key(due, id), value);
+                }
+            }
         }
         if before.updated != after.updated {
             before.updated.map_or(Ok(()), |updated| self.change_newest(updated, id, false))?;

@@ -106,7 +106,7 @@ pub(super) fn encode<'a>(
     if bytes.len() <= ENTRY_BYTES_MAX {
         return Ok((Cow::Borrowed(entry), bytes));
     }
-    Err(Failure::Disk(format!(
+    Err(Failure::Refused(format!(
         "an entry of {} bytes is over the limit of {ENTRY_BYTES_MAX}; map fewer groups",
         bytes.len()
     )))

@@ -3,7 +3,7 @@
 //! | tree    | key                                | value                                         |
 //! |---------|------------------------------------|-----------------------------------------------|
 //! | entries | lower bound of ids                 | a few entries (see `bucket`)                  |
-//! | leads   | 16 bits of a hash of the lead      | pairs of lead and referral                    |
+//! | leads   | 14 bits of a hash of the lead      | pairs of lead and referral                    |
 //! | due     | instant, referral                  | –                                             |
 //! | newest  | instant, referral                  | –, for the few hundred newest                 |
 //! | intents | commit, position, referral         | intended action                               |
@@ -212,10 +212,13 @@ impl Ledger {
     }
 }
 
+/// A million leads make buckets of about 60 lines; they are rewritten only when a lead is linked or let go.
+const LEAD_BUCKET_BITS: u32 = 14;
+
 /// The bucket of the lead index that a lead belongs to. A hash, because services hand out leads with similar ids.
 pub(super) fn lead_bucket(lead: LeadId) -> [u8; 2] {
-    let hash = crc32fast::hash(lead.uuid().as_bytes()).to_be_bytes();
-    [hash[0], hash[1]]
+    let hash = crc32fast::hash(lead.uuid().as_bytes()) >> (32 - LEAD_BUCKET_BITS);
+    (hash as u16).to_be_bytes()
 }
 
 /// Instant and referral of an index key.

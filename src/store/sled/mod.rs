@@ -41,6 +41,10 @@ use crate::ports::{
 /// After a refused attempt to open the ledger again, the next one waits this long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a directory must be found taken before that is believed: a process that was just forked, to become another
+/// program, holds our locks for a moment.
+const LOCK_TIME_MAX: Duration = Duration::from_millis(200);
+
 /// The ledger on disk. It holds the state directory until it is dropped.
 ///
 /// A failed call leaves nothing half done in sight: the ledger is closed, and opened again by the next call.
@@ -112,6 +116,7 @@ impl Inner {
         let reason = self.place.told(&failure);
         match failure {
             Failure::Damage(reason) => self.remember_damage(&reason),
+            Failure::Refused(_) => {}
             Failure::Disk(_) | Failure::Newer(_) | Failure::Locked => self.close(ledger, reason.clone()),
         }
         Err(reason)
@@ -151,12 +156,15 @@ impl Inner {
     }
 
     fn close(&self, ledger: Arc<Ledger>, reason: StoreError) {
+        let failed = Arc::downgrade(&ledger);
+        // Given up before the lock is taken: whoever opens the ledger again waits until nobody has it open.
+        drop(ledger);
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-        let is_current = matches!(&*access, Access::Open(current) if Arc::ptr_eq(current, &ledger));
+        let is_current = matches!(&*access, Access::Open(current) if Arc::as_ptr(current) == failed.as_ptr());
         let former = is_current.then(|| std::mem::replace(&mut *access, Access::Closed { reason, since: None }));
         drop(access);
         // sled flushes when it is dropped and may take its time: not under the lock.
-        drop((former, ledger));
+        drop(former);
     }
 
     fn remember_damage(&self, reason: &str) {
@@ -264,7 +272,16 @@ fn take(directory: &Path) -> Result<File, StoreError> {
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let began = Instant::now();
+    let taken = loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_TIME_MAX => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            taken => break taken,
+        }
+    };
+    match taken {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();

@@ -61,6 +61,7 @@ fn parse(text: &str) -> Option<Note> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::{Note, SideFile, parse, print};
 

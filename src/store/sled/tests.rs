@@ -1,5 +1,7 @@
 //! What only a ledger on disk can suffer: restarts, crashes, damage, a second process, a full disk.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
@@ -44,7 +46,7 @@ async fn fill(store: &SledStore, count: u128) {
 
 fn filled(number: u128) -> Entry {
     let link = linked(number).link;
-    let look_at = (number % 20 == 0).then(|| seconds(number as i64));
+    let look_at = number.is_multiple_of(20).then(|| seconds(number as i64));
     let referral_updated = Some(seconds(number as i64));
     Entry { link, look_at, referral_updated, ..full_entry(10) }
 }
@@ -130,6 +132,32 @@ async fn a_stop_without_the_mark_is_unclean_and_asks_for_a_sweep() {
     assert_eq!(store.opening(), Opening::Unclean);
     assert_eq!(store.memo().unwrap(), Memo { is_sweep_due: true, ..Memo::default() });
     assert_eq!(all(&store), expected(10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_from_many_tasks_are_all_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = std::sync::Arc::new(open(directory.path()));
+    let tasks = (0..40u128).map(|number| {
+        let store = std::sync::Arc::clone(&store);
+        tokio::spawn(async move {
+            let commit = store.intend(vec![action(number)]).await.unwrap();
+            let entries = vec![(spread(number), Some(filled(number)))];
+            let settled = vec![(commit, referral(number))];
+            store.record(Batch { entries, settled, ..Batch::default() }).await.unwrap();
+            commit
+        })
+    });
+    let mut commits = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        commits.push(task.await.unwrap());
+    }
+    commits.sort_unstable();
+    commits.dedup();
+    assert_eq!(commits.len(), 40, "every intent has a number of its own");
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!((all(&store), store.intents().unwrap()), (expected(40), vec![]));
 }
 
 #[tokio::test]
@@ -553,7 +581,7 @@ async fn buckets_stay_small_whatever_the_order_of_ids() {
     };
     let before = sizes(&store);
     assert!(before.iter().all(|size| (1..=BUCKET_ENTRIES_MAX).contains(size)), "{before:?}");
-    assert!(before.len() * 2 < model.len(), "{} buckets for {} entries", before.len(), model.len());
+    assert!(before.len() * 10 < model.len() * 9, "{} buckets for {} entries", before.len(), model.len());
     let gone: Vec<_> = model.keys().copied().filter(|_| random.random_bool(0.9)).collect();
     for id in gone {
         model.remove(&id);
@@ -571,7 +599,9 @@ async fn a_list_of_groups_is_kept_even_if_its_first_use_was_refused() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let refused = vec![(referral(1), Some(full_entry(3))), (referral(2), Some(full_entry(2000)))];
-    assert!(store.record(Batch { entries: refused, ..Batch::default() }).await.is_err());
+    let error = store.record(Batch { entries: refused, ..Batch::default() }).await.unwrap_err().to_string();
+    assert!(error.contains("map fewer groups") && !error.contains("disk"), "{error}");
+    assert_eq!(store.get(referral(1)), Ok(None), "none of the batch is recorded");
     store.intend(vec![]).await.unwrap();
     store.record(Batch { entries: vec![(referral(1), Some(full_entry(3)))], ..Batch::default() }).await.unwrap();
     stop(store).await;
@@ -607,7 +637,7 @@ fn over_its_bytes_an_entry_loses_the_words_of_its_trouble_first() {
 
     let enormous = full_entry(2000);
     let refused = entry::encode(referral(7), &enormous, &mut shapes);
-    assert!(matches!(refused, Err(Failure::Disk(reason)) if reason.contains(&ENTRY_BYTES_MAX.to_string())));
+    assert!(matches!(refused, Err(Failure::Refused(reason)) if reason.contains(&ENTRY_BYTES_MAX.to_string())));
 }
 
 #[test]
@@ -669,7 +699,19 @@ async fn measures_100_000_entries() {
     println!("newest 20: {:?}", began.elapsed() / 100);
     stop(store).await;
     let bytes: u64 = fs::metadata(directory.path().join("ledger").join("db")).unwrap().len();
-    println!("{} bytes per entry on disk", u128::from(bytes) / COUNT);
+    println!("{} bytes per entry on disk after the first import", u128::from(bytes) / COUNT);
+    let store = SledStore::open(directory.path(), 16 << 20, None).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for round in 1..=2 {
+        for _ in 0..COUNT / 50 {
+            let ids = (0..50).map(|_| random.random_range(0..COUNT));
+            let entries = ids.map(|number| (spread(number), Some(filled(number)))).collect();
+            store.record(Batch { entries, ..Batch::default() }).await.unwrap();
+        }
+        let bytes: u64 = fs::metadata(directory.path().join("ledger").join("db")).unwrap().len();
+        println!("{} bytes per entry after each was rewritten {round} times", u128::from(bytes) / COUNT);
+    }
+    stop(store).await;
     for _ in ["after an orderly stop", "after a crash", "after a crash"] {
         let output = again("sled::tests::child_opens", directory.path(), "").output().unwrap();
         print!("{}", String::from_utf8_lossy(&output.stdout));
@@ -686,7 +728,7 @@ async fn child_opens() {
     println!("opened in {:?}: {:?}, {}", began.elapsed(), store.opening(), resident());
     let began = std::time::Instant::now();
     for number in 0..10_000 {
-        assert!(store.get(spread(number * 7)).unwrap().is_some());
+        assert!(store.get(spread(number * 3)).unwrap().is_some());
     }
     println!("10,000 scattered reads: {:?} each, {}", began.elapsed() / 10_000, resident());
     let began = std::time::Instant::now();

@@ -12,27 +12,16 @@ use crate::model::{Entry, ReferralId};
 use crate::ports::Counters;
 use crate::store::index::{Marks, Tally};
 
-/// How much of a ledger is read before it is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Everything if there are no more entries than this, else nothing.
-    UpTo(u64),
-    /// Everything if there are no more entries than this, else so many.
-    AtLeast(u64),
-}
-
-/// Checks that every entry can be read and that indices and counters agree with them.
-pub(super) fn verify(ledger: &Ledger, depth: Depth) -> Result<(), Failure> {
+/// Checks that every entry can be read and that indices and counters agree with them. Of a ledger with more entries than
+/// `entries_max` only so many are read.
+pub(super) fn verify(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
     let kept = ledger.tally()?;
     verify_intents(ledger, &kept)?;
-    match depth {
-        Depth::UpTo(limit) if kept.entries > limit => Ok(()),
-        Depth::AtLeast(limit) if kept.entries > limit => {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            ledger.entries_after(None)?.take(limit).try_for_each(|item| item.map(drop))
-        }
-        Depth::UpTo(_) | Depth::AtLeast(_) => verify_all(ledger, &kept),
+    if kept.entries <= entries_max {
+        return verify_all(ledger, &kept);
     }
+    let limit = usize::try_from(entries_max).unwrap_or(usize::MAX);
+    ledger.entries_after(None)?.take(limit).try_for_each(|item| item.map(drop))
 }
 
 fn verify_intents(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
