@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Newer(u32),
     /// The disk said no: full, read-only, gone. Nothing is wrong with what was written before.
     Disk(String),
+    /// sled panicked in the middle of something. Opening again shows whether there is damage.
+    Panic(String),
     /// What was to be written does not fit. Nothing was touched.
     Refused(String),
     /// Another program holds sled's own lock.
@@ -34,6 +36,7 @@ impl std::fmt::Display for Failure {
             Failure::Damage(reason) => write!(f, "damaged: {reason}"),
             Failure::Newer(found) => write!(f, "written in the newer format {found}"),
             Failure::Disk(reason) | Failure::Refused(reason) => f.write_str(reason),
+            Failure::Panic(reason) => write!(f, "stopped by an internal error: {reason}"),
             Failure::Locked => f.write_str("held by another process"),
         }
     }

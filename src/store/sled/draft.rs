@@ -13,7 +13,7 @@ use super::bucket::Buckets;
 use super::codec::{FORMAT, Failure, instant_key, join, referral_at, seal, unseal};
 use super::entry;
 use super::failure::from_sled;
-use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, lead_bucket};
+use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, lead_bucket, newest_key, newest_line};
 use crate::model::{LeadId, ReferralId, Timestamp};
 use crate::ports::{Batch, Counters, HistoryLine, IntendedAction, Memo};
 use crate::store::index::{Marks, Tally, moved};
@@ -94,7 +94,7 @@ impl<'a> Draft<'a> {
     pub(super) fn refill_newest(&mut self) -> Result<(), Failure> {
         let mut newest = BTreeSet::new();
         let mut is_all = true;
-        for item in self.ledger.entries_after(None)? {
+        for item in self.ledger.entries_after(None) {
             let (id, entry) = item?;
             newest.extend(entry.referral_updated.map(|updated| (updated, id)));
             if newest.len() > NEWEST_LINES {
@@ -105,7 +105,7 @@ impl<'a> Draft<'a> {
         self.kept.newest_floor = if is_all { None } else { newest.first().copied() };
         self.kept.newest = newest.len() as u64;
         for (updated, id) in newest {
-            self.put(Name::Newest, instant_key(updated, id), Some(Vec::new()));
+            self.put(Name::Newest, newest_key(updated, id), Some(Vec::new()));
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         self.kept.newest = moved(self.kept.newest, if is_there { 1 } else { -1 });
-        self.put(Name::Newest, instant_key(updated, id), is_there.then(Vec::new));
+        self.put(Name::Newest, newest_key(updated, id), is_there.then(Vec::new));
         Ok(())
     }
 
@@ -239,11 +239,11 @@ impl<'a> Draft<'a> {
             };
         }
         while keys.len() > NEWEST_LINES {
-            let oldest = keys.pop_first().expect("it is longer than that");
+            let oldest = keys.pop_last().expect("it is longer than that");
             self.put(Name::Newest, oldest, None);
         }
         self.kept.newest = keys.len() as u64;
-        self.kept.newest_floor = keys.first().map(|key| super::ledger::instant_line(key)).transpose()?;
+        self.kept.newest_floor = keys.last().map(|key| newest_line(key)).transpose()?;
         Ok(())
     }
 

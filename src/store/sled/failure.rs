@@ -25,11 +25,19 @@ pub(super) fn disk(error: &io::Error) -> Failure {
     Failure::Disk(reason(&error.to_string()))
 }
 
-/// A panic inside sled. Some carry an answer of the operating system, which is no damage.
+/// A panic while opening. Some carry an answer of the operating system; the others are damage.
 pub(super) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Failure {
+    match panicked(panic) {
+        Failure::Panic(reason) => Failure::Damage(reason),
+        other => other,
+    }
+}
+
+/// A panic while running.
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given");
-    if text.contains("Os { code:") { Failure::Disk(reason(text)) } else { Failure::Damage(reason(text)) }
+    if text.contains("Os { code:") { Failure::Disk(reason(text)) } else { Failure::Panic(reason(text)) }
 }
 
 fn is_lock(error: &io::Error) -> bool {

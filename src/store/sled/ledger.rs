@@ -2,10 +2,10 @@
 //!
 //! | tree    | key                                | value                                         |
 //! |---------|------------------------------------|-----------------------------------------------|
-//! | entries | lower bound of ids                 | a few entries (see `bucket`)                  |
+//! | entries | upper bound of ids                 | a few entries (see `bucket`)                  |
 //! | leads   | 14 bits of a hash of the lead      | pairs of lead and referral                    |
 //! | due     | instant, referral                  | –                                             |
-//! | newest  | instant, referral                  | –, for the few hundred newest                 |
+//! | newest  | instant, referral; inverted              | –, for the few hundred newest                 |
 //! | intents | commit, position, referral         | intended action                               |
 //! | history | commit, position                   | lines                                         |
 //! | causes  | cause                              | number of dead letters                        |
@@ -23,7 +23,7 @@ use std::sync::{Mutex, RwLock};
 use ::sled::{Db, IVec, Tree};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{FORMAT, Failure, array_at, referral_at, unseal};
+use super::codec::{FORMAT, Failure, array_at, instant_key, referral_at, unseal};
 use super::draft::Draft;
 use super::entry::{Shape, Shapes};
 use super::failure::{disk, from_sled};
@@ -226,6 +226,17 @@ pub(super) fn instant_line(key: &[u8]) -> Result<(Timestamp, ReferralId), Failur
     let instant: [u8; 8] = array_at("an index line", key, 0)?;
     let millis = i64::from_be_bytes(instant) ^ i64::MIN;
     Ok((Timestamp::from_millis(millis), referral_at("an index line", key, 8)?))
+}
+
+/// The key of a referral among the newest: inverted, so that the newest comes first.
+pub(super) fn newest_key(updated: Timestamp, id: ReferralId) -> Vec<u8> {
+    instant_key(updated, id).into_iter().map(|byte| !byte).collect()
+}
+
+/// Instant and referral of such a key.
+pub(super) fn newest_line(key: &[u8]) -> Result<(Timestamp, ReferralId), Failure> {
+    let key: Vec<u8> = key.iter().map(|byte| !byte).collect();
+    instant_line(&key)
 }
 
 fn read_shapes(tree: &Tree) -> Result<Shapes, Failure> {

@@ -110,14 +110,15 @@ impl Inner {
         let failure = match result {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => failure,
-            // A panic in the middle of something: opening again shows whether it was damage.
-            Err(panic) => Failure::Disk(failure::from_panic(&*panic).to_string()),
+            Err(panic) => failure::panicked(&*panic),
         };
         let reason = self.place.told(&failure);
         match failure {
             Failure::Damage(reason) => self.remember_damage(&reason),
             Failure::Refused(_) => {}
-            Failure::Disk(_) | Failure::Newer(_) | Failure::Locked => self.close(ledger, reason.clone()),
+            Failure::Disk(_) | Failure::Panic(_) | Failure::Newer(_) | Failure::Locked => {
+                self.close(ledger, reason.clone())
+            }
         }
         Err(reason)
     }

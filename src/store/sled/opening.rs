@@ -114,6 +114,9 @@ impl Place {
                      rebuilds it from both services"
                 ),
             },
+            Failure::Panic(reason) => StoreError::Failed {
+                reason: format!("{reason} in {directory}/ledger; it is opened again by the next call"),
+            },
             Failure::Disk(reason) => StoreError::Failed {
                 reason: format!(
                     "{reason} in {directory}; make room on the disk, and make sure that the directory can be written \

@@ -8,7 +8,7 @@ use super::bucket::{self, items_after};
 use super::codec::{Failure, array_at, join, seal, sortable, unseal};
 use super::entry;
 use super::failure::from_sled;
-use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, instant_line, lead_bucket};
+use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, instant_line, lead_bucket, newest_line};
 use crate::model::{Cause, Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{Counters, HistoryLine, IntendedAction, Intent, Memo, Pruned};
 use crate::store::{NEWEST_MAX, lock};
@@ -45,16 +45,16 @@ impl Ledger {
 
     /// A page of entries in key order.
     pub(super) fn scan(&self, after: Option<ReferralId>, limit: usize) -> Result<Vec<(ReferralId, Entry)>, Failure> {
-        self.entries_after(after)?.take(limit).collect()
+        self.entries_after(after).take(limit).collect()
     }
 
     /// All entries in key order.
     pub(super) fn entries_after(
         &self,
         after: Option<ReferralId>,
-    ) -> Result<impl Iterator<Item = Result<(ReferralId, Entry), Failure>> + use<'_>, Failure> {
-        let items = items_after(self.tree(Name::Entries), after)?;
-        Ok(items.map(|item| item.and_then(|(id, sealed)| Ok((id, self.decode(&sealed)?)))))
+    ) -> impl Iterator<Item = Result<(ReferralId, Entry), Failure>> + use<'_> {
+        let items = items_after(self.tree(Name::Entries), after);
+        items.map(|item| item.and_then(|(id, sealed)| Ok((id, self.decode(&sealed)?))))
     }
 
     /// Due referrals, earliest first.
@@ -66,8 +66,8 @@ impl Ledger {
 
     /// Referrals that were updated last, newest first.
     pub(super) fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, Failure> {
-        let newest = self.tree(Name::Newest).iter().keys().rev().take(limit.min(NEWEST_MAX));
-        newest.map(|key| Ok(instant_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
+        let newest = self.tree(Name::Newest).iter().keys().take(limit.min(NEWEST_MAX));
+        newest.map(|key| Ok(newest_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
     }
 
     /// The memo.

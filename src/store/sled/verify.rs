@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::bucket::{self, key_id};
 use super::codec::{Failure, instant_key, unseal};
 use super::failure::from_sled;
-use super::ledger::{LeadLines, Ledger, Name, TallyV1, instant_line};
+use super::ledger::{LeadLines, Ledger, Name, TallyV1, instant_line, newest_key};
 use crate::model::{Entry, ReferralId};
 use crate::ports::Counters;
 use crate::store::index::{Marks, Tally};
@@ -21,7 +21,7 @@ pub(super) fn verify(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
         return verify_all(ledger, &kept);
     }
     let limit = usize::try_from(entries_max).unwrap_or(usize::MAX);
-    ledger.entries_after(None)?.take(limit).try_for_each(|item| item.map(drop))
+    ledger.entries_after(None).take(limit).try_for_each(|item| item.map(drop))
 }
 
 fn verify_intents(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
@@ -36,7 +36,7 @@ fn verify_all(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
     verify_buckets(ledger)?;
     let mut tally = Tally::default();
     let mut expected = Lines::default();
-    for item in ledger.entries_after(None)? {
+    for item in ledger.entries_after(None) {
         let (id, entry) = item?;
         tally.add(&entry);
         expected.check(ledger, kept, id, &entry)?;
@@ -65,21 +65,19 @@ fn verify_all(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Every bucket holds ids between its own key and the next.
+/// Every bucket holds ids up to its own key and beyond the one before.
 fn verify_buckets(ledger: &Ledger) -> Result<(), Failure> {
-    let mut met = BTreeSet::new();
-    let mut last = None;
+    let mut before = None;
     for item in ledger.tree(Name::Entries).iter() {
         let (key, bytes) = item.map_err(|error| from_sled(&error))?;
         let bound = key_id(&key)?;
-        met.clear();
-        for item in bucket::items(&bytes) {
-            met.insert(item?.0);
-        }
-        if last.is_some_and(|last| last >= bound) || met.first().is_none_or(|first| *first < bound) {
+        let ids: Result<BTreeSet<ReferralId>, _> = bucket::items(&bytes).map(|item| item.map(|(id, _)| id)).collect();
+        let ids = ids?;
+        let is_within = ids.first() > before.as_ref() && ids.last().is_some_and(|last| *last <= bound);
+        if !is_within {
             return Err(Failure::Damage("an entry lies in the wrong bucket".to_owned()));
         }
-        last = met.last().copied();
+        before = Some(bound);
     }
     Ok(())
 }
@@ -109,7 +107,7 @@ impl Lines {
         let is_above = |updated| kept.newest_floor.is_none_or(|floor| (updated, id) >= floor);
         if let Some(updated) = marks.updated.filter(|updated| is_above(*updated)) {
             self.newest += 1;
-            is_whole &= is_there(Name::Newest, instant_key(updated, id))?;
+            is_whole &= is_there(Name::Newest, newest_key(updated, id))?;
         }
         if is_whole { Ok(()) } else { Err(Failure::Damage("an index line is missing".to_owned())) }
     }
