@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod crm;
+pub mod cycle;
 pub mod http;
 pub mod model;
 pub mod plan;

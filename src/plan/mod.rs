@@ -1,3 +1,4 @@
 //! Verbs: pure functions from values to values.
 
+pub mod policy;
 pub mod settings;
