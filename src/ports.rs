@@ -263,6 +263,9 @@ pub trait StateStore: Send + Sync {
     /// The known referrals that were updated last (by `referral_updated`), newest first, at most `limit` (≤ 100).
     fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError>;
 
+    /// What was done to a referral, oldest first.
+    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError>;
+
     /// What is remembered besides entries.
     fn memo(&self) -> Result<Memo, StoreError>;
 
@@ -432,6 +435,8 @@ pub struct Memo {
     pub last_report: Option<(Timestamp, String)>,
     /// The last stop was orderly.
     pub is_stopped_cleanly: bool,
+    /// Hash of mapping, status and write settings of the last cycle; a change has every entry looked at once.
+    pub configuration: u64,
 }
 
 /// A sweep under way.
@@ -469,6 +474,10 @@ pub struct Counters {
     pub dead_letters: std::collections::BTreeMap<crate::model::Cause, u64>,
     /// Entries in trouble that are still tried.
     pub retrying: u64,
+    /// Entries by bit of `Entry::holds`.
+    pub holds: std::collections::BTreeMap<u8, u64>,
+    /// New referrals that wait for an answer.
+    pub unanswered: u64,
 }
 
 /// Operator decisions and latched brakes.
@@ -483,8 +492,6 @@ pub struct Decisions {
     pub brakes: std::collections::BTreeMap<String, LatchedBrake>,
     /// Digests of sets that were approved and are not sent yet.
     pub approved: std::collections::BTreeSet<String>,
-    /// Groups released by an operator: referral, group name, which side to take.
-    pub releases: Vec<Release>,
     /// Instants of the last hour's writes of braked kinds, for the hourly brakes.
     pub closings: Vec<Timestamp>,
     /// As `closings`.
@@ -504,27 +511,6 @@ pub struct LatchedBrake {
     pub digest: String,
     /// One sentence for people.
     pub reason: String,
-}
-
-/// A release of a hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Release {
-    /// The referral.
-    pub referral: ReferralId,
-    /// The group; `None` for all of its groups.
-    pub group: Option<String>,
-    /// Whose value wins; `None` only lifts the hold.
-    pub take: Option<Take>,
-}
-
-/// Whose value wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Take {
-    /// The referral's.
-    Referral,
-    /// The lead's.
-    Lead,
 }
 
 /// The ledger failed.
