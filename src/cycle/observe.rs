@@ -797,7 +797,7 @@ impl Recent {
     fn take(&mut self, page: Page<Referral>, previous: &mut Option<Timestamp>) -> bool {
         let mut is_at_mark = false;
         for referral in page.items {
-            self.met.insert(referral.id);
+            let is_first = self.met.insert(referral.id);
             if let Some(updated) = referral.updated {
                 let is_later = previous.is_some_and(|before| updated > before.plus(ORDER_TOLERANCE));
                 self.is_unordered |= is_later && !self.is_filtered;
@@ -805,7 +805,7 @@ impl Recent {
                 self.high = self.high.advanced_to(updated);
                 is_at_mark |= updated < self.floor;
             }
-            if self.rows.iter().all(|known| known.id != referral.id) {
+            if is_first {
                 self.rows.push(referral);
             }
         }
