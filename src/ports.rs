@@ -411,6 +411,10 @@ pub struct Memo {
     pub sweep: Option<SweepCursor>,
     /// When the last sweep was finished.
     pub swept: Option<Timestamp>,
+    /// Entries there were when it was finished: what the next one should meet at least.
+    pub entries_at_sweep: Option<u64>,
+    /// When all linked leads were last read by id.
+    pub leads_read: Option<Timestamp>,
     /// A sweep is due whatever the schedule says (first start, damage, unordered answer).
     pub is_sweep_due: bool,
     /// When an unordered listing last forced a sweep: at most one an hour.

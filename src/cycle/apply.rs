@@ -16,6 +16,9 @@ const CONFLICTS_MAX: u32 = 3;
 /// Writes to one row in one pass: create, write-back, accept, close and a margin.
 const STEPS_MAX: u32 = 8;
 
+/// Entries read at once when a set is looked for.
+const SCAN_STEP: usize = 500;
+
 /// Writes in flight at once; the adapters' own limits are narrower.
 const IN_FLIGHT_MAX: usize = 32;
 
@@ -43,7 +46,11 @@ impl Pass<'_> {
             if let Some(action) = &plan.action {
                 if self.mode == Mode::Forecast {
                     let kind = action.kind().to_string();
-                    self.forecast.actions.push(Sentence { referral: plan.id.to_string(), kind, text: action.to_string() });
+                    self.forecast.actions.push(Sentence {
+                        referral: plan.id.to_string(),
+                        kind,
+                        text: action.to_string(),
+                    });
                 }
                 if let Some(entry) = &mut plan.entry {
                     entry.look_at = Some(now); // Until it is done, the next pass looks at it again.
@@ -95,14 +102,15 @@ impl Pass<'_> {
             match brakes::judge(brake, &actions, &window, |digest| approved.contains(digest), self.ports.clock.now()) {
                 Some(latch) => {
                     self.report.pending += latch.count;
-                    *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() += latch.count;
+                    *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() +=
+                        latch.count;
                     self.latch(brake.name, latch);
                 }
                 None => {
                     if !actions.is_empty() || self.mode != Mode::Forecast {
                         self.unlatch(brake.name);
                     }
-                    self.decisions.approved.remove(&digest);
+                    self.consume(&digest);
                     if self.may_write() && !mine.is_empty() {
                         self.count_braked(brake.kind, mine.len()).await?;
                         let queue = mine
@@ -160,8 +168,33 @@ impl Pass<'_> {
             return Ok(());
         }
         self.unlatch(OLD_OUTCOMES);
-        self.decisions.approved.remove(&latch.digest);
-        Ok(())
+        self.consume(&latch.digest);
+        let bit = 1 << self.old_outcome_bit();
+        let (mut after, mut rows) = (None, Vec::new());
+        loop {
+            let entries = self.ports.store.scan(after, SCAN_STEP)?;
+            let Some((last, _)) = entries.last() else { break };
+            after = Some(*last);
+            for (id, entry) in entries.into_iter().filter(|(_, entry)| entry.holds & bit != 0) {
+                let outcome =
+                    entry.outcome.map(|outcome| crate::model::ObservedOutcome { is_approved: true, ..outcome });
+                rows.push(Row { entry: Some(Entry { outcome, ..entry }), ..Row::new(id) });
+            }
+        }
+        self.process(rows).await
+    }
+
+    /// An approval is used up by what it released.
+    fn consume(&mut self, digest: &str) {
+        if self.decisions.approved.remove(digest) {
+            self.consumed.insert(digest.to_owned());
+        }
+    }
+
+    /// The bit of "outcome older than the link" in an entry.
+    pub(super) fn old_outcome_bit(&self) -> u8 {
+        let name = Hold::OutcomeOlderThanLink { closing: crate::model::Closing::Won }.name();
+        crate::plan::HOLD_NAMES.iter().position(|known| *known == name).map_or(0, |index| index as u8)
     }
 
     fn window(&self, kind: ActionKind) -> Vec<crate::model::Timestamp> {
@@ -182,7 +215,7 @@ impl Pass<'_> {
         };
         window.retain(|at| now.since(*at) < brakes::HOUR);
         window.extend(std::iter::repeat_n(now, count));
-        self.ports.store.decide(self.decisions.clone()).await?;
+        self.keep_decisions().await?;
         Ok(())
     }
 
@@ -191,7 +224,8 @@ impl Pass<'_> {
         let batch_max = self.setup.settings.batch_max.max(1) as usize;
         while !queue.is_empty() {
             let waiting: Vec<Ready> = queue.split_off(queue.len().min(batch_max));
-            let (batch, left): (Vec<Ready>, Vec<Ready>) = queue.into_iter().partition(|ready| self.is_up(side_of(&ready.action)));
+            let (batch, left): (Vec<Ready>, Vec<Ready>) =
+                queue.into_iter().partition(|ready| self.is_up(side_of(&ready.action)));
             self.report.pending += left.len() as u64;
             if !self.has_time() || self.is_over_budget() {
                 self.report.pending += (batch.len() + waiting.len()) as u64;
@@ -318,7 +352,10 @@ impl Pass<'_> {
     }
 
     /// Plans rows again after a write or a read; returns what to send next and what to record.
-    async fn plan_again(&mut self, rows: Vec<Ready>) -> Result<(Vec<Ready>, Vec<(ReferralId, Option<Entry>)>), CycleError> {
+    async fn plan_again(
+        &mut self,
+        rows: Vec<Ready>,
+    ) -> Result<(Vec<Ready>, Vec<(ReferralId, Option<Entry>)>), CycleError> {
         let now = self.ports.clock.now();
         let (mut queue, mut entries) = (Vec::new(), Vec::new());
         for ready in rows {
@@ -394,7 +431,9 @@ enum Sent {
 async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &Action) -> Sent {
     let request = request_id(action);
     let outcome = match action {
-        Action::Create { referral, lead, draft, .. } => lead_outcome(ports.crm.create(*referral, *lead, draft, request).await),
+        Action::Create { referral, lead, draft, .. } => {
+            lead_outcome(ports.crm.create(*referral, *lead, draft, request).await)
+        }
         Action::Update { lead, etag, draft, .. } => lead_outcome(ports.crm.update(*lead, etag, draft, request).await),
         Action::Patch { referral, etag, patch, step, is_fresh, .. } => {
             if *step == Step::None || *is_fresh {
@@ -414,7 +453,12 @@ async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, ac
 }
 
 /// Reads the referral and decides the row again; the action, if it is still the same irreversible step.
-async fn fresh(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &Action) -> Result<Option<Action>, RemoteError> {
+async fn fresh(
+    ports: &Ports,
+    policy: &crate::plan::Policy,
+    row: &mut Row,
+    action: &Action,
+) -> Result<Option<Action>, RemoteError> {
     match ports.portal.get(row.id).await {
         Ok(referral) => row.referral = Seen::from(referral),
         Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,

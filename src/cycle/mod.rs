@@ -68,12 +68,7 @@ pub struct Setup {
 }
 
 /// Runs one pass and reports what came of it.
-pub async fn run(
-    ports: &Ports,
-    setup: Setup,
-    budget: Budget,
-    stop: &CancellationToken,
-) -> Result<Report, CycleError> {
+pub async fn run(ports: &Ports, setup: Setup, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
     let mut pass = Pass::begin(ports, setup, Mode::Write(budget), stop)?;
     pass.go().await?;
     pass.close().await
@@ -118,6 +113,10 @@ struct Pass<'a> {
     released: BTreeSet<crate::ports::ActionKind>,
     /// Something read in this pass could not be decided: the watermarks stand still.
     is_incomplete: bool,
+    /// Approvals used up in this pass.
+    consumed: BTreeSet<String>,
+    /// The brake has let the vanished leads of this pass go.
+    is_vanish_judged: bool,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
 }
@@ -156,6 +155,8 @@ impl<'a> Pass<'a> {
             stopped,
             released: BTreeSet::new(),
             is_incomplete: false,
+            consumed: BTreeSet::new(),
+            is_vanish_judged: false,
             decided: BTreeSet::new(),
         })
     }
@@ -202,7 +203,8 @@ impl<'a> Pass<'a> {
 
     /// Notes that a side is down for the rest of the pass; trouble with one item does not count.
     fn note_down(&mut self, error: &RemoteError) {
-        self.report.needs_human |= matches!(error.fault, crate::model::Fault::NeedsHuman | crate::model::Fault::Unauthorized);
+        self.report.needs_human |=
+            matches!(error.fault, crate::model::Fault::NeedsHuman | crate::model::Fault::Unauthorized);
         self.down.entry(error.side).or_insert_with(|| error.clone());
     }
 
@@ -240,11 +242,12 @@ impl<'a> Pass<'a> {
 
     /// Writes the watermark, the counters and the report. The last act of a pass.
     async fn close(mut self) -> Result<Report, CycleError> {
-        self.ports.store.decide(self.decisions.clone()).await?;
+        self.keep_decisions().await?;
         let now = self.ports.clock.now();
         self.finish_report(now);
         let counters = self.ports.store.counters()?;
-        self.report.pending = self.report.pending.max(counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0));
+        self.report.pending =
+            self.report.pending.max(counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0));
         self.memo.cycles += 1;
         self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
         self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);
@@ -257,6 +260,22 @@ impl<'a> Pass<'a> {
         let batch = Batch { memo: Some(self.memo), ..Batch::default() };
         self.ports.store.record(batch).await?;
         Ok(self.report)
+    }
+
+    /// Writes what this pass decided; what operators decided meanwhile stays.
+    pub(super) async fn keep_decisions(&self) -> Result<(), StoreError> {
+        let before = self.ports.store.decisions()?;
+        let after = Decisions {
+            brakes: self.decisions.brakes.clone(),
+            closings: self.decisions.closings.clone(),
+            acceptances: self.decisions.acceptances.clone(),
+            approved: before.approved.difference(&self.consumed).cloned().collect(),
+            ..before.clone()
+        };
+        if after != before {
+            self.ports.store.decide(after).await?;
+        }
+        Ok(())
     }
 
     fn finish_report(&mut self, now: Timestamp) {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CLOCK_BRAKE, CycleError, MERGE_HOPS_MAX, Mode, ORGANIZATION_BRAKE, Pass, VISIBILITY_BRAKE, distinct};
 use crate::model::{
-    Entry, Fault, Lead, LeadId, LeadState, Opportunity, Referral, ReferralId, RemoteError, Side, Standing, Timestamp, Watermark,
+    Entry, Fault, Lead, LeadId, LeadState, Opportunity, Referral, ReferralId, RemoteError, Side, Standing, Timestamp,
+    Watermark,
 };
 use crate::plan::settings::Adopt;
 use crate::plan::{Adoption, Claim, Needs, Row, RowPlan, Seen, brakes, plan_row};
@@ -35,7 +36,8 @@ impl Pass<'_> {
                 self.memo.crm_organization = Some(identity.organization);
                 self.memo.crm_user = Some(identity.user);
                 self.setup.policy.crm_user = Some(identity.user);
-                if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.reason.contains("Dynamics")) {
+                if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.reason.contains("Dynamics"))
+                {
                     self.unlatch(ORGANIZATION_BRAKE);
                 }
             }
@@ -132,9 +134,7 @@ impl Pass<'_> {
     /// Looks whether the lead of a create whose outcome is unknown exists.
     pub(super) async fn read_created(&mut self, row: &mut Row) -> bool {
         match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
-            Ok(lead) => {
-                self.offer(row, vec![lead]).await.unwrap_or(false)
-            }
+            Ok(lead) => self.offer(row, vec![lead]).await.unwrap_or(false),
             Err(error) if error.fault == Fault::Missing => {
                 row.adoption = Some(Adoption::default());
                 true
@@ -177,7 +177,7 @@ impl Pass<'_> {
         }
         let mut rows: Vec<Row> = rows.into_values().collect();
         let is_read = unread.is_empty() || self.read_leads(&mut rows, &distinct(unread)).await;
-        let is_followed = self.follow_merges(&mut rows).await;
+        let is_followed = self.follow(&mut rows).await;
         let is_heard = self.read_opportunities(&mut rows).await;
         self.is_incomplete |= !(is_read && is_followed && is_heard);
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
@@ -280,12 +280,20 @@ impl Pass<'_> {
         let reaches_back = self.memo.cycles.is_multiple_of(every);
         let overlap = if reaches_back { self.setup.settings.overlap.get() } else { std::time::Duration::ZERO };
         let floor = mark.0.minus(overlap);
-        let newest = self.ports.store.newest(usize::try_from(self.setup.brakes.visibility_newest).unwrap_or(20).min(100))?;
+        let newest =
+            self.ports.store.newest(usize::try_from(self.setup.brakes.visibility_newest).unwrap_or(20).min(100))?;
         let known = self.ports.store.counters()?.entries;
         let mut scan = Recent { floor, high: mark, met: BTreeSet::new(), rows: Vec::new(), ..Recent::default() };
         self.read_recent(&mut scan).await?;
         if scan.is_finished || scan.is_first_page_empty {
-            match brakes::judge_visibility(&newest, known, |id| scan.met.contains(&id), scan.is_first_page_empty, &self.setup.brakes, self.began) {
+            match brakes::judge_visibility(
+                &newest,
+                known,
+                |id| scan.met.contains(&id),
+                scan.is_first_page_empty,
+                &self.setup.brakes,
+                self.began,
+            ) {
                 Some(latch) if scan.is_filtered => drop(latch),
                 Some(latch) => self.latch(VISIBILITY_BRAKE, latch),
                 None => self.unlatch(VISIBILITY_BRAKE),
@@ -453,20 +461,29 @@ impl Pass<'_> {
         let mut winners: BTreeMap<LeadId, Claim> = BTreeMap::new();
         let mut links: Vec<(LeadId, Claim, bool)> = Vec::new();
         for (row, plan) in &planned {
-            let Some(link) = plan.entry.as_ref().filter(|entry| entry.standing == Standing::Linked).and_then(|entry| entry.link.as_ref()) else {
+            let Some(link) = plan
+                .entry
+                .as_ref()
+                .filter(|entry| entry.standing == Standing::Linked)
+                .and_then(|entry| entry.link.as_ref())
+            else {
                 continue;
             };
             let before = row.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
             let created = plan.entry.as_ref().and_then(|entry| entry.referral_created);
             links.push((link.lead, Claim { referral: plan.id, created }, before == Some(link.lead)));
         }
-        links.sort_by_key(|(_, claim, is_old)| (!is_old, claim.created.unwrap_or(Timestamp::from_millis(i64::MAX)), claim.referral));
+        links.sort_by_key(|(_, claim, is_old)| {
+            (!is_old, claim.created.unwrap_or(Timestamp::from_millis(i64::MAX)), claim.referral)
+        });
         for (lead, claim, _) in links {
             winners.entry(lead).or_insert(claim);
         }
         for (row, plan) in &mut planned {
             let lead = plan.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
-            let Some((lead, winner)) = lead.and_then(|lead| winners.get(&lead).map(|winner| (lead, *winner))) else { continue };
+            let Some((lead, winner)) = lead.and_then(|lead| winners.get(&lead).map(|winner| (lead, *winner))) else {
+                continue;
+            };
             if winner.referral != row.id {
                 row.claims.insert(lead, winner);
                 *plan = plan_row(row, &self.setup.policy, now);
@@ -495,12 +512,24 @@ impl Pass<'_> {
             }
         }
         let ids = distinct(leads.iter().filter_map(linked_lead));
-        let is_read = self.read_leads(&mut leads, &ids).await && self.follow_merges(&mut leads).await;
-        if is_read { ready.extend(leads) } else { failed.extend(leads) }
+        let is_read = self.read_leads(&mut leads, &ids).await && self.follow(&mut leads).await;
+        if is_read {
+            ready.extend(leads)
+        } else {
+            failed.extend(leads)
+        }
         let is_heard = self.read_opportunities(&mut spoken).await;
-        if is_heard { ready.extend(spoken) } else { failed.extend(spoken) }
+        if is_heard {
+            ready.extend(spoken)
+        } else {
+            failed.extend(spoken)
+        }
         let is_searched = self.search(&mut adopted).await?;
-        if is_searched { ready.extend(adopted) } else { failed.extend(adopted) }
+        if is_searched {
+            ready.extend(adopted)
+        } else {
+            failed.extend(adopted)
+        }
         self.leave(failed).await?;
         Ok(ready)
     }
@@ -566,7 +595,7 @@ impl Pass<'_> {
     }
 
     /// Follows merged leads to their masters.
-    async fn follow_merges(&mut self, rows: &mut [Row]) -> bool {
+    pub(super) async fn follow(&mut self, rows: &mut [Row]) -> bool {
         for _ in 0..MERGE_HOPS_MAX {
             let masters = distinct(rows.iter().filter_map(|row| row.lead.present().and_then(master)));
             if masters.is_empty() {
@@ -603,7 +632,9 @@ impl Pass<'_> {
     /// Reads all opportunities of the qualified leads in rows.
     pub(super) async fn read_opportunities(&mut self, rows: &mut [Row]) -> bool {
         let is_qualified = |row: &Row| row.lead.present().is_some_and(|lead| lead.status.state == LeadState::Qualified);
-        let leads = distinct(rows.iter().filter(|row| is_qualified(row)).filter_map(|row| row.lead.present()).map(|lead| lead.id));
+        let leads = distinct(
+            rows.iter().filter(|row| is_qualified(row)).filter_map(|row| row.lead.present()).map(|lead| lead.id),
+        );
         if leads.is_empty() {
             return true;
         }
@@ -660,7 +691,11 @@ impl Pass<'_> {
         for way in self.setup.adopt.clone() {
             let by = match way {
                 Adopt::ExternalReference => continue,
-                Adopt::ReferralIdColumn if self.setup.policy.referral_column.is_none() && self.setup.policy.is_derived => continue,
+                Adopt::ReferralIdColumn
+                    if self.setup.policy.referral_column.is_none() && self.setup.policy.is_derived =>
+                {
+                    continue;
+                }
                 Adopt::ReferralIdColumn => FindBy::ReferralColumn,
                 Adopt::Subject => FindBy::Subject,
             };
@@ -730,7 +765,7 @@ impl Pass<'_> {
             let mut probe = Row::new(row.id);
             let from = lead.id;
             probe.lead = Seen::from(lead);
-            if !self.follow_merges(std::slice::from_mut(&mut probe)).await {
+            if !self.follow(std::slice::from_mut(&mut probe)).await {
                 return Ok(false);
             }
             let Some(lead) = probe.lead.present() else { continue };
@@ -754,9 +789,12 @@ impl Pass<'_> {
 
     /// Who else speaks for a lead already.
     fn claim_on(&self, lead: LeadId, id: ReferralId) -> Result<Option<Claim>, CycleError> {
-        let Some(referral) = self.ports.store.by_lead(lead)?.filter(|referral| *referral != id) else { return Ok(None) };
+        let Some(referral) = self.ports.store.by_lead(lead)?.filter(|referral| *referral != id) else {
+            return Ok(None);
+        };
         let entry = self.ports.store.get(referral)?;
-        let speaks = entry.as_ref().is_some_and(|entry| matches!(entry.standing, Standing::Linked | Standing::LeadGone));
+        let speaks =
+            entry.as_ref().is_some_and(|entry| matches!(entry.standing, Standing::Linked | Standing::LeadGone));
         Ok(speaks.then(|| Claim { referral, created: entry.and_then(|entry| entry.referral_created) }))
     }
 

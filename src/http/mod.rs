@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::{RemoteError, Side, Timestamp};
+use crate::model::{Side, Timestamp};
 
 /// A client for one service: everything both adapters share.
 pub struct Client {}

@@ -89,9 +89,6 @@ pub struct Link {
     pub has_changed_state: bool,
 }
 
-/// Short alias used where both are at hand.
-pub type LeadLink = Link;
-
 /// What the opportunities of a lead add up to: any Won, else any Open, else all Lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Deal {

@@ -110,7 +110,9 @@ impl Action {
     /// The referral it is about.
     pub fn referral(&self) -> ReferralId {
         match self {
-            Action::Create { referral, .. } | Action::Update { referral, .. } | Action::Patch { referral, .. } => *referral,
+            Action::Create { referral, .. } | Action::Update { referral, .. } | Action::Patch { referral, .. } => {
+                *referral
+            }
         }
     }
 
@@ -144,7 +146,11 @@ impl fmt::Display for Action {
         match self {
             Action::Create { referral, lead, draft, .. } => {
                 let columns: Vec<&str> = draft.columns.keys().map(String::as_str).collect();
-                write!(f, "create lead {lead} for referral {referral} with {}, then write its id back", columns.join(", "))
+                write!(
+                    f,
+                    "create lead {lead} for referral {referral} with {}, then write its id back",
+                    columns.join(", ")
+                )
             }
             Action::Update { referral, lead, groups, also, .. } => {
                 let mut reasons: Vec<String> = groups.iter().map(GroupWrite::to_string).collect();
@@ -362,7 +368,9 @@ impl fmt::Display for Hold {
                 let leads: Vec<String> = leads.iter().map(LeadId::to_string).collect();
                 write!(f, "leads {} all claim it; keep one of them (link.adopt)", leads.join(" and "))
             }
-            Hold::LeadTaken { lead, by } => write!(f, "lead already linked to referral {by}: {lead}; `release` tries again"),
+            Hold::LeadTaken { lead, by } => {
+                write!(f, "lead already linked to referral {by}: {lead}; `release` tries again")
+            }
             Hold::LeadTakenBefore => f.write_str("lead already linked to another referral; `release` tries again"),
             Hold::LeadDeleted { lead } => {
                 write!(f, "lead {lead} was deleted and stays deleted (link.on_lead_deleted = \"leave\")")
@@ -394,7 +402,9 @@ impl fmt::Display for Hold {
                 let key = if *closing == Closing::Lost { "status.settle_time_lost" } else { "status.settle_time" };
                 write!(f, "not settled: it becomes {closing} at {until} if that still stands ({key})")
             }
-            Hold::ClosedAlready { now } => write!(f, "closed already, now the lead says {now}; a closed referral is never written"),
+            Hold::ClosedAlready { now } => {
+                write!(f, "closed already, now the lead says {now}; a closed referral is never written")
+            }
             Hold::ForeignReference => f.write_str(
                 "externalReferenceId holds somebody else's key and is left alone (link.overwrite_foreign_reference)",
             ),

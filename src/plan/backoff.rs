@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 
-use crate::model::{Cause, Entry, ETag, Fault, Lead, Referral, ReferralId, RemoteError, Timestamp, Trouble};
+use crate::model::{Cause, ETag, Entry, Fault, Lead, Referral, ReferralId, RemoteError, Timestamp, Trouble};
 use crate::plan::settings::RetrySettings;
 use crate::plan::snapshot::Seen;
 

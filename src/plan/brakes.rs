@@ -30,7 +30,12 @@ pub fn brakes(settings: &BrakeSettings) -> [Brake; 5] {
     [
         brake("closings", Close, settings.closings_per_hour, "brakes.closings_per_hour"),
         brake("acceptances", Accept, settings.acceptances_per_hour, "brakes.acceptances_per_hour"),
-        brake("disqualifications", Disqualify, settings.disqualifications_per_cycle, "brakes.disqualifications_per_cycle"),
+        brake(
+            "disqualifications",
+            Disqualify,
+            settings.disqualifications_per_cycle,
+            "brakes.disqualifications_per_cycle",
+        ),
         brake("creates", Create, settings.creates_per_cycle, "brakes.creates_per_cycle"),
         brake("updates", Update, settings.updates_per_cycle, "brakes.updates_per_cycle"),
     ]
@@ -39,7 +44,13 @@ pub fn brakes(settings: &BrakeSettings) -> [Brake; 5] {
 /// Judges one kind over the whole plan: `None` lets it pass, else the latch that holds all of it.
 ///
 /// `window` holds the instants of the last writes of this kind. If plan + window exceed the limit, none is sent.
-pub fn judge(brake: Brake, planned: &[&Action], window: &[Timestamp], is_approved: impl Fn(&str) -> bool, now: Timestamp) -> Option<LatchedBrake> {
+pub fn judge(
+    brake: Brake,
+    planned: &[&Action],
+    window: &[Timestamp],
+    is_approved: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Option<LatchedBrake> {
     let recent = window.iter().filter(|at| now.since(**at) < HOUR).count() as u64;
     let count = planned.len() as u64;
     if brake.limit == 0 || count == 0 || count + recent <= brake.limit {
@@ -57,7 +68,13 @@ pub fn judge(brake: Brake, planned: &[&Action], window: &[Timestamp], is_approve
 }
 
 /// Judges vanished leads: more than the number and more than the percentage of the linked ones.
-pub fn judge_vanished(vanished: &[ReferralId], linked: u64, settings: &BrakeSettings, is_approved: impl Fn(&str) -> bool, now: Timestamp) -> Option<LatchedBrake> {
+pub fn judge_vanished(
+    vanished: &[ReferralId],
+    linked: u64,
+    settings: &BrakeSettings,
+    is_approved: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Option<LatchedBrake> {
     let count = vanished.len() as u64;
     let is_many = count > settings.leads_vanished && count * 100 > linked * settings.leads_vanished_percent;
     if settings.leads_vanished == 0 || !is_many {
@@ -78,7 +95,14 @@ pub fn judge_vanished(vanished: &[ReferralId], linked: u64, settings: &BrakeSett
 /// Judges visibility on a finished unfiltered incremental scan: it must meet one of the newest known referrals.
 ///
 /// `newest` are the newest known ids, `met` says which ids the scan met, `is_first_page_empty` that it listed nothing.
-pub fn judge_visibility(newest: &[ReferralId], known: u64, met: impl Fn(ReferralId) -> bool, is_first_page_empty: bool, settings: &BrakeSettings, now: Timestamp) -> Option<LatchedBrake> {
+pub fn judge_visibility(
+    newest: &[ReferralId],
+    known: u64,
+    met: impl Fn(ReferralId) -> bool,
+    is_first_page_empty: bool,
+    settings: &BrakeSettings,
+    now: Timestamp,
+) -> Option<LatchedBrake> {
     if settings.visibility_min == 0 || known < settings.visibility_min {
         return None;
     }
@@ -105,7 +129,13 @@ pub fn judge_sweep(missing: u64, known: u64, settings: &BrakeSettings, now: Time
     let reason = format!(
         "{missing} of {known} known referrals were missing from a complete listing: visibility is lost, probably a role (Referrals admin); nothing is written until a sweep meets them again (brakes.visibility_missing_percent)"
     );
-    Some(LatchedBrake { since: now, count: missing, limit: settings.visibility_missing_percent, digest: String::new(), reason })
+    Some(LatchedBrake {
+        since: now,
+        count: missing,
+        limit: settings.visibility_missing_percent,
+        digest: String::new(),
+        reason,
+    })
 }
 
 /// The digest that names an exact set of actions: 12 hexadecimal digits.

@@ -10,14 +10,16 @@
 //! |          |         | linked   | what was due: settled closings, retries            |
 
 use crate::model::{
-    Base, Cause, Entry, ExternalReference, GroupMemory, Lead, LeadDraft, LeadId, LeadState, Link, ObservedOutcome, Patch, Referral,
-    ReferralId, ReferralStatus, Side, Standing, Substatus, Timestamp,
+    Base, Cause, Entry, ExternalReference, GroupMemory, Lead, LeadDraft, LeadId, LeadState, Link, ObservedOutcome,
+    Patch, Referral, ReferralId, ReferralStatus, Side, Standing, Substatus, Timestamp,
 };
 use crate::plan::action::{Action, GroupWrite, Hold, Needs, Rule, Step};
 use crate::plan::fields::{self, Merge, Sight};
 use crate::plan::mapping::{Group, GroupValue};
 use crate::plan::policy::Policy;
-use crate::plan::settings::{ImportClosed, OnConsentWithdrawn, OnLeadDeleted, OnLeavingFilter, OnReferralClosed, WriteWhen};
+use crate::plan::settings::{
+    ImportClosed, OnConsentWithdrawn, OnLeadDeleted, OnLeavingFilter, OnReferralClosed, WriteWhen,
+};
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::status::{self, Outcome, Target};
 use crate::plan::{backoff, scope};
@@ -369,7 +371,7 @@ impl<'a> Draft<'a> {
             let lead = observed.as_ref().map(|observed| &observed[index]);
             if group.is_contact && entry.is_consent_withdrawn {
                 frozen_contacts.push(group.name.clone());
-                self.withdraw(group, lead, writes);
+                self.withdraw(lead, writes);
                 memories.extend(memory.cloned());
                 continue;
             }
@@ -380,7 +382,15 @@ impl<'a> Draft<'a> {
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
             memories.extend(next.or_else(|| memory.cloned()));
-            self.decide(entry, link, group, &sight, decision, memories.last().filter(|last| last.group == group.key), writes);
+            self.decide(
+                entry,
+                link,
+                group,
+                &sight,
+                decision,
+                memories.last().filter(|last| last.group == group.key),
+                writes,
+            );
         }
         memories.sort_by_key(|memory| memory.group);
         entry.groups = memories;
@@ -481,7 +491,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What a withdrawn consent does to a contact group.
-    fn withdraw(&mut self, group: &Group, lead: Option<&GroupValue>, writes: &mut Writes) {
+    fn withdraw(&mut self, lead: Option<&GroupValue>, writes: &mut Writes) {
         match self.policy.on_consent_withdrawn {
             OnConsentWithdrawn::Hold => {}
             OnConsentWithdrawn::Mark => {
@@ -665,7 +675,8 @@ impl<'a> Draft<'a> {
 
     /// True (with a hold) while this row waits after a failure on that side.
     fn is_waiting(&mut self, entry: &mut Entry, side: Side) -> bool {
-        let Some(trouble) = entry.trouble.as_ref().filter(|trouble| trouble.cause.side.unwrap_or(Side::Crm) == side) else {
+        let Some(trouble) = entry.trouble.as_ref().filter(|trouble| trouble.cause.side.unwrap_or(Side::Crm) == side)
+        else {
             return false;
         };
         let cause = trouble.cause.clone();
@@ -687,7 +698,7 @@ impl<'a> Draft<'a> {
             self.holds.push(Hold::ColumnSkipped {
                 group: group.name.clone(),
                 column: skipped.column.clone(),
-                reason: skipped.reason.clone(),
+                reason: skipped.reason.to_string(),
             });
         }
     }

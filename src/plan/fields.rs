@@ -72,7 +72,8 @@ pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) ->
         return mapping_changed(memory, sight);
     }
     let (base_referral, base_lead) = halves(memory.base);
-    let referral = sight.referral.map_or_else(|| current(memory.referral_moved, base_referral), |value| value.fingerprint);
+    let referral =
+        sight.referral.map_or_else(|| current(memory.referral_moved, base_referral), |value| value.fingerprint);
     let lead = sight.lead.map_or_else(|| current(memory.lead_moved, base_lead), |value| value.fingerprint);
     let mut next = GroupMemory {
         referral_moved: moved(memory.referral_moved, base_referral, referral, now),

@@ -44,7 +44,8 @@ pub fn out_of_scope(referral: &Referral, organization: Option<&str>, settings: &
     if is_own(referral.invited_by.as_deref()) && !settings.import_own_invitations {
         return Some(OutOfScope::OwnInvitation);
     }
-    let is_foreign = referral.organization.is_some() && organization.is_some() && !is_own(referral.organization.as_deref());
+    let is_foreign =
+        referral.organization.is_some() && organization.is_some() && !is_own(referral.organization.as_deref());
     if is_foreign && referral.engagement.is_some() {
         return Some(OutOfScope::Counterpart);
     }
@@ -54,7 +55,8 @@ pub fn out_of_scope(referral: &Referral, organization: Option<&str>, settings: &
 /// Applies the configured filters.
 fn filter(referral: &Referral, settings: &ScopeSettings) -> Option<OutOfScope> {
     let word = |pointer| referral.document.pointer(pointer).and_then(|value| value.as_str()).unwrap_or("");
-    let passes = |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(value));
+    let passes =
+        |list: &[String], value: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(value));
     if !passes(&settings.types, word("/type")) {
         return Some(OutOfScope::Filter("filtered out (scope.types)"));
     }

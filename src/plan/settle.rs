@@ -1,7 +1,8 @@
 //! What came of an action, and what the row and its entry are after it.
 
 use crate::model::{
-    Closing, Entry, ExternalReference, Fault, Lead, LeadState, Link, Referral, ReferralStatus, RemoteError, Standing, Timestamp,
+    Closing, Entry, ExternalReference, Fault, Lead, LeadState, Link, Referral, ReferralStatus, RemoteError, Standing,
+    Timestamp,
 };
 use crate::plan::action::{Action, GroupWrite, Step};
 use crate::plan::policy::Policy;
@@ -66,12 +67,13 @@ fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, 
     });
     if is_created {
         entry.groups.clear();
-        entry.external_reference = match row.referral.present().and_then(|referral| referral.external_reference.as_deref()) {
-            None => ExternalReference::Empty,
-            Some(text) if crate::model::LeadId::parse(text) == Some(lead.id) => ExternalReference::Ours,
-            Some(text) if crate::model::LeadId::parse(text).is_some() => ExternalReference::OtherLead,
-            Some(_) => ExternalReference::Foreign,
-        };
+        entry.external_reference =
+            match row.referral.present().and_then(|referral| referral.external_reference.as_deref()) {
+                None => ExternalReference::Empty,
+                Some(text) if crate::model::LeadId::parse(text) == Some(lead.id) => ExternalReference::Ours,
+                Some(text) if crate::model::LeadId::parse(text).is_some() => ExternalReference::OtherLead,
+                Some(_) => ExternalReference::Foreign,
+            };
     }
     let observed = policy.mapping.observe(lead, None);
     for write in writes_of(action) {

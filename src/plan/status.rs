@@ -11,7 +11,9 @@
 
 use std::time::Duration;
 
-use crate::model::{Closing, Deal, LeadState, LeadStatus, Opportunity, OpportunityState, ReferralStatus, Substatus, Timestamp};
+use crate::model::{
+    Closing, Deal, LeadState, LeadStatus, Opportunity, OpportunityState, ReferralStatus, Substatus, Timestamp,
+};
 use crate::plan::settings::{StatusMeaning, StatusSettings};
 
 /// What a lead says about its referral.
@@ -100,7 +102,12 @@ pub fn deal(opportunities: &[Opportunity]) -> Deal {
 }
 
 /// When an outcome first seen at `since` has stood long enough to be sent.
-pub fn settled_at(closing: Closing, since: Timestamp, is_registered_co_sell: bool, settings: &StatusSettings) -> Timestamp {
+pub fn settled_at(
+    closing: Closing,
+    since: Timestamp,
+    is_registered_co_sell: bool,
+    settings: &StatusSettings,
+) -> Timestamp {
     let settle = match closing {
         Closing::Won if is_registered_co_sell => settings.won_hold.get().max(settings.settle_time.get()),
         Closing::Won | Closing::Declined => settings.settle_time.get(),
@@ -122,7 +129,7 @@ pub fn reason(status: LeadStatus, settings: &StatusSettings) -> String {
         None => status.state.to_string(),
     };
     let text = minijinja::Environment::new()
-        .render_str(&settings.reason, minijinja::context! { label => label, code => status.code })
+        .render_str(&settings.reason, minijinja::context! { label => &label, code => status.code })
         .unwrap_or(label);
     let text: String = text.chars().filter(|letter| !letter.is_control()).take(STATUS_REASON_CHARACTERS_MAX).collect();
     text.trim().to_owned()
