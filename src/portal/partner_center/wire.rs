@@ -243,7 +243,7 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
 }
 
 /// The quick way: every row becomes a tree in one pass over the body.
-fn intact_page(body: &[u8]) -> serde_json::Result<DecodedPage> {
+pub(super) fn intact_page(body: &[u8]) -> serde_json::Result<DecodedPage> {
     let envelope: Envelope<Value> = serde_json::from_slice(body)?;
     Ok(decoded(envelope.next_link(), envelope.rows.into_iter().map(Ok)))
 }
