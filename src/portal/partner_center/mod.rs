@@ -6,6 +6,7 @@
 pub mod contract;
 mod dialect;
 mod paging;
+mod scan;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use crate::http::{Answer, Call, Effect, Exchange};
 use crate::model::{ETag, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp};
 use crate::ports::{Cursor, Page, Portal, Scan};
 pub use dialect::PartnerCenterDialect;
-use paging::{Literal, Progress, ScanLimits};
+use paging::{Progress, ScanLimits};
+use scan::Literal;
 use settings::PartnerCenterSettings;
 
 const LIST: &str = "list referrals";
@@ -35,7 +37,7 @@ const PATCH: &str = "patch referral";
 pub fn open(settings: &PartnerCenterSettings, exchange: Arc<dyn Exchange>) -> PartnerCenter {
     PartnerCenter {
         exchange,
-        referrals: paging::referrals_url(&settings.base_url),
+        referrals: scan::referrals_url(&settings.base_url),
         limits: ScanLimits { pages_max: settings.pages_max, empty_pages_max: settings.empty_pages_max },
         prefers_representation: settings.prefer_representation,
         updated_filter: Mutex::new(UpdatedFilter::Unknown),
@@ -132,7 +134,7 @@ impl Portal for PartnerCenter {
 
 impl PartnerCenter {
     async fn first_page(&self, scan: &Scan, literal: Literal) -> Result<Page<Referral>, RemoteError> {
-        let query = paging::first_query(scan, literal);
+        let query = scan::first_query(scan, literal);
         let answer = self.list(&query).await.map_err(|error| explain_list(error, false))?;
         self.decode_page(scan, Progress::start(scan, literal), &query, &answer)
     }
@@ -257,12 +259,15 @@ fn explain_list(mut error: RemoteError, has_cursor: bool) -> RemoteError {
             error.fault = Fault::Malformed;
             error.with_message("the service no longer accepts the link to this page; start the scan again")
         }
+        Fault::Conflict => {
+            error.fault = Fault::Unavailable;
+            error
+        }
         Fault::Missing => {
             error.fault = Fault::Unavailable;
             error.with_message("there is no list of referrals at this address; check partner_center.base_url")
         }
         Fault::Refused
-        | Fault::Conflict
         | Fault::Throttled { .. }
         | Fault::Unavailable
         | Fault::Unauthorized

@@ -248,6 +248,7 @@ fn a_broken_row_never_costs_its_neighbours() {
         (r#"{"id":null}"#, None, "row 2: no id"),
         (r#"{"id":7}"#, None, "row 2: its id is no text"),
         (r#"{"id":"seven"}"#, Some("seven"), "row 2: its id is no GUID"),
+        (r#"{"$serde_json::private::Number":"seven"}"#, None, "row 2: the answer is not in the shape of a referral"),
         (r#"{"id":"Ada Example, 1 Main St"}"#, None, "row 2: its id is no GUID"),
         (
             r#"{"id":"8f0c2b1e-0000-4000-8000-000000000007","name":"\ud800"}"#,
@@ -267,6 +268,18 @@ fn a_broken_row_never_costs_its_neighbours() {
         assert_eq!(page.defects, [Defect { id: id.map(str::to_owned), reason: reason.to_owned() }]);
         assert_eq!(page.next_link, wire::NextLink::Text("?$skiptoken=1".to_owned()));
     }
+}
+
+#[test]
+fn depth_beside_the_rows_costs_nothing() {
+    let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let row = &rows()[0];
+    let page = wire::page(format!(r#"{{"x":{bomb},"value":[{row}],"y":{bomb}}}"#).as_bytes()).expect("a page");
+    assert_eq!((page.referrals.len(), page.next_link), (1, wire::NextLink::None));
+    let page = wire::page(format!(r#"{{"value":[{row}],"@odata.nextLink":{bomb}}}"#).as_bytes()).expect("a page");
+    assert_eq!((page.referrals.len(), page.next_link), (1, wire::NextLink::NotText));
+    assert!(wire::page(bomb.as_bytes()).is_err());
+    assert!(wire::referral_from_bytes(bomb.as_bytes()).is_err());
 }
 
 #[test]

@@ -172,6 +172,14 @@ async fn a_list_that_is_nowhere_is_no_missing_referral() {
 }
 
 #[tokio::test]
+async fn a_locked_list_is_tried_again_later() {
+    for code in [409, 423, 500, 503] {
+        let (portal, _) = adapter([status(code)]);
+        assert_eq!(portal.page(&Scan::Recent, None).await.expect_err("locked").fault, Fault::Unavailable);
+    }
+}
+
+#[tokio::test]
 async fn throttling_passes_through_unchanged() {
     let (portal, _) = adapter([Reply::Http(429, vec![("retry-after", "17")], Vec::new())]);
     let error = portal.page(&Scan::Recent, None).await.expect_err("throttled");
