@@ -217,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn a_code_never_masks_another_status() {
+        for (status, verdict) in
+            [(400, RefusalVerdict::Refused), (412, RefusalVerdict::Conflict), (500, RefusalVerdict::Unavailable)]
+        {
+            assert_eq!(classify(status, r#"{"code":"900421"}"#).verdict, verdict);
+        }
+    }
+
+    #[test]
+    fn an_overlong_code_is_not_printed() {
+        for (bytes, is_kept) in [(CODE_BYTES_MAX, true), (CODE_BYTES_MAX + 1, false)] {
+            let code = classify(400, &format!(r#"{{"code":"{}"}}"#, "x".repeat(bytes))).code;
+            assert_eq!(code.is_some(), is_kept);
+        }
+    }
+
+    #[test]
     fn an_invalid_token_is_renewed_and_named() {
         let refusal = classify(401, r#"{"code":"900420"}"#);
         assert_eq!((refusal.verdict, refusal.code.as_deref()), (RefusalVerdict::TokenRefused, Some("900420")));

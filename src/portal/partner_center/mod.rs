@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
-use http::{Method, StatusCode};
 use url::Url;
 use uuid::Uuid;
 
@@ -226,11 +226,9 @@ fn if_match(etag: &ETag) -> Result<HeaderValue, String> {
         .map_err(|_| "the version of the referral cannot be a header; read it again".to_owned())
 }
 
-/// The entity a write answered with. The write is done, so an answer that cannot be read only means: read it again.
+/// The entity a write answered with, if any. The write is done, so an answer without one, or one that cannot be read,
+/// only means: read it again (partner-center §4 row 9).
 fn representation(id: ReferralId, answer: &Answer) -> Option<Referral> {
-    if answer.status == StatusCode::NO_CONTENT {
-        return None;
-    }
     let mut referral = wire::referral_from_bytes(&answer.body).ok().filter(|referral| referral.id == id)?;
     fill_etag(&mut referral, answer);
     Some(referral)

@@ -106,9 +106,12 @@ async fn a_circle_of_tokens_is_noticed() {
 
 #[tokio::test]
 async fn a_few_empty_pages_are_passed_over() {
-    let replies = [page(0, Some(&token(1))), page(0, Some(&token(2))), page(1, Some(&token(3))), page(0, None)];
-    let (portal, _) = adapter(replies);
-    assert_eq!(read(&portal, &Scan::Sweep).await, (1, Ok(())));
+    let rows = [0, 0, 1, 0, 0, 1, 0, 0];
+    let (portal, _) = adapter(rows.iter().enumerate().map(|(at, rows)| {
+        let next = token(at);
+        page(*rows, (at < 7).then_some(next.as_str()))
+    }));
+    assert_eq!(read(&portal, &Scan::Sweep).await, (2, Ok(())), "only empty pages in a row count");
 }
 
 #[tokio::test]
