@@ -381,6 +381,7 @@ impl<'a> Draft<'a> {
             }
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
+            let (decision, next) = self.without_change(group, &sight, decision, next);
             memories.extend(next.or_else(|| memory.cloned()));
             self.decide(
                 entry,
@@ -421,6 +422,24 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// A write to the lead that would change no column is an agreement.
+    fn without_change(
+        &self,
+        group: &Group,
+        sight: &Sight<'_>,
+        decision: Merge,
+        next: Option<GroupMemory>,
+    ) -> (Merge, Option<GroupMemory>) {
+        let (Merge::WriteLead(_), Some(referral), Some(lead)) = (decision, sight.referral, sight.lead) else {
+            return (decision, next);
+        };
+        let is_writable = !referral.draft.is_empty() && referral.blocked.is_none();
+        if !is_writable || !self.policy.mapping.changes(group, referral, lead).is_empty() {
+            return (decision, next);
+        }
+        (Merge::Rest, Some(fields::agreed(group.key, group.mapping_hash, referral.fingerprint, lead.fingerprint)))
+    }
+
     /// Turns the decision about one group into a part of a write or into a hold.
     #[allow(clippy::too_many_arguments)] // every argument is a different noun of one decision
     fn decide(
@@ -454,7 +473,11 @@ impl<'a> Draft<'a> {
                 } else if value.draft.is_empty() || value.blocked.is_some() {
                     // Nothing of it can be written: skipped columns are noted above.
                 } else {
-                    writes.draft.columns.extend(value.draft.clone());
+                    let draft = match sight.lead {
+                        Some(lead) => self.policy.mapping.changes(group, value, lead),
+                        None => value.draft.clone(),
+                    };
+                    writes.draft.columns.extend(draft);
                     let write = write_of(group, value.fingerprint, value.draft_fingerprint, value, rule);
                     writes.groups.push(write);
                 }
