@@ -1,0 +1,2 @@
+//! One pass: observe, plan, apply, record.
+pub mod settings;
