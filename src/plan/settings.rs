@@ -110,14 +110,18 @@ pub struct MappingSettings {
     /// What happens when the customer withdraws the consent to be contacted.
     pub on_consent_withdrawn: OnConsentWithdrawn,
     /// Boolean column set by `on_consent_withdrawn = "mark"`.
+    #[serde(default)]
     pub consent_mark_column: Option<String>,
     /// The groups by name.
     pub groups: BTreeMap<String, GroupSettings>,
     /// Value tables by name: text to text (or number).
+    #[serde(default)]
     pub tables: BTreeMap<String, BTreeMap<String, toml_value::Scalar>>,
     /// Owner assignment on create; the first rule that fits decides.
+    #[serde(default)]
     pub owners: Vec<OwnerRule>,
     /// Owner of leads that no rule fits.
+    #[serde(default)]
     pub fallback_owner: Option<Owner>,
     /// Column that keeps texts whole which had to be cut elsewhere; empty: they are not kept.
     #[serde(default = "description")]

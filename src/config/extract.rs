@@ -1,0 +1,277 @@
+//! Values into `Settings`, naming every key that is unknown or of the wrong type.
+//!
+//! serde stops at its first error. So each error is written down, the value taken out of its layer, and the rest tried
+//! again with whatever lies below; the types themselves stay the only description of what is allowed.
+
+use std::collections::BTreeSet;
+
+use figment::error::{Actual, Kind};
+use figment::value::{Dict, Value};
+
+use super::Settings;
+use super::key::{KeyPath, is_secret_name};
+use super::layer::{Layers, Part};
+use super::problem::{Draft, Problems, Severity};
+
+/// What came of reading the layers.
+pub(super) struct Extracted {
+    /// The settings, with the layer below in place of every value that was wrong.
+    pub(super) settings: Settings,
+    pub(super) drafts: Vec<Draft>,
+    /// Keys about which something has been said: rules keep quiet about them.
+    pub(super) reported: BTreeSet<KeyPath>,
+    pub(super) is_cut: bool,
+}
+
+/// Reads the settings and finds all that stands in the way.
+pub(super) fn extract(layers: &mut Layers) -> Extracted {
+    let mut drafts = Vec::new();
+    let mut reported = BTreeSet::new();
+    loop {
+        let wrong = match layers.figment().extract::<Settings>() {
+            Err(error) => Wrong { path: KeyPath::new(error.path), what: error.kind },
+            Ok(settings) => match odd_value(layers, &settings) {
+                Some(wrong) => wrong,
+                None => return Extracted { settings, drafts, reported, is_cut: false },
+            },
+        };
+        if drafts.len() >= Problems::COUNT_MAX {
+            // Too many to go on one by one: the defaults alone are sound.
+            return Extracted { settings: Settings::defaults(), drafts, reported, is_cut: true };
+        }
+        let (layer, found) = layers.owner(&wrong.path);
+        assert!(!layers.is_built_in(layer), "config/default.toml fits the settings, a test reads it: {}", wrong.path);
+        if matches!(wrong.what, Kind::InvalidType(..)) && layers.guess(layer, &found) {
+            continue;
+        }
+        // Half a table is left when one of its keys was taken out: that has been said.
+        let is_aftermath = matches!(wrong.what, Kind::MissingField(_))
+            && reported.iter().any(|key: &KeyPath| key.is_within(&wrong.path) && *key != wrong.path);
+        if !is_aftermath {
+            drafts.push(describe(layers, layer, &wrong, &mut reported));
+        }
+        reported.insert(wrong.path);
+        layers.remove(layer, &found);
+    }
+}
+
+struct Wrong {
+    path: KeyPath,
+    what: Kind,
+}
+
+/// A number where a word belongs: figment reads it as the index of the word, and `writes = 2` must not mean "both".
+fn odd_value(layers: &Layers, settings: &Settings) -> Option<Wrong> {
+    fn compare(given: &Value, read: &Value, path: &KeyPath) -> Option<KeyPath> {
+        match (given, read) {
+            (Value::Dict(_, given), Value::Dict(_, read)) => {
+                given.iter().find_map(|(key, value)| compare(value, read.get(key)?, &path.child(key)))
+            }
+            (Value::Array(_, given), Value::Array(_, read)) => given
+                .iter()
+                .zip(read)
+                .enumerate()
+                .find_map(|(index, (value, read))| compare(value, read, &path.child(index.to_string()))),
+            (Value::Num(..), Value::String(..)) => Some(path.clone()),
+            _ => None,
+        }
+    }
+    let read = Value::serialize(settings).ok()?;
+    let given = Value::from(layers.merged());
+    let path = compare(&given, &read, &KeyPath::default())?;
+    Some(Wrong { path, what: Kind::InvalidType(Actual::Other("a number".to_owned()), "text".to_owned()) })
+}
+
+fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTreeSet<KeyPath>) -> Draft {
+    let mut part = Part::Value;
+    let mut key = wrong.path.clone();
+    let (message, remedy) = match &wrong.what {
+        Kind::UnknownField(name, siblings) => {
+            part = Part::Key;
+            layers.mask(layer, &wrong.path);
+            let nearest = nearest(&wrong.path, siblings);
+            if let Some(nearest) = &nearest {
+                reported.insert(nearest.clone());
+            }
+            if is_secret_name(name) {
+                ("a secret does not belong into the configuration".to_owned(), secret_remedy(&nearest))
+            } else {
+                let remedy = match (&nearest, siblings.is_empty()) {
+                    (Some(nearest), _) => format!("did you mean `{nearest}`?"),
+                    (None, true) => "remove it".to_owned(),
+                    (None, false) => format!("known here: {}", siblings.join(", ")),
+                };
+                ("unknown key".to_owned(), remedy)
+            }
+        }
+        Kind::MissingField(name) => {
+            part = Part::Key;
+            key = key.child(name.as_ref());
+            ("missing".to_owned(), format!("write `{name}` into `{}`", wrong.path))
+        }
+        Kind::UnknownVariant(given, words) => {
+            let nearest = words
+                .iter()
+                .map(|word| (strsim::normalized_damerau_levenshtein(given, word), word))
+                .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .map(|(_, word)| format!("did you mean \"{word}\"? "))
+                .unwrap_or_default();
+            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+            ("unknown word".to_owned(), format!("{nearest}one of {}", quoted.join(", ")))
+        }
+        Kind::InvalidType(actual, expected) => (
+            format!("expected {}, found {}", in_words(expected), kind_of(actual)),
+            format!("write {}", in_words(expected)),
+        ),
+        Kind::InvalidValue(_, expected) if is_type_name(expected) => {
+            ("the value does not fit".to_owned(), format!("write {}", in_words(expected)))
+        }
+        Kind::InvalidValue(_, reason) => (format!("the value is not valid: {reason}"), remedy_for(&wrong.path)),
+        Kind::Message(text) if text.contains("untagged enum") => {
+            ("expected text or a whole number".to_owned(), "write text or a whole number".to_owned())
+        }
+        // Our own newtypes say what they expect and quote nothing; foreign ones may quote, and show in the snippet.
+        Kind::Message(text) if !wrong.path.is_secret() => (text.clone(), remedy_for(&wrong.path)),
+        other => (kind_alone(other).to_owned(), remedy_for(&wrong.path)),
+    };
+    let place = layers.place_in(layer, &layers.owner(&wrong.path).1, part);
+    Draft { severity: Severity::Error, key, message, remedy, place }
+}
+
+fn secret_remedy(nearest: &Option<KeyPath>) -> String {
+    let place = match nearest {
+        Some(key) => format!(" and name it with `{key}`"),
+        None => String::new(),
+    };
+    format!(
+        "take it out, put the secret into a file, a systemd credential or an environment variable of its own{place}"
+    )
+}
+
+/// What to write instead, by the key's name.
+fn remedy_for(path: &KeyPath) -> String {
+    match path.last() {
+        "url" | "base_url" | "webhook_api_url" | "authority" | "proxy" => {
+            "write an absolute URL such as \"https://contoso.example\"".to_owned()
+        }
+        "listen" => "write address and port such as \"127.0.0.1:8787\"".to_owned(),
+        "namespace" | "user" | "team" => "write a GUID".to_owned(),
+        _ => format!("see the comment on `{}` in `referrald config show --defaults`", path.last().escape_debug()),
+    }
+}
+
+/// A likeness from which on a name is proposed.
+const LIKENESS_MIN: f64 = 0.6;
+
+/// The known key that was probably meant: a sibling, the same name elsewhere, or (an environment variable with single
+/// underscores) the same path joined otherwise.
+fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
+    let name = path.last().to_lowercase();
+    if name.is_empty() {
+        return None;
+    }
+    let above = path.parent().unwrap_or_default();
+    // A secret is best answered by the key that names its place.
+    if is_secret_name(&name) {
+        let place = siblings.iter().find(|sibling| **sibling == format!("{name}_file"));
+        if let Some(place) = place {
+            return Some(above.child(*place));
+        }
+    }
+    let best = siblings
+        .iter()
+        .map(|sibling| (strsim::normalized_damerau_levenshtein(&name, sibling), sibling))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((likeness, sibling)) = best
+        && likeness >= LIKENESS_MIN
+    {
+        return Some(above.child(*sibling));
+    }
+    let known = known_keys();
+    let mut elsewhere = known.iter().filter(|key| key.last() == name);
+    if let (Some(only), None) = (elsewhere.next(), elsewhere.next()) {
+        return Some(only.clone());
+    }
+    let joined = path.parts().join("_").to_lowercase();
+    known
+        .iter()
+        .map(|key| (strsim::normalized_damerau_levenshtein(&joined, &key.parts().join("_")), key))
+        .filter(|(likeness, _)| *likeness >= 0.85)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, key)| key.clone())
+}
+
+/// Every fixed key, with or without a default.
+pub(super) fn known_keys() -> &'static BTreeSet<KeyPath> {
+    static KNOWN: std::sync::OnceLock<BTreeSet<KeyPath>> = std::sync::OnceLock::new();
+    fn collect(dict: &Dict, above: &KeyPath, known: &mut BTreeSet<KeyPath>) {
+        for (key, value) in dict {
+            let path = above.child(key);
+            if let Value::Dict(_, inner) = value {
+                collect(inner, &path, known);
+            }
+            known.insert(path);
+        }
+    }
+    KNOWN.get_or_init(|| {
+        let mut known = BTreeSet::new();
+        if let Ok(Value::Dict(_, dict)) = Value::serialize(Settings::defaults()) {
+            collect(&dict, &KeyPath::default(), &mut known);
+        }
+        known
+    })
+}
+
+fn is_type_name(expected: &str) -> bool {
+    in_words(expected) != expected
+}
+
+/// serde's name of a type in words.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "a string" | "string" | "a path" | "path string" | "a formatted UUID string" | "socket address" => {
+            "text in quotes"
+        }
+        "a boolean" => "true or false",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list in square brackets",
+        "a map" => "a table",
+        "string or map" | "enum" => "text in quotes",
+        _ if expected.starts_with("struct ") => "a table",
+        _ if expected.starts_with("enum ") || expected.starts_with("variant ") => "text in quotes",
+        _ if expected.contains("URL") && expected.starts_with('a') => "a URL in quotes",
+        _ => expected,
+    }
+}
+
+/// What was found, never the value itself.
+fn kind_of(actual: &Actual) -> &str {
+    match actual {
+        Actual::Bool(_) => "true or false",
+        Actual::Unsigned(_) | Actual::Signed(_) => "a whole number",
+        Actual::Float(_) => "a number with a fraction",
+        Actual::Char(_) | Actual::Str(_) => "text",
+        Actual::Seq => "a list",
+        Actual::Map => "a table",
+        Actual::Unit | Actual::Option => "nothing",
+        Actual::Bytes(_)
+        | Actual::NewtypeStruct
+        | Actual::Enum
+        | Actual::UnitVariant
+        | Actual::NewtypeVariant
+        | Actual::TupleVariant
+        | Actual::StructVariant
+        | Actual::Other(_) => "something else",
+    }
+}
+
+fn kind_alone(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::InvalidLength(..) => "the list has the wrong length",
+        Kind::DuplicateField(_) => "written twice",
+        _ => "the value does not fit",
+    }
+}

@@ -1,0 +1,2 @@
+//! The loop: wait for bell or stop, run a cycle.
+pub mod settings;

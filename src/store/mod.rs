@@ -1,0 +1,2 @@
+//! Family: where the ledger is kept.
+pub mod settings;

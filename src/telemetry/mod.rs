@@ -1,0 +1,2 @@
+//! What is seen from outside: the log and the numbers.
+pub mod settings;

@@ -1,0 +1,2 @@
+//! Family: reasons to run.
+pub mod settings;
