@@ -2,13 +2,16 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crm;
 pub mod cycle;
 pub mod daemon;
 pub mod http;
+pub mod lifecycle;
 pub mod model;
 pub mod plan;
 pub mod portal;
 pub mod ports;
 pub mod store;
+pub mod telemetry;
 pub mod trigger;

@@ -263,9 +263,6 @@ pub trait StateStore: Send + Sync {
     /// The known referrals that were updated last (by `referral_updated`), newest first, at most `limit` (≤ 100).
     fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError>;
 
-    /// What was done to a referral, oldest first.
-    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError>;
-
     /// What is remembered besides entries.
     fn memo(&self) -> Result<Memo, StoreError>;
 
@@ -280,6 +277,16 @@ pub trait StateStore: Send + Sync {
 
     /// Records a batch in one transaction.
     async fn record(&self, batch: Batch) -> Result<(), StoreError>;
+
+    /// What was done to a referral, oldest first.
+    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError>;
+
+    /// Removes history lines older than `before`. One call looks at no more than `limit` lines and goes on where the
+    /// last one stopped; call it until [`Pruned::is_complete`].
+    async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
+
+    /// Removes everything about one referral: its entry, its intended actions and its history.
+    async fn forget(&self, id: ReferralId) -> Result<(), StoreError>;
 
     /// Operator decisions and latched brakes: what no service can give back (`keep/`).
     fn decisions(&self) -> Result<Decisions, StoreError>;
@@ -394,6 +401,15 @@ pub struct HistoryLine {
     pub kind: ActionKind,
     /// What came of it: `done`, or the fault in a word.
     pub outcome: String,
+}
+
+/// How far one call of [`StateStore::prune_history`] came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Lines removed by this call.
+    pub removed: usize,
+    /// The end of the history was reached; the next call begins anew.
+    pub is_complete: bool,
 }
 
 /// What is remembered besides entries; at most a few kilobytes.

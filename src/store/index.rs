@@ -1,0 +1,91 @@
+//! What is derived from an entry: where it is found, and what it counts as.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Cause, Entry, LeadId, Standing, Timestamp};
+use crate::ports::Counters;
+
+/// Under which marks an entry is found. Both stores keep their indices by these and by nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// The lead it speaks for. An entry that lost its claim (`LeadTaken`) is not found by the lead.
+    pub(super) lead: Option<LeadId>,
+    /// Look again at this instant.
+    pub(super) due: Option<Timestamp>,
+    /// Last known update of the referral.
+    pub(super) updated: Option<Timestamp>,
+}
+
+impl Marks {
+    /// The marks of an entry.
+    pub(super) fn of(entry: &Entry) -> Self {
+        let lead = match entry.standing {
+            Standing::LeadTaken => None,
+            Standing::Pending
+            | Standing::Linked
+            | Standing::OutOfScope
+            | Standing::ClosedUnlinked
+            | Standing::LeadGone => entry.link.as_ref().map(|link| link.lead),
+        };
+        Marks { lead, due: entry.look_at, updated: entry.referral_updated }
+    }
+}
+
+/// What changes in the counters when entries come and go. Causes are kept apart, as there may be many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// All entries.
+    pub(super) entries: i64,
+    /// By standing.
+    pub(super) by_standing: BTreeMap<Standing, i64>,
+    /// In trouble and still tried.
+    pub(super) retrying: i64,
+    /// Dead letters by cause.
+    pub(super) dead_letters: BTreeMap<Cause, i64>,
+}
+
+impl Tally {
+    /// Counts an entry in.
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.count(entry, 1);
+    }
+
+    /// Counts an entry out.
+    pub(super) fn remove(&mut self, entry: &Entry) {
+        self.count(entry, -1);
+    }
+
+    fn count(&mut self, entry: &Entry, by: i64) {
+        self.entries += by;
+        *self.by_standing.entry(entry.standing).or_default() += by;
+        match &entry.trouble {
+            Some(trouble) if trouble.is_dead_letter => {
+                *self.dead_letters.entry(trouble.cause.clone()).or_default() += by;
+            }
+            Some(_) => self.retrying += by,
+            None => {}
+        }
+    }
+
+    /// The counters after this change.
+    pub(super) fn applied_to(&self, mut counters: Counters) -> Counters {
+        counters.entries = moved(counters.entries, self.entries);
+        counters.retrying = moved(counters.retrying, self.retrying);
+        for (standing, by) in &self.by_standing {
+            let count = counters.by_standing.entry(*standing).or_default();
+            *count = moved(*count, *by);
+        }
+        for (cause, by) in &self.dead_letters {
+            let count = counters.dead_letters.entry(cause.clone()).or_default();
+            *count = moved(*count, *by);
+        }
+        counters.by_standing.retain(|_, count| *count > 0);
+        counters.dead_letters.retain(|_, count| *count > 0);
+        counters
+    }
+}
+
+/// A count moved by a difference; it never goes below zero.
+pub(super) fn moved(count: u64, by: i64) -> u64 {
+    count.saturating_add_signed(by)
+}

@@ -1,0 +1,235 @@
+//! A ledger in memory: for simulations, demonstrations and throw-away runs. It keeps nothing when dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::index::{Marks, Tally};
+use super::{NEWEST_MAX, OUTCOME_BYTES_MAX, cut, lock};
+use crate::model::{Entry, LeadId, ReferralId, Timestamp};
+use crate::ports::{
+    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+};
+
+/// A ledger in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    ledger: Mutex<Ledger>,
+    decisions: Mutex<Decisions>,
+    key: [u8; 16],
+    opening: Opening,
+}
+
+/// Everything that [`super::SledStore`] keeps in its trees.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    entries: BTreeMap<ReferralId, Entry>,
+    by_lead: BTreeSet<(LeadId, ReferralId)>,
+    due: BTreeSet<(Timestamp, ReferralId)>,
+    newest: BTreeSet<(Timestamp, ReferralId)>,
+    counters: Counters,
+    memo: Memo,
+    intents: BTreeMap<u64, Vec<IntendedAction>>,
+    history: BTreeMap<(ReferralId, u64), HistoryLine>,
+    history_lines: u64,
+    pruned_to: Option<(ReferralId, u64)>,
+    commit: u64,
+}
+
+impl MemoryStore {
+    /// An empty ledger whose fingerprints use `key`.
+    pub fn new(key: [u8; 16]) -> Self {
+        let memo = Memo { is_sweep_due: true, ..Memo::default() };
+        MemoryStore {
+            ledger: Mutex::new(Ledger { memo, ..Ledger::default() }),
+            decisions: Mutex::default(),
+            key,
+            opening: Opening::Fresh,
+        }
+    }
+
+    /// The store as the next process finds it: intact after a stop or a crash, empty but for decisions, key and commit
+    /// number after the loss of the ledger.
+    #[must_use]
+    pub fn restarted(&self, is_ledger_lost: bool) -> Self {
+        let mut ledger = lock(&self.ledger).clone();
+        let opening = if is_ledger_lost {
+            let opening = Opening::TailLost { expected: ledger.commit, found: 0 };
+            ledger = Ledger { commit: ledger.commit, ..Ledger::default() };
+            opening
+        } else if ledger.memo.is_stopped_cleanly {
+            Opening::Clean
+        } else {
+            Opening::Unclean
+        };
+        ledger.memo.is_stopped_cleanly = false;
+        ledger.memo.is_sweep_due |= opening != Opening::Clean;
+        ledger.pruned_to = None;
+        let decisions = lock(&self.decisions).clone();
+        MemoryStore { ledger: Mutex::new(ledger), decisions: Mutex::new(decisions), key: self.key, opening }
+    }
+}
+
+impl Ledger {
+    fn put(&mut self, id: ReferralId, entry: Option<Entry>) {
+        let mut tally = Tally::default();
+        let old = match &entry {
+            Some(entry) => self.entries.insert(id, entry.clone()),
+            None => self.entries.remove(&id),
+        };
+        if let Some(old) = old {
+            tally.remove(&old);
+            let marks = Marks::of(&old);
+            marks.lead.map(|lead| self.by_lead.remove(&(lead, id)));
+            marks.due.map(|due| self.due.remove(&(due, id)));
+            marks.updated.map(|updated| self.newest.remove(&(updated, id)));
+        }
+        if let Some(entry) = entry {
+            tally.add(&entry);
+            let marks = Marks::of(&entry);
+            marks.lead.map(|lead| self.by_lead.insert((lead, id)));
+            marks.due.map(|due| self.due.insert((due, id)));
+            marks.updated.map(|updated| self.newest.insert((updated, id)));
+        }
+        self.counters = tally.applied_to(std::mem::take(&mut self.counters));
+    }
+
+    fn settle(&mut self, commit: u64, referral: ReferralId) {
+        if let Some(actions) = self.intents.get_mut(&commit) {
+            actions.retain(|action| action.referral != referral);
+            if actions.is_empty() {
+                self.intents.remove(&commit);
+            }
+        }
+    }
+
+    fn tell(&mut self, mut line: HistoryLine) {
+        line.outcome = cut(&line.outcome, OUTCOME_BYTES_MAX).to_owned();
+        self.history_lines += 1;
+        self.history.insert((line.referral, self.history_lines), line);
+    }
+}
+
+#[async_trait]
+impl StateStore for MemoryStore {
+    fn get(&self, id: ReferralId) -> Result<Option<Entry>, StoreError> {
+        Ok(lock(&self.ledger).entries.get(&id).cloned())
+    }
+
+    fn by_lead(&self, lead: LeadId) -> Result<Option<ReferralId>, StoreError> {
+        let first = (lead, ReferralId::new(uuid::Uuid::nil()));
+        let found = lock(&self.ledger).by_lead.range(first..).next().copied();
+        Ok(found.filter(|(found, _)| *found == lead).map(|(_, referral)| referral))
+    }
+
+    fn scan(&self, after: Option<ReferralId>, limit: usize) -> Result<Vec<(ReferralId, Entry)>, StoreError> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let ledger = lock(&self.ledger);
+        let page = ledger.entries.range((from, Bound::Unbounded)).take(limit);
+        Ok(page.map(|(id, entry)| (*id, entry.clone())).collect())
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        let ledger = lock(&self.ledger);
+        Ok(ledger.due.iter().take_while(|(due, _)| *due <= now).take(limit).map(|(_, id)| *id).collect())
+    }
+
+    fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        Ok(lock(&self.ledger).newest.iter().rev().take(limit.min(NEWEST_MAX)).map(|(_, id)| *id).collect())
+    }
+
+    fn memo(&self) -> Result<Memo, StoreError> {
+        Ok(lock(&self.ledger).memo.clone())
+    }
+
+    fn counters(&self) -> Result<Counters, StoreError> {
+        Ok(lock(&self.ledger).counters.clone())
+    }
+
+    fn intents(&self) -> Result<Vec<Intent>, StoreError> {
+        let ledger = lock(&self.ledger);
+        Ok(ledger
+            .intents
+            .iter()
+            .map(|(commit, actions)| Intent { commit: *commit, actions: actions.clone() })
+            .collect())
+    }
+
+    async fn intend(&self, actions: Vec<IntendedAction>) -> Result<u64, StoreError> {
+        let mut ledger = lock(&self.ledger);
+        ledger.commit += 1;
+        let commit = ledger.commit;
+        if !actions.is_empty() {
+            ledger.intents.insert(commit, actions);
+        }
+        Ok(commit)
+    }
+
+    async fn record(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut ledger = lock(&self.ledger);
+        ledger.commit += 1;
+        for (id, entry) in batch.entries {
+            ledger.put(id, entry);
+        }
+        for (commit, referral) in batch.settled {
+            ledger.settle(commit, referral);
+        }
+        for line in batch.history {
+            ledger.tell(line);
+        }
+        if let Some(memo) = batch.memo {
+            ledger.memo = memo;
+        }
+        Ok(())
+    }
+
+    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError> {
+        let ledger = lock(&self.ledger);
+        Ok(ledger.history.range((id, 0)..=(id, u64::MAX)).map(|(_, line)| line.clone()).collect())
+    }
+
+    async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let mut ledger = lock(&self.ledger);
+        let from = ledger.pruned_to.map_or(Bound::Unbounded, Bound::Excluded);
+        let page: Vec<_> = ledger.history.range((from, Bound::Unbounded)).take(limit).collect();
+        let is_complete = page.len() < limit;
+        let last = page.last().map(|(key, _)| **key);
+        let old: Vec<_> = page.iter().filter(|(_, line)| line.at < before).map(|(key, _)| **key).collect();
+        for key in &old {
+            ledger.history.remove(key);
+        }
+        ledger.pruned_to = if is_complete { None } else { last };
+        Ok(Pruned { removed: old.len(), is_complete })
+    }
+
+    async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
+        let mut ledger = lock(&self.ledger);
+        ledger.commit += 1;
+        ledger.put(id, None);
+        let commits: Vec<u64> = ledger.intents.keys().copied().collect();
+        for commit in commits {
+            ledger.settle(commit, id);
+        }
+        ledger.history.retain(|(referral, _), _| *referral != id);
+        Ok(())
+    }
+
+    fn decisions(&self) -> Result<Decisions, StoreError> {
+        Ok(lock(&self.decisions).clone())
+    }
+
+    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
+        *lock(&self.decisions) = decisions;
+        Ok(())
+    }
+
+    fn fingerprint_key(&self) -> [u8; 16] {
+        self.key
+    }
+
+    fn opening(&self) -> Opening {
+        self.opening.clone()
+    }
+}

@@ -1,0 +1,277 @@
+//! The ledger on disk: sled 0.34 with a barrier, checksums and an opening of its own.
+//!
+//! sled is fast and transactional, but it never calls fsync, opens a short file as if nothing were missing, panics on
+//! damage, and stays broken after one refused write. What surrounds it here makes up for each of these.
+
+mod codec;
+mod entry;
+mod failure;
+mod ledger;
+mod opening;
+mod read;
+mod side;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rustix::fs::FlockOperation;
+
+use self::codec::Failure;
+use self::ledger::{Change, Ledger};
+use self::opening::Place;
+pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
+use super::keep::{Keep, private_directory};
+use crate::model::{Entry, LeadId, ReferralId, Timestamp};
+use crate::ports::{
+    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+};
+
+/// After a refused attempt to open the ledger again, the next one waits this long.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The ledger on disk. It holds the state directory until it is dropped.
+///
+/// A failed call leaves nothing half done in sight: the ledger is closed, and opened again by the next call.
+pub struct SledStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    // Fields are dropped in this order: the directory is given free last.
+    access: RwLock<Access>,
+    place: Place,
+    keep: Keep,
+    opening: Opening,
+    is_damage_remembered: AtomicBool,
+    _lock: File,
+}
+
+enum Access {
+    Open(Arc<Ledger>),
+    Closed { reason: StoreError, since: Option<Instant> },
+}
+
+impl SledStore {
+    /// As [`super::open`]; `key` is a fingerprint key from a credential, in place of the kept one.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::open`].
+    pub fn open(directory: &Path, cache_bytes: u64, key: Option<[u8; 16]>) -> Result<Self, StoreError> {
+        let lock = take(directory)?;
+        let keep = Keep::open(directory, key)?;
+        let place = Place::new(directory, cache_bytes, keep.key());
+        let (ledger, opening) = place.open()?;
+        let access = RwLock::new(Access::Open(Arc::new(ledger)));
+        let is_damage_remembered = AtomicBool::new(false);
+        Ok(SledStore { inner: Arc::new(Inner { access, place, keep, opening, is_damage_remembered, _lock: lock }) })
+    }
+
+    /// Brings everything to disk. Blocks. The last step of an orderly stop, after a memo with `is_stopped_cleanly`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Failed`] when the disk refuses.
+    pub fn shutdown(&self) -> Result<(), StoreError> {
+        self.inner.with(|ledger| ledger.make_durable(ledger.committed()))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|_| Err(StoreError::Failed { reason: "the ledger's thread was stopped".to_owned() }))
+    }
+}
+
+impl Inner {
+    /// Does something with the ledger; closes it when that fails, so that nothing half done is read.
+    fn with<T>(&self, work: impl FnOnce(&Ledger) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let ledger = self.ledger()?;
+        let result = catch_unwind(AssertUnwindSafe(|| work(&ledger)));
+        let failure = match result {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => failure,
+            // A panic in the middle of something: opening again shows whether it was damage.
+            Err(panic) => Failure::Disk(failure::from_panic(&*panic).to_string()),
+        };
+        let reason = self.place.told(&failure);
+        match failure {
+            Failure::Damage(reason) => self.remember_damage(&reason),
+            Failure::Disk(_) | Failure::Newer(_) | Failure::Locked => self.close(ledger, reason.clone()),
+        }
+        Err(reason)
+    }
+
+    /// The ledger, opened again if it was closed.
+    fn ledger(&self) -> Result<Arc<Ledger>, StoreError> {
+        if let Access::Open(ledger) = &*self.access.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(ledger));
+        }
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        match &*access {
+            Access::Open(ledger) => return Ok(Arc::clone(ledger)),
+            Access::Closed { reason, since } => {
+                if self.is_damage_remembered.load(Ordering::Relaxed)
+                    || since.is_some_and(|since| since.elapsed() < REOPEN_PAUSE)
+                {
+                    return Err(reason.clone());
+                }
+            }
+        }
+        match self.place.reopen() {
+            Ok(ledger) => {
+                let ledger = Arc::new(ledger);
+                *access = Access::Open(Arc::clone(&ledger));
+                Ok(ledger)
+            }
+            Err(failure) => {
+                if let Failure::Damage(reason) = &failure {
+                    self.remember_damage(reason);
+                }
+                let reason = self.place.told(&failure);
+                *access = Access::Closed { reason: reason.clone(), since: Some(Instant::now()) };
+                Err(reason)
+            }
+        }
+    }
+
+    fn close(&self, ledger: Arc<Ledger>, reason: StoreError) {
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let is_current = matches!(&*access, Access::Open(current) if Arc::ptr_eq(current, &ledger));
+        let former = is_current.then(|| std::mem::replace(&mut *access, Access::Closed { reason, since: None }));
+        drop(access);
+        // sled flushes when it is dropped and may take its time: not under the lock.
+        drop((former, ledger));
+    }
+
+    fn remember_damage(&self, reason: &str) {
+        if !self.is_damage_remembered.swap(true, Ordering::Relaxed) {
+            self.place.remember_damage(reason);
+        }
+    }
+
+    fn commit(&self, change: &Change<'_>) -> Result<u64, StoreError> {
+        self.with(|ledger| {
+            let commit = ledger.commit(change)?;
+            ledger.make_durable(commit)?;
+            Ok(commit)
+        })
+    }
+}
+
+#[async_trait]
+impl StateStore for SledStore {
+    fn get(&self, id: ReferralId) -> Result<Option<Entry>, StoreError> {
+        self.inner.with(|ledger| ledger.get(id))
+    }
+
+    fn by_lead(&self, lead: LeadId) -> Result<Option<ReferralId>, StoreError> {
+        self.inner.with(|ledger| ledger.by_lead(lead))
+    }
+
+    fn scan(&self, after: Option<ReferralId>, limit: usize) -> Result<Vec<(ReferralId, Entry)>, StoreError> {
+        self.inner.with(|ledger| ledger.scan(after, limit))
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        self.inner.with(|ledger| ledger.due(now, limit))
+    }
+
+    fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        self.inner.with(|ledger| ledger.newest(limit))
+    }
+
+    fn memo(&self) -> Result<Memo, StoreError> {
+        self.inner.with(Ledger::memo)
+    }
+
+    fn counters(&self) -> Result<Counters, StoreError> {
+        self.inner.with(Ledger::counters)
+    }
+
+    fn intents(&self) -> Result<Vec<Intent>, StoreError> {
+        self.inner.with(Ledger::intents)
+    }
+
+    async fn intend(&self, actions: Vec<IntendedAction>) -> Result<u64, StoreError> {
+        self.blocking(move |inner| inner.commit(&Change { intended: &actions, ..Change::default() })).await
+    }
+
+    async fn record(&self, batch: Batch) -> Result<(), StoreError> {
+        if batch == Batch::default() {
+            return Ok(());
+        }
+        self.blocking(move |inner| inner.commit(&Change { batch: &batch, ..Change::default() }).map(drop)).await
+    }
+
+    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError> {
+        self.inner.with(|ledger| ledger.history(id))
+    }
+
+    async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        self.blocking(move |inner| inner.with(|ledger| ledger.prune_history(before, limit))).await
+    }
+
+    async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
+        self.blocking(move |inner| inner.commit(&Change { forget: Some(id), ..Change::default() }).map(drop)).await
+    }
+
+    fn decisions(&self) -> Result<Decisions, StoreError> {
+        Ok(self.inner.keep.decisions())
+    }
+
+    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
+        self.blocking(move |inner| inner.keep.replace_decisions(decisions)).await
+    }
+
+    fn fingerprint_key(&self) -> [u8; 16] {
+        self.inner.keep.key()
+    }
+
+    fn opening(&self) -> Opening {
+        self.inner.opening.clone()
+    }
+}
+
+/// Takes a state directory for this process, at once or not at all. The lock ends with the returned file, also by kill.
+fn take(directory: &Path) -> Result<File, StoreError> {
+    let failed = |error: std::io::Error| StoreError::Failed {
+        reason: format!(
+            "cannot write to {}: {error}; make it a directory that belongs to the user that runs referrald, or set \
+             state.directory",
+            directory.display()
+        ),
+    };
+    if !directory.is_dir() {
+        private_directory(directory).map_err(failed)?;
+    }
+    let path = directory.join("lock");
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            // Without its number the message is still true.
+            let _ = file.take(32).read_to_string(&mut text);
+            return Err(StoreError::Locked { directory: directory.to_owned(), pid: text.trim().parse().ok() });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+    Ok(file)
+}

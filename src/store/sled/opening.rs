@@ -1,0 +1,224 @@
+//! Opening the ledger: whatever lies there, a working ledger comes of it, or a sentence that says why not.
+//!
+//! | found                                       | then                                            |
+//! |---------------------------------------------|-------------------------------------------------|
+//! | nothing, and no note beside it              | fresh                                           |
+//! | less than the note beside it says           | tail lost: a sweep is due                       |
+//! | all of it, after an orderly stop            | clean                                           |
+//! | all of it otherwise                         | unclean: read more of it before it is trusted   |
+//! | damage, another key, or something else      | moved aside, never repaired; a new one is begun |
+//! | a newer format                              | refused by name, untouched                      |
+//! | a disk that says no                         | an error; the next attempt may succeed          |
+//!
+//! sled panics on much damage, so all of this happens in a thread of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use siphasher::sip::SipHasher24;
+
+use super::codec::{FORMAT, Failure};
+use super::failure::{disk, from_panic, from_sled};
+use super::ledger::Ledger;
+use super::side::{Note, SideFile};
+use super::verify::verify;
+use crate::ports::{Opening, StoreError};
+use crate::store::keep::{move_aside, private_directory, sync_directory};
+
+/// Entries read at an opening after an orderly stop; a larger ledger is then checked as it is read. Reading a larger one
+/// would cost its memory for good, since sled's cache never shrinks.
+pub const VERIFIED_CLEAN_MAX: u64 = 10_000;
+
+/// Entries read at an opening after any other stop.
+pub const VERIFIED_UNCLEAN_MAX: u64 = 100_000;
+
+/// An opening that takes longer hangs: the ledger is moved aside.
+const OPENING_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// How long to wait for sled to let go of a ledger that this process has just closed.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Ledgers moved aside are never deleted; from this many on, every opening reminds of them.
+const ASIDE_REMINDER: usize = 5;
+
+/// In the state directory: damage that was noticed while running. The next start moves the ledger aside.
+const DAMAGE_NOTICE: &str = "ledger-damaged";
+
+/// Where the ledger lives, and what it must fit.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The state directory.
+    pub(super) directory: PathBuf,
+    /// A hint for sled's cache.
+    pub(super) cache_bytes: u64,
+    /// Tells one fingerprint key from another, and nothing about either.
+    pub(super) key_stamp: [u8; 8],
+}
+
+impl Place {
+    /// The ledger of a state directory.
+    pub(super) fn new(directory: &Path, cache_bytes: u64, key: [u8; 16]) -> Self {
+        let key_stamp = SipHasher24::new_with_key(&key).hash(b"referrald ledger").to_le_bytes();
+        Place { directory: directory.to_owned(), cache_bytes, key_stamp }
+    }
+
+    /// Opens the ledger at the start of a process.
+    pub(super) fn open(&self) -> Result<(Ledger, Opening), StoreError> {
+        let noticed = fs::read_to_string(self.directory.join(DAMAGE_NOTICE)).ok();
+        let found = match noticed.filter(|_| fs::symlink_metadata(self.path()).is_ok()) {
+            Some(reason) => Err(Failure::Damage(reason)),
+            None => self.attempt(),
+        };
+        let opened = match found {
+            Err(Failure::Damage(reason)) => self.replace(reason),
+            Ok(opened) => self.dismiss_notice().map(|()| opened),
+            Err(failure) => Err(failure),
+        };
+        let (ledger, opening) = opened.map_err(|failure| self.told(&failure))?;
+        self.remind();
+        Ok((ledger, opening))
+    }
+
+    /// Opens the ledger again within a process, after the disk refused something. Damage is left for the next start,
+    /// because what was read in this process is not to be mixed with an empty ledger.
+    pub(super) fn reopen(&self) -> Result<Ledger, Failure> {
+        let (ledger, opening) = self.attempt()?;
+        if let Opening::TailLost { expected, found } = opening {
+            tracing::error!(expected, found, "the newest records of the ledger are missing: a sweep is due");
+        }
+        Ok(ledger)
+    }
+
+    /// Remembers damage for the next start.
+    pub(super) fn remember_damage(&self, reason: &str) {
+        tracing::error!(directory = %self.directory.display(), "{}", self.told(&Failure::Damage(reason.to_owned())));
+        // Without the notice the next start may find the damage by itself.
+        let _ = crate::store::keep::write_private(&self.directory.join(DAMAGE_NOTICE), reason.as_bytes());
+    }
+
+    /// A failure as a sentence for people.
+    pub(super) fn told(&self, failure: &Failure) -> StoreError {
+        let directory = self.directory.display();
+        match failure {
+            Failure::Newer(found) => {
+                StoreError::Newer { directory: self.directory.clone(), found: *found, known: FORMAT }
+            }
+            Failure::Locked => StoreError::Locked { directory: self.directory.clone(), pid: None },
+            Failure::Damage(reason) => StoreError::Failed {
+                reason: format!(
+                    "{reason} in {directory}/ledger: it is damaged; restart referrald, which moves it aside and \
+                     rebuilds it from both services"
+                ),
+            },
+            Failure::Disk(reason) => StoreError::Failed {
+                reason: format!(
+                    "{reason} in {directory}; make room on the disk, and make sure that the directory can be written \
+                     by the user that runs referrald"
+                ),
+            },
+        }
+    }
+
+    /// Moves what is there aside and begins a new ledger.
+    fn replace(&self, reason: String) -> Result<(Ledger, Opening), Failure> {
+        let to = move_aside(&self.path()).map_err(|error| disk(&error))?;
+        self.dismiss_notice()?;
+        tracing::error!(moved_to = %to.display(), "the ledger cannot be used ({reason}): rebuilding it from both services");
+        let (ledger, _) = self.attempt()?;
+        Ok((ledger, Opening::MovedAside { to, reason }))
+    }
+
+    fn dismiss_notice(&self) -> Result<(), Failure> {
+        match fs::remove_file(self.directory.join(DAMAGE_NOTICE)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk(&error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Opens what is there, in a thread of its own.
+    fn attempt(&self) -> Result<(Ledger, Opening), Failure> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let place = self.clone();
+        let opening = move || {
+            let result = catch_unwind(AssertUnwindSafe(|| place.begin()));
+            // Nobody listens any more when it took too long.
+            let _ = tell.send(result.unwrap_or_else(|panic| Err(from_panic(&*panic))));
+        };
+        // The default hook prints a panic with the thread's name: it says that this one is expected.
+        let named = thread::Builder::new().name("ledger-opening (a panic here is handled)".to_owned());
+        named.spawn(opening).map_err(|error| disk(&error))?;
+        told.recv_timeout(OPENING_TIME_MAX)
+            .unwrap_or_else(|_| Err(Failure::Damage(format!("it did not open within {OPENING_TIME_MAX:?}"))))
+    }
+
+    /// Opens, checks and begins a session.
+    fn begin(&self) -> Result<(Ledger, Opening), Failure> {
+        let (side, note) = SideFile::open(&self.directory).map_err(|error| disk(&error))?;
+        if let Some(newer) = note.filter(|note| note.format > FORMAT) {
+            return Err(Failure::Newer(newer.format));
+        }
+        let ledger = self.read(side)?;
+        let mut memo = ledger.memo()?;
+        let opening = judge(&ledger, note, memo.is_stopped_cleanly);
+        if ledger.stamp()?.is_some_and(|stamp| stamp != self.key_stamp) {
+            return Err(Failure::Damage("its fingerprints were made with another key".to_owned()));
+        }
+        verify(&ledger, if opening == Opening::Clean { VERIFIED_CLEAN_MAX } else { VERIFIED_UNCLEAN_MAX })?;
+        memo.is_stopped_cleanly = false;
+        memo.is_sweep_due |= opening != Opening::Clean;
+        ledger.begin(note.unwrap_or_default().commit, self.key_stamp, &memo)?;
+        sync_directory(&self.path()).and_then(|()| sync_directory(&self.directory)).map_err(|error| disk(&error))?;
+        Ok((ledger, opening))
+    }
+
+    fn read(&self, side: SideFile) -> Result<Ledger, Failure> {
+        let path = self.path();
+        if fs::metadata(&path).is_ok_and(|found| !found.is_dir()) {
+            return Err(Failure::Damage("something that is no directory is in its place".to_owned()));
+        }
+        private_directory(&path).map_err(|error| disk(&error))?;
+        let config = ::sled::Config::new().path(&path).cache_capacity(self.cache_bytes);
+        let began = Instant::now();
+        let db = loop {
+            match config.open().map_err(|error| from_sled(&error)) {
+                // The state directory is ours, so it is this process that has not let go yet.
+                Err(Failure::Locked) if began.elapsed() < RELEASE_TIME_MAX => thread::sleep(Duration::from_millis(10)),
+                opened => break opened?,
+            }
+        };
+        Ledger::new(db, &path, side)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("ledger")
+    }
+
+    fn remind(&self) {
+        let Ok(items) = fs::read_dir(&self.directory) else { return };
+        let aside = items.flatten().filter(|item| item.file_name().to_string_lossy().starts_with("ledger.damaged-"));
+        let count = aside.count();
+        if count >= ASIDE_REMINDER {
+            tracing::warn!(
+                "{count} damaged ledgers lie in {}: keep what you want to examine and delete the rest; check the disk",
+                self.directory.display()
+            );
+        }
+    }
+}
+
+/// What an undamaged ledger tells.
+fn judge(ledger: &Ledger, note: Option<Note>, was_stopped_cleanly: bool) -> Opening {
+    let (found, expected) = (ledger.committed(), note.unwrap_or_default().commit);
+    if found < expected {
+        Opening::TailLost { expected, found }
+    } else if ledger.is_new() {
+        Opening::Fresh
+    } else if was_stopped_cleanly && note.is_some() {
+        Opening::Clean
+    } else {
+        Opening::Unclean
+    }
+}
