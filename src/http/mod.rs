@@ -1,6 +1,9 @@
 //! The client stack, its order written in one place: deadline, limiter, shared gate, token, send, classify, retry.
 
+pub mod exchange;
 pub mod settings;
+
+pub use exchange::Exchange;
 
 use std::time::Duration;
 
