@@ -34,7 +34,7 @@ pub enum Reach {
 pub struct KnownCode {
     /// The 32 bits.
     pub code: u32,
-    /// The documented name.
+    /// The documented name, or a word of ours where none is documented.
     pub name: &'static str,
     /// What to do.
     pub verdict: RefusalVerdict,

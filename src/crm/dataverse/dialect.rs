@@ -88,7 +88,7 @@ impl DataverseDialect {
 
     /// The first column of ours that the message puts in quotes.
     fn column<'a>(&self, story: &'a Story) -> Option<&'a str> {
-        story.message.split('\'').skip(1).step_by(2).find(|name| {
+        story.message.split('\'').find(|name| {
             contract::is_logical_name(name) && (contract::lead_column(name).is_some() || self.columns.contains(*name))
         })
     }
@@ -341,6 +341,8 @@ mod tests {
         let text = "A validation error occurred.  The length of the 'subject' attribute of the 'lead' entity exceeded";
         let message = coded(400, "0x80044331", text).message.unwrap_or_default();
         assert_eq!(message, "a text is longer than the environment allows: column subject");
+        let french = coded(400, "0x80044331", "La longueur de l'attribut 'subject' de l'entite").message;
+        assert_eq!(french.as_deref(), Some(message.as_str()));
         let custom = coded(400, "0x80044331", "The length of the 'new_size' attribute").message.unwrap_or_default();
         assert!(custom.ends_with("column new_size"));
         for quoted in ["'new_other'", "'Jane Doe'", "'jane@example.org'", "'secret_token'", "subject"] {

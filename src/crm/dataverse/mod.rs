@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
+use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
@@ -45,6 +47,17 @@ pub const CHUNKS_IN_FLIGHT: usize = 4;
 /// Currencies outside the active ones that are looked up by id and remembered.
 pub const STRAY_CURRENCIES_MAX: usize = 200;
 
+/// How old a schema must be before a refusal makes us read it again: one bad row is no reason to ask ten questions.
+pub const SCHEMA_AGE_MIN: Duration = Duration::from_secs(5 * 60);
+
+/// A schema and when it was read.
+#[derive(Clone)]
+struct Loaded {
+    live: Arc<Live>,
+    at: Instant,
+    is_stale: bool,
+}
+
 /// Leads in one Dataverse environment.
 pub struct Dataverse {
     api: Api,
@@ -53,7 +66,7 @@ pub struct Dataverse {
     mapped: BTreeSet<String>,
     tag: String,
     ids_per_request: u32,
-    live: RwLock<Option<Arc<Live>>>,
+    live: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
     strays: RwLock<BTreeMap<Uuid, Option<String>>>,
@@ -113,38 +126,50 @@ impl Dataverse {
 
     /// The schema as last read; the first caller reads it, the others wait for that.
     async fn live(&self) -> Result<Arc<Live>, RemoteError> {
-        if let Some(live) = self.loaded() {
+        if let Some(live) = self.fresh() {
             return Ok(live);
         }
         let _turn = self.loading.lock().await;
-        match self.loaded() {
+        match self.fresh() {
             Some(live) => Ok(live),
             None => self.load().await,
         }
     }
 
-    fn loaded(&self) -> Option<Arc<Live>> {
+    fn loaded(&self) -> Option<Loaded> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fresh(&self) -> Option<Arc<Live>> {
+        self.loaded().filter(|loaded| !loaded.is_stale).map(|loaded| loaded.live)
     }
 
     /// Reads the schema; the caller has the turn. A failure leaves the former one in place.
     async fn load(&self) -> Result<Arc<Live>, RemoteError> {
         let live = Arc::new(self.survey().run().await?);
         self.strays.write().unwrap_or_else(PoisonError::into_inner).clear();
-        self.keep(Arc::clone(&live));
+        let loaded = Loaded { live: Arc::clone(&live), at: Instant::now(), is_stale: false };
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
         Ok(live)
     }
 
-    fn keep(&self, live: Arc<Live>) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(live);
+    /// Keeps another answer about the alternate key.
+    fn keep_key(&self, is_key_active: bool) -> Option<Arc<Live>> {
+        let mut slot = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let loaded = slot.as_mut()?;
+        loaded.live = Arc::new(loaded.live.with_key(is_key_active));
+        Some(Arc::clone(&loaded.live))
     }
 
-    /// Forgets the schema when the service says that it is another one by now; the next call reads it again.
+    /// Marks the schema when the service says that it is another one by now; the next call reads it again.
     fn noticed<T>(&self, result: Result<T, RemoteError>) -> Result<T, RemoteError> {
         if let Err(error) = &result {
             let known = error.code.as_deref().and_then(codes::find_text);
             if known.is_some_and(|known| known.is_schema_stale) {
-                *self.live.write().unwrap_or_else(PoisonError::into_inner) = None;
+                let mut slot = self.live.write().unwrap_or_else(PoisonError::into_inner);
+                if let Some(loaded) = slot.as_mut().filter(|loaded| loaded.at.elapsed() >= SCHEMA_AGE_MIN) {
+                    loaded.is_stale = true;
+                }
             }
         }
         result
@@ -156,12 +181,10 @@ impl Dataverse {
         if live.schema.is_key_active {
             return Ok(live);
         }
-        if self.survey().is_key_active().await? {
-            let live = Arc::new(live.with_key(true));
-            self.keep(Arc::clone(&live));
-            return Ok(live);
+        match self.survey().is_key_active().await? {
+            true => Ok(self.keep_key(true).unwrap_or(live)),
+            false => Err(self.key_is_not_active(operation)),
         }
-        Err(self.key_is_not_active(operation))
     }
 
     fn key_is_not_active(&self, operation: &'static str) -> RemoteError {
@@ -589,9 +612,7 @@ impl Dataverse {
             )
             && matches!(error.fault, Fault::Refused | Fault::Unauthorized);
         if may_be_the_key && matches!(self.survey().is_key_active().await, Ok(false)) {
-            if let Some(live) = self.loaded() {
-                self.keep(Arc::new(live.with_key(false)));
-            }
+            self.keep_key(false);
             let RemoteError { status, code, request_id, .. } = error;
             return RemoteError { status, code, request_id, ..self.key_is_not_active("create lead") };
         }

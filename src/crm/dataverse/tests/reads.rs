@@ -311,3 +311,44 @@ async fn the_closed_window_and_the_count_are_those_of_the_stack() {
     dataverse.get(lead_id()).await.expect("a lead");
     assert_eq!(dataverse.requests_sent(), fake.all_calls().len() as u64);
 }
+
+mod property {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crm::dataverse::wire::any_json;
+
+    proptest! {
+        /// Whatever JSON the service sends, in data and in metadata: answers or errors, never a panic.
+        #[test]
+        fn no_json_makes_the_adapter_panic(
+            metadata in any_json(),
+            rows in proptest::collection::vec(any_json(), 0..4),
+            answer in any_json(),
+            place in 0..ALL_METADATA.len(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                let fake = Fake::new();
+                fake.metadata(ALL_METADATA[place], ok(metadata));
+                fake.metadata("transactioncurrencies(", ok(answer.clone()));
+                let dataverse = derived(&fake);
+                let _ = dataverse.schema().await;
+                for _ in 0..2 {
+                    fake.on(Method::GET, "/leads?", ok(json!({"value": rows})));
+                    fake.on(Method::GET, "/opportunities?", ok(json!({"value": rows})));
+                    for method in [Method::GET, Method::PATCH] {
+                        fake.on(method, "/leads(", ok(answer.clone()));
+                    }
+                }
+                fake.on(Method::GET, "/WhoAmI", ok(answer.clone()));
+                let _ = dataverse.identity().await;
+                let _ = dataverse.leads_changed_since(since(), None).await;
+                let _ = dataverse.opportunities_changed_since(since(), None).await;
+                let _ = dataverse.find(FindBy::Subject, &[referral()]).await;
+                let _ = dataverse.get(lead_id()).await;
+                let _ = dataverse.update(lead_id(), &etag(), &draft(), request()).await;
+            });
+        }
+    }
+}

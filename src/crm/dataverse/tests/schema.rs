@@ -1,16 +1,17 @@
 //! Opening, identity and schema.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::fake::*;
-use crate::crm::dataverse::Dataverse;
 use crate::crm::dataverse::settings::{DataverseSettings, Identity};
+use crate::crm::dataverse::{Dataverse, SCHEMA_AGE_MIN};
 use crate::http::Exchange;
-use crate::model::Fault;
+use crate::model::{Fault, Timestamp};
 use crate::ports::{ColumnKind, Crm, CrmIdentity};
 
 fn refusal(change: impl FnOnce(&mut DataverseSettings), column: Option<&str>, mapped: &[&str]) -> String {
@@ -180,14 +181,17 @@ async fn a_failed_reading_of_the_schema_is_tried_again_by_the_next_caller() {
     dataverse.get(lead_id()).await.expect("a lead");
 }
 
-#[tokio::test]
-async fn a_refusal_that_names_an_unknown_column_makes_the_next_call_read_the_schema_again() {
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_names_an_unknown_column_makes_a_later_call_read_the_schema_again() {
     let fake = Fake::new();
     let dataverse = derived(&fake);
-    fake.on(Method::GET, "leads?", error(400, "0x80060888", "Could not find a property named 'new_gone'"));
-    let since = crate::model::Timestamp::EPOCH;
-    assert_eq!(dataverse.leads_changed_since(since, None).await.expect_err("refused").fault, Fault::Refused);
-    fake.on(Method::GET, "leads?", ok(json!({"value": []})));
-    dataverse.leads_changed_since(since, None).await.expect("a page");
-    assert_eq!(fake.count(ATTRIBUTES), 2);
+    let since = Timestamp::EPOCH;
+    for (age, readings) in [(Duration::ZERO, 1), (SCHEMA_AGE_MIN, 2), (Duration::ZERO, 2)] {
+        tokio::time::advance(age).await;
+        fake.on(Method::GET, "leads?", error(400, "0x80060888", "Could not find a property named 'new_gone'"));
+        assert_eq!(dataverse.leads_changed_since(since, None).await.expect_err("refused").fault, Fault::Refused);
+        fake.on(Method::GET, "leads?", ok(json!({"value": []})));
+        dataverse.leads_changed_since(since, None).await.expect("a page");
+        assert_eq!(fake.count(ATTRIBUTES), readings, "at an age of {age:?} more");
+    }
 }
