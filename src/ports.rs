@@ -10,6 +10,8 @@ use crate::model::{
     ETag, Entry, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Timestamp, Watermark,
 };
 
+pub use crate::model::Take;
+
 /// Everything a cycle may touch.
 #[derive(Clone)]
 pub struct Ports {

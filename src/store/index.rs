@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Cause, Entry, LeadId, Standing, Timestamp};
+use crate::model::{Cause, Entry, LeadId, ReferralStatus, Standing, Timestamp};
 use crate::ports::Counters;
 
 /// Under which marks an entry is found. Both stores keep their indices by these and by nothing else.
@@ -40,6 +40,10 @@ pub(super) struct Tally {
     pub(super) by_standing: BTreeMap<Standing, i64>,
     /// In trouble and still tried.
     pub(super) retrying: i64,
+    /// By bit of `Entry::holds`.
+    pub(super) holds: BTreeMap<u8, i64>,
+    /// New and unanswered.
+    pub(super) unanswered: i64,
     /// Dead letters by cause.
     pub(super) dead_letters: BTreeMap<Cause, i64>,
 }
@@ -58,6 +62,12 @@ impl Tally {
     fn count(&mut self, entry: &Entry, by: i64) {
         self.entries += by;
         *self.by_standing.entry(entry.standing).or_default() += by;
+        for bit in (0..32u8).filter(|bit| entry.holds & (1 << bit) != 0) {
+            *self.holds.entry(bit).or_default() += by;
+        }
+        if entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope {
+            self.unanswered += by;
+        }
         match &entry.trouble {
             Some(trouble) if trouble.is_dead_letter => {
                 *self.dead_letters.entry(trouble.cause.clone()).or_default() += by;
@@ -75,10 +85,16 @@ impl Tally {
             let count = counters.by_standing.entry(*standing).or_default();
             *count = moved(*count, *by);
         }
+        counters.unanswered = moved(counters.unanswered, self.unanswered);
+        for (bit, by) in &self.holds {
+            let count = counters.holds.entry(*bit).or_default();
+            *count = moved(*count, *by);
+        }
         for (cause, by) in &self.dead_letters {
             let count = counters.dead_letters.entry(cause.clone()).or_default();
             *count = moved(*count, *by);
         }
+        counters.holds.retain(|_, count| *count > 0);
         counters.by_standing.retain(|_, count| *count > 0);
         counters.dead_letters.retain(|_, count| *count > 0);
         counters

@@ -1,1 +1,3 @@
 //! End-to-end and contract tests.
+
+mod command_line;

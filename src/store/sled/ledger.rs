@@ -86,6 +86,10 @@ pub(super) struct TallyV1 {
     pub(super) entries: u64,
     pub(super) by_standing: BTreeMap<Standing, u64>,
     pub(super) retrying: u64,
+    /// By bit of `Entry::holds`.
+    pub(super) holds: BTreeMap<u8, u64>,
+    /// New and unanswered.
+    pub(super) unanswered: u64,
     pub(super) intended: u64,
 }
 
@@ -388,6 +392,8 @@ fn write_counts(
         entries: kept.entries,
         by_standing: kept.by_standing,
         retrying: kept.retrying,
+        holds: kept.holds,
+        unanswered: kept.unanswered,
         dead_letters: BTreeMap::new(),
     };
     let counters = tally.applied_to(counters);
@@ -395,6 +401,8 @@ fn write_counts(
         entries: counters.entries,
         by_standing: counters.by_standing,
         retrying: counters.retrying,
+        holds: counters.holds,
+        unanswered: counters.unanswered,
         intended: moved(kept.intended, intended_by),
     };
     put(meta, b"tally", Some(&seal(&kept)))?;

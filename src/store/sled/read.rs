@@ -72,13 +72,13 @@ impl Ledger {
 
     /// The counters.
     pub(super) fn counters(&self) -> Result<Counters, Failure> {
-        let TallyV1 { entries, by_standing, retrying, intended: _ } = self.tally()?;
+        let TallyV1 { entries, by_standing, retrying, holds, unanswered, intended: _ } = self.tally()?;
         let mut dead_letters = BTreeMap::new();
         for item in self.causes.iter() {
             let (key, value) = item.map_err(|error| from_sled(&error))?;
             dead_letters.insert(unseal::<Cause>("a cause", &key)?, unseal::<u64>("a cause", &value)?);
         }
-        Ok(Counters { entries, by_standing, dead_letters, retrying })
+        Ok(Counters { entries, by_standing, dead_letters, retrying, holds, unanswered })
     }
 
     /// Intents whose outcome is not known, oldest first.
