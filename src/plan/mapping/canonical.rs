@@ -184,9 +184,10 @@ fn date(value: &Value, zone: &TimeZone) -> Result<Option<Value>, Misfit> {
         return Err(Misfit::WrongType);
     };
     let text = text.trim();
-    let day = match text.parse::<jiff::civil::Date>() {
-        Ok(day) if text.len() == 10 => day,
-        Ok(_) | Err(_) => match Timestamp::parse(text) {
+    let plain = if text.len() == "YYYY-MM-DD".len() { text.parse::<jiff::civil::Date>().ok() } else { None };
+    let day = match plain {
+        Some(day) => day,
+        None => match Timestamp::parse(text) {
             Some(instant) => instant.to_jiff().to_zoned(zone.clone()).date(),
             None if is_dotnet_end(text) => return Ok(None),
             None => return Err(Misfit::WrongType),
@@ -268,6 +269,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_up_to_its_longest_spelling() {
+        let zeros = |count: usize| json!(format!("1.{}", "0".repeat(count)));
+        check(ColumnKind::Money, zeros(NUMBER_LENGTH_MAX - 2), Ok(Some(json!(1))));
+        check(ColumnKind::Money, zeros(NUMBER_LENGTH_MAX - 1), Err(Misfit::WrongType));
+    }
+
+    #[test]
     fn an_amount_is_rounded_to_the_precision_of_its_currency() {
         let rounded = |places| canonical(ColumnKind::Money, &number("1234.5678"), places, &TimeZone::UTC);
         assert_eq!(rounded(0), Ok(Some(json!(1235))));
@@ -323,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_canonical_form_is_its_own(kind in any_kind(), value in super::super::tests::any_json(), places in 0u32..6) {
+        fn the_canonical_form_is_its_own(kind in any_kind(), value in super::super::tests::support::any_json(), places in 0u32..6) {
             let zone = TimeZone::get("America/Sao_Paulo").expect("a bundled zone");
             if let Ok(Some(once)) = canonical(kind, &value, places, &zone) {
                 // Entities are decoded once, when a value is read; so text with an ampersand is left out here.

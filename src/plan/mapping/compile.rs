@@ -101,10 +101,10 @@ pub(super) fn compile(
         let reason = format!("the organization requires the lead column `{column}`, which no group fills; map it");
         problems.add("mapping.groups", &reason, false);
     }
-    for (at, group) in groups.iter().enumerate() {
-        if groups[..at].iter().any(|other| other.key == group.key) {
-            problems.add(&group_key(&group.name), "its name collides with another group's; rename it", true);
-        }
+    let mut keys = BTreeSet::new();
+    for group in groups.iter_mut().filter(|group| !keys.insert(group.key)) {
+        problems.add(&group_key(&group.name), "its key in the ledger is another group's too; rename it", true);
+        group.blocked.get_or_insert(format!("{}: its key in the ledger is another group's too", group.name));
     }
     let mut columns: BTreeSet<Column> = groups.iter().flat_map(|group| group.columns.iter().cloned()).collect();
     if let Some(mark) = &settings.consent_mark_column {
@@ -195,19 +195,20 @@ impl Workshop<'_> {
             Some(table) => Some(self.tables.get(table).cloned().ok_or_else(|| format!("there is no table `{table}`"))?),
             None => None,
         };
+        let place = format!("{}.columns.{column}", group_key(name));
         let mut expressions = Vec::new();
         if let Some(constant) = &settings.value {
             expressions.push(self.constant(scalar(constant), live, options.as_ref())?);
         } else if let Some(template) = settings.template.as_deref().filter(|template| !template.trim().is_empty()) {
-            expressions.push(self.template(template)?);
+            expressions.push(self.template(&place, template)?);
         } else {
             for text in &settings.from {
-                expressions.push(self.expression(text, table.as_ref())?);
+                expressions.push(self.expression(&place, text, table.as_ref())?);
             }
         }
         let mut fallbacks = Vec::new();
         for text in &settings.fallback {
-            fallbacks.push(self.expression(text, table.as_ref())?);
+            fallbacks.push(self.expression(&place, text, table.as_ref())?);
         }
         if let Some(constant) = &settings.default {
             fallbacks.push(self.constant(scalar(constant), live, options.as_ref())?);
@@ -241,9 +242,9 @@ impl Workshop<'_> {
         })
     }
 
-    fn expression(&mut self, text: &str, table: Option<&Arc<Table>>) -> Result<Expression, String> {
+    fn expression(&mut self, place: &str, text: &str, table: Option<&Arc<Table>>) -> Result<Expression, String> {
         if text.contains("{{") || text.contains("{%") {
-            return self.template(text);
+            return self.template(place, text);
         }
         match Pointer::parse(text) {
             Some(pointer) => Ok(Expression::Pointer(pointer, table.cloned())),
@@ -253,10 +254,10 @@ impl Workshop<'_> {
         }
     }
 
-    /// Equal templates are compiled once: the source is the name.
-    fn template(&mut self, source: &str) -> Result<Expression, String> {
-        self.templates.add(source, source).map_err(|error| format!("the template cannot be used: {error}"))?;
-        Ok(Expression::Template(source.to_owned()))
+    fn template(&mut self, place: &str, source: &str) -> Result<Expression, String> {
+        let name = format!("{place}#{}", self.templates.count());
+        self.templates.add(&name, source).map_err(|error| format!("the template cannot be used: {error}"))?;
+        Ok(Expression::Template(name))
     }
 
     fn constant(

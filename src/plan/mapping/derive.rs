@@ -1,5 +1,6 @@
 //! The referral's side: expressions evaluated, brought into form, made to fit.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -16,26 +17,33 @@ use crate::ports::ColumnKind;
 /// Between two parts of the description.
 const PARAGRAPH: &str = "\n\n";
 
-/// Derives every group. See [`Mapping::derive`].
-pub(super) fn derive(mapping: &Mapping, referral: &Referral, sticky: Option<u32>, may_contact: bool) -> Derived {
+/// Derives every group, or only those `wanted`. See [`Mapping::derive`] and [`Mapping::derive_linked`].
+pub(super) fn derive(
+    mapping: &Mapping,
+    referral: &Referral,
+    sticky: Option<u32>,
+    may_contact: bool,
+    wanted: impl Fn(&Group) -> bool,
+) -> Derived {
     let contacts = if may_contact { Contacts::of(referral, sticky, &mapping.prints) } else { Contacts::default() };
     // Without consent the mark is kept: the same person comes back with the consent.
     let primary_contact = if may_contact { contacts.mark(&mapping.prints) } else { sticky };
     let source = Source::new(referral, contacts, may_contact);
-    let mut parts: Vec<Part> = mapping
+    let mut parts: Vec<Option<Part>> = mapping
         .groups
         .iter()
-        .map(|group| {
-            if group.is_contact && !may_contact {
-                without_consent(mapping, group, &source)
-            } else {
-                part(mapping, group, &source)
-            }
+        .map(|group| match group.is_contact && !may_contact {
+            _ if !wanted(group) => None,
+            true => Some(without_consent(mapping, group, &source)),
+            false => Some(part(mapping, group, &source)),
         })
         .collect();
     let kept_whole = keep_whole(mapping, &mut parts);
-    let groups = mapping.groups.iter().zip(parts);
-    let groups = groups.map(|(group, part)| finish(mapping, group, part, kept_whole.as_deref())).collect();
+    let groups = mapping.groups.iter().zip(parts).map(|(group, part)| match part {
+        Some(part) => finish(mapping, group, part, kept_whole.as_deref()),
+        None => GroupValue::default(),
+    });
+    let groups = groups.collect();
     Derived { groups, primary_contact }
 }
 
@@ -51,7 +59,7 @@ pub(super) fn changes(
             return false;
         };
         let expected = as_returned(mapping, recipe, draft);
-        expected.as_ref() != lead_side.columns.get(&recipe.column)
+        expected.as_deref() != lead_side.columns.get(&recipe.column)
     };
     let is_amount = |recipe: &Recipe| matches!(recipe.kind, ColumnKind::Money | ColumnKind::Currency);
     let changed: Vec<&Recipe> = group.recipes.iter().filter(differs).collect();
@@ -229,11 +237,16 @@ fn within(recipe: &Recipe, value: Value) -> Result<Option<Value>, Misfit> {
 }
 
 /// Appends texts that will be cut elsewhere to the column that keeps them whole; returns what was appended.
-fn keep_whole(mapping: &Mapping, parts: &mut [Part]) -> Option<String> {
+fn keep_whole(mapping: &Mapping, parts: &mut [Option<Part>]) -> Option<String> {
     let (group_at, recipe_at) = mapping.overflow?;
     let keeper = &mapping.groups.get(group_at)?.recipes.get(recipe_at)?.column;
+    if parts.get(group_at)?.as_ref().is_none_or(|part| !part.is_clearing) {
+        return None;
+    }
     let mut sections = String::new();
-    for (group, part) in mapping.groups.iter().zip(parts.iter()) {
+    for (group, part) in
+        mapping.groups.iter().zip(parts.iter()).filter_map(|(group, part)| Some((group, part.as_ref()?)))
+    {
         for recipe in group.recipes.iter().filter(|recipe| recipe.kind == ColumnKind::Text && &recipe.column != keeper)
         {
             let Some(Value::String(text)) =
@@ -252,8 +265,7 @@ fn keep_whole(mapping: &Mapping, parts: &mut [Part]) -> Option<String> {
     if sections.is_empty() {
         return None;
     }
-    let part = parts.get_mut(group_at).filter(|part| part.is_clearing)?;
-    let columns = &mut part.columns;
+    let columns = &mut parts.get_mut(group_at)?.as_mut()?.columns;
     let whole = match columns.get(keeper) {
         Some(Value::String(text)) => format!("{text}{PARAGRAPH}{sections}"),
         Some(_) | None => sections.clone(),
@@ -287,13 +299,14 @@ fn finish(mapping: &Mapping, group: &Group, part: Part, kept_whole: Option<&str>
         };
         draft.insert(column.clone(), written);
     }
+    // Recipes and drafts are both in alphabetical order of their columns.
     let returned = group.recipes.iter().filter_map(|recipe| {
         let written = draft.get(&recipe.column)?;
-        Some((recipe.column.clone(), as_returned(mapping, recipe, written)?))
+        Some((recipe.column.as_str(), as_returned(mapping, recipe, written)?))
     });
     GroupValue {
         fingerprint: mapping.prints.value(&group.name, &part.columns),
-        draft_fingerprint: mapping.prints.value(&group.name, &returned.collect()),
+        draft_fingerprint: mapping.prints.values(&group.name, returned),
         columns: part.columns,
         draft,
         is_empty: !part.has_own_value,
@@ -306,13 +319,13 @@ fn finish(mapping: &Mapping, group: &Group, part: Part, kept_whole: Option<&str>
 /// What the service will return for a written value, as the lead's side reads it. Null reads as nothing.
 ///
 /// Drafts are canonical already; only entities that are left in a text are decoded once more.
-fn as_returned(mapping: &Mapping, recipe: &Recipe, written: &Value) -> Option<Value> {
+fn as_returned<'a>(mapping: &Mapping, recipe: &Recipe, written: &'a Value) -> Option<Cow<'a, Value>> {
     match written {
         Value::Null => None,
         Value::String(text) if recipe.kind == ColumnKind::Text && text.contains('&') => {
-            canonical(recipe.kind, written, PRECISION_DEFAULT, &mapping.zone).ok().flatten()
+            canonical(recipe.kind, written, PRECISION_DEFAULT, &mapping.zone).ok().flatten().map(Cow::Owned)
         }
-        _ => Some(written.clone()),
+        _ => Some(Cow::Borrowed(written)),
     }
 }
 

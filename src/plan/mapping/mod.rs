@@ -149,7 +149,14 @@ impl Mapping {
     /// `sticky` is the mark of the primary contact used last. Without `may_contact` contact groups are empty and nobody
     /// is seen in the rest. Their drafts then only hold fallbacks of required columns, so that a new lead is complete.
     pub fn derive(&self, referral: &Referral, sticky: Option<u32>, may_contact: bool) -> Derived {
-        derive::derive(self, referral, sticky, may_contact)
+        derive::derive(self, referral, sticky, may_contact, |_| true)
+    }
+
+    /// As [`Mapping::derive`], for a referral that has its lead: groups that are written on create only are left out.
+    ///
+    /// Their places hold default values, to be compared with nothing. Saves composing texts nobody asks for.
+    pub fn derive_linked(&self, referral: &Referral, sticky: Option<u32>, may_contact: bool) -> Derived {
+        derive::derive(self, referral, sticky, may_contact, |group| group.write == WriteWhen::Always)
     }
 
     /// The lead's side of every group as the service returned it, in the order of [`Mapping::groups`].

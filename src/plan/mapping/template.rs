@@ -9,7 +9,7 @@
 //! | `… | table("t")`   | a word translated by value table `t`                    |
 //! | `… | words("t")`   | a list of codes as a sorted set of translated words     |
 //!
-//! What is missing prints nothing. Entities in text are decoded once. Without the consent to contact there are no
+//! What is missing prints nothing. Entities are decoded once, in the text that comes out. Without the consent to contact there are no
 //! contacts in it, by no name.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,6 @@ use serde_json::Value;
 use super::canonical::Misfit;
 use super::contact::Contacts;
 use super::expression::Table;
-use super::text::decode_entities;
 use crate::model::Referral;
 
 /// Instructions one template may take; memory counts too, 64 bytes as one instruction.
@@ -65,6 +64,11 @@ impl Templates {
         self.environment.add_template_owned(name.to_owned(), source.to_owned()).map_err(|error| error.to_string())
     }
 
+    /// How many there are: gives the next one a name of its own.
+    pub(super) fn count(&self) -> usize {
+        self.environment.templates().count()
+    }
+
     /// Evaluates a template. Nothing of the referral gets into the error.
     pub(super) fn render(&self, name: &str, scene: &Scene) -> Result<String, Misfit> {
         let template = self.environment.get_template(name).map_err(|_| Misfit::TemplateFailed)?;
@@ -98,12 +102,11 @@ pub(super) struct Scene(minijinja::Value);
 impl Scene {
     /// Sets the scene.
     pub(super) fn new(referral: &Referral, contacts: &Contacts<'_>, may_contact: bool) -> Self {
-        let place = |path: Vec<Step>, hides_people: bool| {
-            Place { document: Arc::clone(&referral.document), path, hides_people }.look()
-        };
+        let root =
+            |hides_people: bool| Arc::new(Place { document: Arc::clone(&referral.document), way: None, hides_people });
         let person = |position: Option<usize>| {
-            let list = [Step::Name(Arc::from("customerProfile")), Step::Name(Arc::from("team"))];
-            place(list.into_iter().chain(position.map(Step::At)).collect(), false)
+            let people = root(false).at(Step::Name(Arc::from("customerProfile"))).at(Step::Name(Arc::from("team")));
+            minijinja::Value::from_dyn_object(position.map_or(people.clone(), |at| people.at(Step::At(at))))
         };
         let (contact, further_contacts) = if may_contact {
             (contacts.primary_position().map(person), contacts.further_positions().into_iter().map(person).collect())
@@ -112,7 +115,7 @@ impl Scene {
         };
         Scene(minijinja::Value::from_object(Stage {
             id: minijinja::Value::from(referral.id.to_string()),
-            referral: place(Vec::new(), !may_contact),
+            referral: minijinja::Value::from_dyn_object(root(!may_contact)),
             contact: contact.unwrap_or(minijinja::Value::UNDEFINED),
             further_contacts: minijinja::Value::from(further_contacts),
         }))
@@ -143,15 +146,15 @@ impl Object for Stage {
     }
 }
 
-/// A place in the document, found again from its root each time: nothing is copied but the text that is asked for.
-#[derive(Clone, Debug)]
+/// A container in the document, found again from its root each time: only the text that is asked for is copied.
+#[derive(Debug)]
 struct Place {
     document: Arc<Value>,
-    path: Vec<Step>,
+    way: Option<(Arc<Place>, Step)>,
     hides_people: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Step {
     Name(Arc<str>),
     At(usize),
@@ -159,38 +162,37 @@ enum Step {
 
 impl Place {
     fn value(&self) -> Option<&Value> {
-        self.path.iter().try_fold(self.document.as_ref(), |value, step| match step {
-            Step::Name(name) => value.get(name.as_ref()),
-            Step::At(at) => value.get(*at),
-        })
+        match &self.way {
+            None => Some(&self.document),
+            Some((parent, Step::Name(name))) => parent.value()?.get(name.as_ref()),
+            Some((parent, Step::At(at))) => parent.value()?.get(*at),
+        }
     }
 
-    /// The place as a template value: scalars are converted, containers stay where they are.
-    fn look(self) -> minijinja::Value {
-        match self.value() {
-            None | Some(Value::Null) => minijinja::Value::UNDEFINED,
-            Some(Value::Bool(claim)) => minijinja::Value::from(*claim),
-            Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+    fn at(self: &Arc<Self>, step: Step) -> Arc<Place> {
+        let way = Some((Arc::clone(self), step));
+        Arc::new(Place { document: Arc::clone(&self.document), way, hides_people: self.hides_people })
+    }
+
+    /// A value in this place as templates see it: scalars are converted, containers stay where they are.
+    fn look(self: &Arc<Self>, value: &Value, step: impl FnOnce() -> Step) -> minijinja::Value {
+        match value {
+            Value::Null => minijinja::Value::UNDEFINED,
+            Value::Bool(claim) => minijinja::Value::from(*claim),
+            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
                 (Some(whole), _) => minijinja::Value::from(whole),
                 (None, Some(real)) => minijinja::Value::from(real),
                 (None, None) => minijinja::Value::from(number.as_str()),
             },
-            Some(Value::String(text)) => minijinja::Value::from(decode_entities(text).as_ref()),
-            Some(Value::Array(_) | Value::Object(_)) => minijinja::Value::from_object(self),
+            Value::String(text) => minijinja::Value::from(text.as_str()),
+            Value::Array(_) | Value::Object(_) => minijinja::Value::from_dyn_object(self.at(step())),
         }
-    }
-
-    fn step(&self, step: Step) -> minijinja::Value {
-        let mut path = Vec::with_capacity(self.path.len() + 1);
-        path.extend_from_slice(&self.path);
-        path.push(step);
-        Place { document: Arc::clone(&self.document), path, hides_people: self.hides_people }.look()
     }
 
     fn hides(&self, name: &str) -> bool {
         self.hides_people
             && name == "team"
-            && matches!(self.path.as_slice(), [Step::Name(parent)] if parent.as_ref() == "customerProfile")
+            && matches!(&self.way, Some((root, Step::Name(own))) if root.way.is_none() && own.as_ref() == "customerProfile")
     }
 }
 
@@ -204,15 +206,14 @@ impl Object for Place {
             Some(name) => self.get_value_by_str(name),
             None => {
                 let at = key.as_usize()?;
-                self.value()?.get(at)?;
-                Some(self.step(Step::At(at)))
+                Some(self.look(self.value()?.get(at)?, || Step::At(at)))
             }
         }
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<minijinja::Value> {
-        self.value()?.get(key)?;
-        (!self.hides(key)).then(|| self.step(Step::Name(Arc::from(key))))
+        let value = self.value()?.get(key)?;
+        (!self.hides(key)).then(|| self.look(value, || Step::Name(Arc::from(key))))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

@@ -12,9 +12,13 @@ pub const ELLIPSIS: char = '…';
 ///
 /// Applying it again changes nothing.
 pub fn clean(text: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
+    if text.bytes().all(is_plain) {
+        return Cow::Borrowed(text.trim_ascii());
+    }
     if !text.chars().any(|letter| letter.is_control() && !matches!(letter, '\n' | '\t')) {
         let trimmed = text.trim();
-        if trimmed.is_ascii() || is_nfc_quick(trimmed.chars()) == IsNormalized::Yes {
+        if is_nfc_quick(trimmed.chars()) == IsNormalized::Yes {
             return Cow::Borrowed(trimmed);
         }
     }
