@@ -51,8 +51,6 @@ pub struct Entry {
     pub primary_contact: Option<u32>,
     /// Look at this referral again at this instant even if neither side changes.
     pub look_at: Option<Timestamp>,
-    /// Keyed mark of the contact the contact columns speak of: the same person stays the primary one (spec 4).
-    pub primary_contact: Option<u32>,
 }
 
 /// Where a referral stands with us.

@@ -349,7 +349,7 @@ impl<'a> Draft<'a> {
         }
         let mapping = &self.policy.mapping;
         let derived = self.row.referral.present().map(|referral| {
-            mapping.derive(referral, entry.primary_contact, may_contact(entry) || entry.is_consent_withdrawn)
+            mapping.derive_linked(referral, entry.primary_contact, may_contact(entry) || entry.is_consent_withdrawn)
         });
         let speaks = match (link.status.state, &self.row.opportunities) {
             (LeadState::Qualified, opportunities) => opportunities.as_deref(),

@@ -113,7 +113,7 @@ fn referral_written(entry: &mut Entry, row: &mut Row, action: &Action, referral:
         return;
     };
     let may_contact = entry.consent != Some(false);
-    let derived = policy.mapping.derive(referral, entry.primary_contact, may_contact);
+    let derived = policy.mapping.derive_linked(referral, entry.primary_contact, may_contact);
     for write in writes_of(action) {
         if let Some(index) = policy.mapping.groups().iter().position(|group| group.key == write.group) {
             agree(entry, write, derived.groups[index].fingerprint, write.lead, policy);

@@ -17,15 +17,7 @@ use crate::plan::settings::MappingSettings;
 use crate::ports::{ColumnKind, ColumnSchema, LeadSchema};
 
 /// The built-in mapping, from where it is compiled in.
-const BUILT_IN: &str = include_str!("../../../../config/mapping.fragment.toml");
-
-/// Keys of `[mapping]` itself.
-const SCALARS: &str = r#"
-[mapping]
-closing_date_zone = "UTC"
-on_consent_withdrawn = "hold"
-owners = []
-"#;
+const BUILT_IN: &str = include_str!("../../../../config/default.toml");
 
 pub(in super::super) const ID: &str = "8f0c2b1e-0000-4000-8000-000000000001";
 
@@ -33,8 +25,7 @@ pub(in super::super) const KEY: [u8; 16] = [7; 16];
 
 /// The built-in mapping with `overrides` on top.
 pub(in super::super) fn settings(overrides: &str) -> MappingSettings {
-    Figment::from(Toml::string(SCALARS))
-        .merge(Toml::string(BUILT_IN))
+    Figment::from(Toml::string(BUILT_IN))
         .merge(Toml::string(overrides))
         .extract_inner("mapping")
         .expect("the settings of the test are well formed")
