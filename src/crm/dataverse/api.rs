@@ -76,7 +76,7 @@ impl Api {
                 malformed(
                     operation,
                     &answer,
-                    "the link to the next page leads to another host: set dataverse.url to the host that the service itself uses",
+                    "the link to the next page does not lead to this environment's Web API: set dataverse.url to the host that the service itself uses",
                 )
             })?),
         };

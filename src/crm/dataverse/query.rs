@@ -11,6 +11,9 @@ pub const URL_BYTES_MAX: usize = 8 * 1024;
 /// Longest link of the service that is followed, in bytes (dataverse §4.3).
 pub const LINK_BYTES_MAX: usize = 32 * 1024;
 
+/// Where every version of the Web API begins, below the environment.
+const API_ROOT: &str = "/api/data/";
+
 /// The environment whose host is the only one we speak to.
 #[derive(Clone, Debug)]
 pub struct Root {
@@ -56,7 +59,8 @@ impl Root {
         url
     }
 
-    /// What to keep of a link of the service: path and query as they are. `None` when it leads to another host.
+    /// What to keep of a link of the service: path and query as they are. `None` when it leads to another host, or away
+    /// from the Web API.
     pub fn keep(&self, link: &str) -> Option<Cursor> {
         if link.len() > LINK_BYTES_MAX {
             return None;
@@ -82,6 +86,7 @@ impl Root {
             && url.port_or_known_default() == ours.port_or_known_default()
             && url.username().is_empty()
             && url.password().is_none()
+            && url.path().strip_prefix(ours.path().trim_end_matches('/')).is_some_and(|path| path.starts_with(API_ROOT))
     }
 }
 
@@ -148,6 +153,9 @@ mod tests {
             "//evil.example/leads",
             "\\\\evil.example\\leads",
             "javascript:alert(1)",
+            "https://contoso.crm4.dynamics.com/main.aspx",
+            "leads?$skiptoken=1",
+            "",
             &format!("https://contoso.crm4.dynamics.com/{}", "a".repeat(LINK_BYTES_MAX)),
         ] {
             assert_eq!(root.keep(link), None, "{link}");
@@ -161,10 +169,12 @@ mod tests {
         for text in ["https://evil.example/", "@evil.example/", "", "evil", ".evil.example/"] {
             assert_eq!(root.resume(&Cursor(text.to_owned())), None, "{text}");
         }
-        for text in ["//evil.example/x", "/\\evil.example/x"] {
-            let url = root.resume(&Cursor(text.to_owned())).expect("a path of our host");
-            assert_eq!((url.host_str(), url.port()), (Some("127.0.0.1"), Some(8080)), "{text}");
+        for text in ["//evil.example/x", "/\\evil.example/x", "/login", "/api/data", "/api/data/../../login"] {
+            assert_eq!(root.resume(&Cursor(text.to_owned())), None, "{text}");
         }
+        let text = "/api/data/v9.2/@evil.example/x";
+        let url = root.resume(&Cursor(text.to_owned())).expect("a path of our host");
+        assert_eq!((url.host_str(), url.port(), url.path()), (Some("127.0.0.1"), Some(8080), text));
     }
 
     #[tokio::test]
@@ -207,6 +217,14 @@ mod tests {
             let opened = Root::open(&Url::parse(text).expect("a URL"));
             assert_eq!(opened.is_ok(), is_fine, "{text}");
         }
+    }
+
+    #[test]
+    fn an_environment_behind_a_path_keeps_it() {
+        let root = root("http://127.0.0.1:8080/proxy/");
+        assert_eq!(root.at("leads", &[]).as_str(), "http://127.0.0.1:8080/proxy/api/data/v9.2/leads");
+        assert!(root.keep("http://127.0.0.1:8080/proxy/api/data/v9.2/leads?$skiptoken=1").is_some());
+        assert!(root.keep("http://127.0.0.1:8080/api/data/v9.2/leads?$skiptoken=1").is_none());
     }
 
     #[test]

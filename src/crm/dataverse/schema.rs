@@ -54,6 +54,10 @@ impl Survey<'_> {
         if let (Some(name), false) = (self.referral_column, has_referral_column) {
             tracing::warn!(column = name, "the referral id column does not exist in this environment: it is not used");
         }
+        let absent = self.mapped.iter().filter(|name| !columns.contains_key(*name));
+        for name in absent.filter(|name| Some(name.as_str()) != self.referral_column) {
+            tracing::warn!(column = %name, "a mapped lead column does not exist in this environment: it is left out");
+        }
         let options = self.options(&columns).await?;
         let findings = Findings {
             columns,

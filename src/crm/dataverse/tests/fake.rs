@@ -51,6 +51,7 @@ pub struct Fake {
     calls: Mutex<Vec<Call>>,
     metadata: Mutex<BTreeMap<&'static str, Reply>>,
     closed: Mutex<Option<Timestamp>>,
+    in_flight: Mutex<(usize, usize)>,
     dialect: DataverseDialect,
 }
 
@@ -128,6 +129,7 @@ impl Fake {
             calls: Mutex::default(),
             metadata: Mutex::new(metadata),
             closed: Mutex::default(),
+            in_flight: Mutex::default(),
             dialect: DataverseDialect::new(mapped()),
         })
     }
@@ -158,6 +160,11 @@ impl Fake {
         self.all_calls().iter().filter(|call| call.url.as_str().contains(part)).count()
     }
 
+    /// The most calls that were under way at once since the last time this was asked.
+    pub fn most_in_flight(&self) -> usize {
+        std::mem::take(&mut self.in_flight.lock().expect("no panic").1)
+    }
+
     fn metadata_of(&self, call: &Call) -> Option<Reply> {
         let url = call.url.as_str();
         let metadata = self.metadata.lock().expect("no panic");
@@ -182,7 +189,13 @@ impl Exchange for Fake {
         let reply = self.reply(&call);
         self.calls.lock().expect("no panic").push(call.clone());
         // Others may run while the answer is under way.
+        {
+            let mut in_flight = self.in_flight.lock().expect("no panic");
+            in_flight.0 += 1;
+            in_flight.1 = in_flight.1.max(in_flight.0);
+        }
         tokio::task::yield_now().await;
+        self.in_flight.lock().expect("no panic").0 -= 1;
         let mut headers = HeaderMap::new();
         for (name, value) in &reply.headers {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("a header value"));

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fake::*;
-use crate::crm::dataverse::settings::Identity;
+use crate::crm::dataverse::api::{LISTING_PAGES_MAX, PAGE_SIZE_MAX};
+use crate::crm::dataverse::settings::{DataverseSettings, Identity};
+use crate::crm::dataverse::{CHUNKS_IN_FLIGHT, Dataverse, STRAY_CURRENCIES_MAX};
 use crate::model::{Fault, LeadId, LeadState, ReferralId, Timestamp};
 use crate::ports::{Crm, Cursor, FindBy};
 
@@ -310,6 +312,61 @@ async fn the_closed_window_and_the_count_are_those_of_the_stack() {
     fake.on(Method::GET, "leads(", ok(lead_row()));
     dataverse.get(lead_id()).await.expect("a lead");
     assert_eq!(dataverse.requests_sent(), fake.all_calls().len() as u64);
+}
+
+#[tokio::test]
+async fn the_page_size_stays_within_what_the_service_takes() {
+    for (configured, sent) in [(0, 1), (1, 1), (5000, 5000), (9000, PAGE_SIZE_MAX)] {
+        let fake = Fake::new();
+        let settings = DataverseSettings { page_size: configured, ..settings() };
+        let dataverse = Dataverse::open(&settings, Identity::Derived, None, mapped(), fake.clone()).expect("settings");
+        fake.on(Method::GET, "/leads?", rows(&[]));
+        dataverse.leads_changed_since(since(), None).await.expect("a page");
+        assert_eq!(header(&fake.calls()[0], "prefer"), format!("odata.maxpagesize={sent}"));
+    }
+}
+
+#[tokio::test]
+async fn an_inner_listing_ends_at_its_page_limit() {
+    let fake = Fake::new();
+    for n in 0..=LISTING_PAGES_MAX {
+        let link = format!("{HOST}/api/data/v9.2/leads?$skiptoken={n}.");
+        let part = if n == 0 { "$filter=leadid".to_owned() } else { format!("$skiptoken={}.", n - 1) };
+        fake.on(Method::GET, &part, ok(json!({"value": [], "@odata.nextLink": link})));
+    }
+    let error = derived(&fake).leads(&[lead_id()]).await.expect_err("too many pages");
+    assert_eq!((error.fault, fake.calls().len()), (Fault::Malformed, LISTING_PAGES_MAX + 1));
+}
+
+#[tokio::test]
+async fn only_so_many_chunks_are_under_way_at_once() {
+    let fake = Fake::new();
+    let dataverse = derived(&fake);
+    dataverse.schema().await.expect("a schema");
+    fake.most_in_flight();
+    let ids: Vec<LeadId> = (0..500).map(|n| LeadId::new(Uuid::from_u128(n))).collect();
+    for _ in 0..10 {
+        fake.on(Method::GET, "$filter=leadid", rows(&[]));
+    }
+    dataverse.leads(&ids).await.expect("none");
+    assert_eq!(fake.most_in_flight(), CHUNKS_IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn only_so_many_foreign_currencies_are_looked_up() {
+    let fake = Fake::new();
+    let many = STRAY_CURRENCIES_MAX + 5;
+    let row = |n: usize| {
+        let mut row = lead_row();
+        row["_transactioncurrencyid_value"] = json!(Uuid::from_u128(0xC000 + n as u128));
+        row
+    };
+    fake.on(Method::GET, "/leads?", rows(&(0..many).map(row).collect::<Vec<_>>()));
+    for _ in 0..many {
+        fake.on(Method::GET, "transactioncurrencies(", raw(404, ""));
+    }
+    let page = derived(&fake).leads_changed_since(since(), None).await.expect("a page");
+    assert_eq!((page.items.len(), fake.count("transactioncurrencies(")), (many, STRAY_CURRENCIES_MAX));
 }
 
 mod property {
