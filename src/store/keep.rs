@@ -216,7 +216,7 @@ mod tests {
     fn decisions_that_cannot_be_read_are_moved_aside() {
         let state = tempfile::tempdir().unwrap();
         let keep = state.path().join("keep");
-        for damage in ["{\"is_suspended\":", "[]", "\u{0}\u{0}"] {
+        for damage in ["{\"is_suspended\":", "nothing", "\u{0}\u{0}"] {
             fs::create_dir_all(&keep).unwrap();
             fs::write(keep.join(DECISIONS), damage).unwrap();
             assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), Decisions::default());
