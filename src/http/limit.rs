@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -45,7 +46,8 @@ impl Elapsed {
     fn get(&self) -> Duration {
         let now = self.clock.now();
         let mut reading = lock(&self.reading);
-        reading.elapsed += now.since(reading.seen);
+        let step = now.since(reading.seen);
+        reading.elapsed = reading.elapsed.saturating_add(step);
         reading.seen = now;
         reading.elapsed
     }
@@ -63,7 +65,7 @@ impl governor::clock::Clock for Elapsed {
 pub struct Limiter {
     clock: Arc<dyn Clock>,
     elapsed: Elapsed,
-    rate: RateLimiter<NotKeyed, InMemoryState, Elapsed>,
+    rate: RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Nanos>>,
     parallelism: Arc<Parallelism>,
 }
 

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::secret::read_limited;
 use crate::model::Timestamp;
 
+/// Written on trial before a token is asked for; more than the file ever needs.
+const TRIAL_BYTES: usize = 16 * 1024;
 /// Version of the file's format.
 const FORMAT: u32 = 1;
 
@@ -84,12 +86,15 @@ impl Seat {
         }
     }
 
-    /// Checks that a token could be kept, before one is asked for.
+    /// Checks that a token could be kept, before one is asked for: the directory is writable and the disk not full.
     ///
     /// # Errors
     /// The reason in words.
     pub fn check_writable(&self) -> Result<(), String> {
-        self.create().map(drop)
+        let mut file = self.create()?;
+        let trial = file.write_all(&[0; TRIAL_BYTES]).and_then(|()| file.sync_all());
+        let removed = std::fs::remove_file(self.fresh());
+        trial.and(removed).map_err(|error| self.cannot_keep(&error))
     }
 
     /// Replaces the kept token: written, flushed, renamed, and the directory flushed.
