@@ -59,8 +59,9 @@ impl SecretSource {
                 let bytes = read_limited(&path).map_err(|reason| {
                     self.error(format!("cannot read {}: {reason}; create the file or correct the path", path.display()))
                 })?;
-                String::from_utf8(bytes)
-                    .map_err(|_| self.error(format!("{} is not UTF-8 text; expected the bare secret", path.display())))?
+                String::from_utf8(bytes).map_err(|_| {
+                    self.error(format!("{} is not UTF-8 text; expected the bare secret", path.display()))
+                })?
             }
         };
         let text = text.strip_suffix('\n').unwrap_or(&text);

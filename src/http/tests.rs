@@ -163,7 +163,8 @@ impl Stage {
         Mock::given(path("/contoso.example/oauth2/v2.0/token"))
             .respond_with(move |_: &Request| {
                 let number = count.fetch_add(1, Ordering::Relaxed) + 1;
-                let body = json!({"token_type": "Bearer", "expires_in": 3600, "access_token": format!("access-{number}")});
+                let body =
+                    json!({"token_type": "Bearer", "expires_in": 3600, "access_token": format!("access-{number}")});
                 ResponseTemplate::new(200).set_body_json(body)
             })
             .mount(&server)
@@ -372,7 +373,10 @@ async fn one_refusal_holds_back_all_callers() {
     let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1 }).await;
     let recorder = Arc::new(Recorder { clock: stage.clock.clone(), arrivals: Mutex::default() });
     let shared = recorder.clone();
-    Mock::given(path("/thing")).respond_with(move |request: &Request| shared.respond(request)).mount(&stage.server).await;
+    Mock::given(path("/thing"))
+        .respond_with(move |request: &Request| shared.respond(request))
+        .mount(&stage.server)
+        .await;
     let calls = (0..10).map(|_| {
         let (client, call) = (stage.client.clone(), stage.call(Effect::Write));
         tokio::spawn(async move { client.send(call).await })
@@ -454,7 +458,6 @@ async fn the_rate_is_kept() {
     assert!((Duration::from_secs(29)..=Duration::from_secs(31)).contains(&slept), "{slept:?}");
 }
 
-/// Answers slowly and counts how many requests are under way.
 #[tokio::test]
 async fn no_more_than_the_allowed_requests_are_under_way() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -673,12 +676,23 @@ async fn an_answer_that_is_too_large_is_cut_while_it_arrives() {
 
 #[tokio::test]
 async fn a_compressed_answer_is_read_and_its_real_size_counts() {
-    // 200 KiB of spaces and a pair of braces, and "{}", both compressed.
     let stage = Stage::new().await;
     let small = hex("1f8b0800000000000203abae050043bfa6a302000000");
     stage.answers(vec![status(200).insert_header("content-encoding", "gzip").set_body_bytes(small)]).await;
     let answer = stage.read().await.unwrap();
     assert_eq!(&answer.body[..], b"{}");
+
+    // 200 KiB of spaces, then "{}".
+    let stage = Stage::new().await;
+    let bomb = hex(concat!(
+        "1f8b0800000000000203edc1010d00000c02a02af674767f8f0f480000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "00000000000000000000000000000000000000000000000000f8a43b9ace3afe02200300",
+    ));
+    stage.answers(vec![status(200).insert_header("content-encoding", "gzip").set_body_bytes(bomb)]).await;
+    assert_eq!(stage.read().await.unwrap_err().fault, Fault::Malformed);
 }
 
 fn hex(text: &str) -> Vec<u8> {
@@ -802,7 +816,7 @@ async fn neither_tokens_nor_bodies_appear_in_what_is_printed() {
 }
 
 #[tokio::test]
-async fn a_time_out_is_matched_by_method_and_body_of_the_call() {
+async fn method_body_and_accepted_type_reach_the_service() {
     let stage = Stage::new().await;
     Mock::given(path("/thing"))
         .and(method("PATCH"))

@@ -120,9 +120,9 @@ impl Transport {
             }
             builder = builder.tls_certs_merge(roots);
         }
-        let client = builder.build().map_err(|error| {
-            SetupError::new(format!("the HTTP client cannot be built: {}", root_cause(&error)))
-        })?;
+        let client = builder
+            .build()
+            .map_err(|error| SetupError::new(format!("the HTTP client cannot be built: {}", root_cause(&error))))?;
         let body_bytes_max = usize::try_from(settings.response_bytes_max).unwrap_or(usize::MAX);
         Ok(Transport { client, base: base.clone(), body_bytes_max })
     }
@@ -215,7 +215,9 @@ pub fn check_base(base: &Url) -> Result<(), SetupError> {
     match base.scheme() {
         "https" => Ok(()),
         "http" if is_loopback(base) => Ok(()),
-        "http" => Err(SetupError::new(format!("{base} is plain http, which is for loopback addresses only; use https"))),
+        "http" => {
+            Err(SetupError::new(format!("{base} is plain http, which is for loopback addresses only; use https")))
+        }
         other => Err(SetupError::new(format!("{base}: the scheme {other} is not supported; use https"))),
     }
 }

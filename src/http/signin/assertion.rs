@@ -32,12 +32,7 @@ impl Identity {
     ///
     /// # Errors
     /// What is wrong and which command mends it; never any part of the key.
-    pub fn read(
-        key: &[u8],
-        certificate: &[u8],
-        key_place: &str,
-        certificate_place: &str,
-    ) -> Result<Self, String> {
+    pub fn read(key: &[u8], certificate: &[u8], key_place: &str, certificate_place: &str) -> Result<Self, String> {
         let key = read_key(key, key_place)?;
         let (certificate, not_after) = read_certificate(certificate, Some(&key), certificate_place)?;
         Ok(Identity { key, certificate, not_after })
@@ -83,9 +78,7 @@ fn read_key(text: &[u8], place: &str) -> Result<RsaKeyPair, String> {
         ));
     }
     if holds("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
-        return Err(format!(
-            "{place} is an encrypted key; decrypt it with: openssl pkcs8 -in {place} -out key.pem"
-        ));
+        return Err(format!("{place} is an encrypted key; decrypt it with: openssl pkcs8 -in {place} -out key.pem"));
     }
     if holds("-----BEGIN EC PRIVATE KEY-----") {
         return Err(format!("{place} is an elliptic-curve key; Entra ID needs an RSA key"));
@@ -161,10 +154,7 @@ pub mod tests {
         };
         let (header, claims) = message.split_once('.').expect("two parts");
         let thumbprint = ring::digest::digest(&ring::digest::SHA256, &identity.certificate);
-        assert_eq!(
-            part(header),
-            json!({"alg": "PS256", "typ": "JWT", "x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint)})
-        );
+        assert_eq!(part(header), json!({"alg": "PS256", "typ": "JWT", "x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint)}));
         let claims = part(claims);
         assert_eq!(claims["aud"], "https://login.example/token");
         assert_eq!((&claims["iss"], &claims["sub"]), (&json!("app"), &json!("app")));

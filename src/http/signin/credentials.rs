@@ -220,7 +220,8 @@ impl Credentials {
     }
 
     fn file(&self, name: &str, path: &Path) -> Result<Vec<u8>, String> {
-        read_limited(path).map_err(|reason| format!("{}.{name}: cannot read {}: {reason}", self.section, path.display()))
+        read_limited(path)
+            .map_err(|reason| format!("{}.{name}: cannot read {}: {reason}", self.section, path.display()))
     }
 
     fn secret_place(&self) -> String {
@@ -276,10 +277,10 @@ fn application(key: &impl Fn(&str) -> String, auth: &AuthSettings) -> Result<App
 
 fn seed(key: &impl Fn(&str) -> String, auth: &AuthSettings) -> Result<Option<SecretSource>, String> {
     match (&auth.refresh_token_file, &auth.refresh_token_credential) {
-        (Some(_), Some(_)) => Err(format!("{} and refresh_token_credential: give one of them", key("refresh_token_file"))),
-        (Some(path), None) => {
-            Ok(Some(SecretSource::new(key("refresh_token_file"), SecretOrigin::File(path.clone()))))
+        (Some(_), Some(_)) => {
+            Err(format!("{} and refresh_token_credential: give one of them", key("refresh_token_file")))
         }
+        (Some(path), None) => Ok(Some(SecretSource::new(key("refresh_token_file"), SecretOrigin::File(path.clone())))),
         (None, Some(name)) => {
             Ok(Some(SecretSource::new(key("refresh_token_credential"), SecretOrigin::Credential(name.clone()))))
         }

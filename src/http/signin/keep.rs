@@ -70,17 +70,17 @@ impl Seat {
         if !self.path.exists() {
             return Ok(None);
         }
-        let bytes = read_limited(&self.path).map_err(|reason| format!("cannot read {}: {reason}", self.path.display()))?;
+        let bytes =
+            read_limited(&self.path).map_err(|reason| format!("cannot read {}: {reason}", self.path.display()))?;
         match serde_json::from_slice::<OnDisk>(&bytes) {
             Ok(file) if file.format == FORMAT => Ok(Some(file.into())),
-            Ok(file) => {
-                Err(format!("{} has format {}, this program knows {FORMAT}", self.path.display(), file.format))
-            }
+            Ok(file) => Err(format!("{} has format {}, this program knows {FORMAT}", self.path.display(), file.format)),
             Err(_) => {
                 let aside = self.path.with_extension("damaged");
                 tracing::warn!(file = %self.path.display(), aside = %aside.display(), "the kept refresh token is damaged; moved aside");
-                std::fs::rename(&self.path, &aside)
-                    .map_err(|error| format!("{} is damaged and cannot be moved aside: {error}", self.path.display()))?;
+                std::fs::rename(&self.path, &aside).map_err(|error| {
+                    format!("{} is damaged and cannot be moved aside: {error}", self.path.display())
+                })?;
                 Ok(None)
             }
         }
@@ -131,7 +131,10 @@ impl Seat {
     }
 
     fn cannot_keep(&self, error: &std::io::Error) -> String {
-        format!("cannot keep the rotated refresh token in {}: {error}; make the directory writable", self.path.display())
+        format!(
+            "cannot keep the rotated refresh token in {}: {error}; make the directory writable",
+            self.path.display()
+        )
     }
 }
 

@@ -237,7 +237,9 @@ impl Tokens {
     async fn renew(&self) -> Result<Access, RemoteError> {
         let asked_at = self.clock.now();
         let granted = match self.credentials.grant {
-            Grant::ClientCredentials => self.ask(&grant::Grant::ClientCredentials).await.map_err(|no| self.error(no))?,
+            Grant::ClientCredentials => {
+                self.ask(&grant::Grant::ClientCredentials).await.map_err(|no| self.error(no))?
+            }
             Grant::Password => {
                 let (name, password) = self.credentials.user().map_err(|reason| self.local(reason))?;
                 self.ask(&grant::Grant::Password(name, &password)).await.map_err(|no| self.error(no))?
@@ -337,22 +339,24 @@ impl Tokens {
             if attempt >= self.settings.attempts_max || wait > self.settings.retry_after_wait_max.get() {
                 return Err(error);
             }
-            let delay =
-                retry::delay(attempt, self.settings.retry_delay.get(), self.settings.retry_delay_max.get());
+            let delay = retry::delay(attempt, self.settings.retry_delay.get(), self.settings.retry_delay_max.get());
             self.clock.sleep(wait.saturating_add(delay)).await;
             attempt += 1;
         }
     }
 
     fn error(&self, reason: NotAsked) -> RemoteError {
-        let unavailable = |message: String| {
-            RemoteError::new(self.side, OPERATION, Fault::Unavailable).with_message(message)
-        };
+        let unavailable =
+            |message: String| RemoteError::new(self.side, OPERATION, Fault::Unavailable).with_message(message);
         match reason {
             NotAsked::Local(reason) => self.local(reason),
             NotAsked::Malformed => unavailable("the sign-in service sent no token that can be used".to_owned()),
-            NotAsked::Lost(Lost::NotSent(cause)) => unavailable(format!("no connection to the sign-in service: {cause}")),
-            NotAsked::Lost(Lost::Broken(cause)) => unavailable(format!("the connection to the sign-in service broke: {cause}")),
+            NotAsked::Lost(Lost::NotSent(cause)) => {
+                unavailable(format!("no connection to the sign-in service: {cause}"))
+            }
+            NotAsked::Lost(Lost::Broken(cause)) => {
+                unavailable(format!("the connection to the sign-in service broke: {cause}"))
+            }
             NotAsked::Lost(Lost::TimedOut) => unavailable("no answer from the sign-in service in time".to_owned()),
             NotAsked::Lost(Lost::TooLarge(_)) => unavailable("the sign-in service's answer is too large".to_owned()),
             NotAsked::Lost(Lost::Forbidden(reason)) => self.local(reason),
