@@ -8,6 +8,7 @@ mod extract;
 mod key;
 mod layer;
 mod problem;
+pub mod secret;
 pub mod show;
 mod source;
 #[cfg(test)]
