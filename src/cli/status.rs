@@ -55,7 +55,7 @@ pub fn render(status: &Status, is_running: bool) -> String {
         words::instant(status.now)
     );
     if let Some(opening) = &status.opening {
-        block(&mut text, "Ledger", CARE, &[opening.clone()]);
+        block(&mut text, "Ledger", CARE, opening);
     }
     brakes(&mut text, &status.brakes, status.now);
     let _ = write!(text, "{}", table(facts(status)));
@@ -132,7 +132,7 @@ fn deals(status: &Status) -> String {
 fn brakes(text: &mut String, brakes: &[BrakeStatus], now: Timestamp) {
     for BrakeStatus { name, since, reason, digest: _, command } in brakes {
         let sentence = format!("{reason} (since {})", relative(*since, now));
-        block(text, &format!("Brake: {name}"), ALARM, &[sentence]);
+        block(text, &format!("Brake: {name}"), ALARM, &sentence);
         // Never wrapped: it is there to be copied.
         let _ = writeln!(text, "   {}", styled(command, TITLE));
     }
@@ -187,12 +187,10 @@ fn list(text: &mut String, title: &str, counts: &BTreeMap<String, u64>) {
     let _ = write!(text, "{}", table(rows));
 }
 
-fn block(text: &mut String, title: &str, style: Style, lines: &[String]) {
+fn block(text: &mut String, title: &str, style: Style, sentence: &str) {
     let _ = writeln!(text, "{}", styled(title, style));
     let mut table = bare();
-    for line in lines {
-        table.add_row([line]);
-    }
+    table.add_row([sentence]);
     let _ = write!(text, "{}", indented(&table));
 }
 
