@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use figment::error::{Actual, Kind};
 use figment::value::{Dict, Value};
 
-use super::Settings;
 use super::key::{KeyPath, is_secret_name};
 use super::layer::{Layers, Part};
-use super::problem::{Draft, Problems, Severity};
+use super::problem::{Draft, Origin, Problems, Severity};
+use super::{Settings, Sources};
 
 /// What came of reading the layers.
 pub(super) struct Extracted {
@@ -44,13 +44,16 @@ pub(super) fn extract(layers: &mut Layers) -> Extracted {
         if matches!(wrong.what, Kind::InvalidType(..)) && layers.guess(layer, &found) {
             continue;
         }
+        let key = layers.as_written(layer, &wrong.path);
         // Half a table is left when one of its keys was taken out: that has been said.
-        let is_aftermath = matches!(wrong.what, Kind::MissingField(_))
-            && reported.iter().any(|key: &KeyPath| key.is_within(&wrong.path) && *key != wrong.path);
+        let is_aftermath = match &wrong.what {
+            Kind::MissingField(name) => reported.contains(&key.child(name.as_ref())),
+            _ => reported.iter().any(|said: &KeyPath| said.is_within(&key) && *said != key),
+        };
         if !is_aftermath {
             drafts.push(describe(layers, layer, &wrong, &mut reported));
         }
-        reported.insert(wrong.path);
+        reported.insert(key);
         layers.remove(layer, &found);
     }
 }
@@ -84,7 +87,8 @@ fn odd_value(layers: &Layers, settings: &Settings) -> Option<Wrong> {
 
 fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTreeSet<KeyPath>) -> Draft {
     let mut part = Part::Value;
-    let mut key = wrong.path.clone();
+    let mut key = layers.as_written(layer, &wrong.path);
+    let place = layers.place_in(layer, &layers.owner(&wrong.path).1, part);
     let (message, remedy) = match &wrong.what {
         Kind::UnknownField(name, siblings) => {
             part = Part::Key;
@@ -97,6 +101,9 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
                 ("a secret does not belong into the configuration".to_owned(), secret_remedy(&nearest))
             } else {
                 let remedy = match (&nearest, siblings.is_empty()) {
+                    (Some(nearest), _) if matches!(place.origin, Origin::Environment { .. }) => {
+                        format!("did you mean `{nearest}` ({})?", variable(nearest))
+                    }
                     (Some(nearest), _) => format!("did you mean `{nearest}`?"),
                     (None, true) => "remove it".to_owned(),
                     (None, false) => format!("known here: {}", siblings.join(", ")),
@@ -106,8 +113,9 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
         }
         Kind::MissingField(name) => {
             part = Part::Key;
+            let remedy = format!("write `{name}` into `{key}`");
             key = key.child(name.as_ref());
-            ("missing".to_owned(), format!("write `{name}` into `{}`", wrong.path))
+            ("missing".to_owned(), remedy)
         }
         Kind::UnknownVariant(given, words) => {
             let nearest = words
@@ -122,21 +130,32 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
         }
         Kind::InvalidType(actual, expected) => (
             format!("expected {}, found {}", in_words(expected), kind_of(actual)),
-            format!("write {}", in_words(expected)),
+            write_as(&wrong.path, in_words(expected)),
         ),
         Kind::InvalidValue(_, expected) if is_type_name(expected) => {
-            ("the value does not fit".to_owned(), format!("write {}", in_words(expected)))
+            ("out of range".to_owned(), write_as(&wrong.path, in_words(expected)))
         }
         Kind::InvalidValue(_, reason) => (format!("the value is not valid: {reason}"), remedy_for(&wrong.path)),
         Kind::Message(text) if text.contains("untagged enum") => {
             ("expected text or a whole number".to_owned(), "write text or a whole number".to_owned())
         }
-        // Our own newtypes say what they expect and quote nothing; foreign ones may quote, and show in the snippet.
-        Kind::Message(text) if !wrong.path.is_secret() => (text.clone(), remedy_for(&wrong.path)),
+        // Our own newtypes quote examples only; a URL's reader quotes the URL behind a colon, password and all.
+        Kind::Message(text) if !wrong.path.is_secret() => {
+            let reason = text.split(": \"").next().unwrap_or_default();
+            (reason.to_owned(), remedy_for(&wrong.path))
+        }
         other => (kind_alone(other).to_owned(), remedy_for(&wrong.path)),
     };
-    let place = layers.place_in(layer, &layers.owner(&wrong.path).1, part);
+    let place = match part {
+        Part::Value => place,
+        Part::Key => layers.place_in(layer, &layers.owner(&wrong.path).1, part),
+    };
     Draft { severity: Severity::Error, key, message, remedy, place }
+}
+
+/// The environment variable that sets a key.
+fn variable(key: &KeyPath) -> String {
+    format!("{}{}", Sources::PREFIX, key.parts().join("__").to_uppercase())
 }
 
 fn secret_remedy(nearest: &Option<KeyPath>) -> String {
@@ -149,6 +168,14 @@ fn secret_remedy(nearest: &Option<KeyPath>) -> String {
     )
 }
 
+/// What to write instead, with the default as an example.
+fn write_as(path: &KeyPath, expected: &str) -> String {
+    match super::show::default_of(path).filter(|_| path.last().parse::<usize>().is_err()) {
+        Some(value) => format!("write {expected}, as in `{} = {value}`", path.last()),
+        None => format!("write {expected}"),
+    }
+}
+
 /// What to write instead, by the key's name.
 fn remedy_for(path: &KeyPath) -> String {
     match path.last() {
@@ -157,7 +184,10 @@ fn remedy_for(path: &KeyPath) -> String {
         }
         "listen" => "write address and port such as \"127.0.0.1:8787\"".to_owned(),
         "namespace" | "user" | "team" => "write a GUID".to_owned(),
-        _ => format!("see the comment on `{}` in `referrald config show --defaults`", path.last().escape_debug()),
+        _ => match super::show::default_of(path) {
+            Some(value) => format!("write it as in `{} = {value}`", path.last()),
+            None => "see the comment on it in `referrald config show --defaults`".to_owned(),
+        },
     }
 }
 
@@ -179,6 +209,12 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
             return Some(above.child(*place));
         }
     }
+    let known = known_keys();
+    // One underscore where the environment wants two.
+    let joined = path.parts().join("_").to_lowercase();
+    if let Some(same) = known.iter().find(|key| key.parts().join("_") == joined && *key != path) {
+        return Some(same.clone());
+    }
     let best = siblings
         .iter()
         .map(|sibling| (strsim::normalized_damerau_levenshtein(&name, sibling), sibling))
@@ -188,12 +224,10 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
     {
         return Some(above.child(*sibling));
     }
-    let known = known_keys();
     let mut elsewhere = known.iter().filter(|key| key.last() == name);
     if let (Some(only), None) = (elsewhere.next(), elsewhere.next()) {
         return Some(only.clone());
     }
-    let joined = path.parts().join("_").to_lowercase();
     known
         .iter()
         .map(|key| (strsim::normalized_damerau_levenshtein(&joined, &key.parts().join("_")), key))

@@ -43,6 +43,14 @@ pub(super) struct Document {
     pub(super) masks: Vec<Range<usize>>,
 }
 
+/// A file that is no TOML, where, and the parser's words, which may name a key.
+#[derive(Clone, Debug)]
+pub(super) struct Broken {
+    pub(super) document: Document,
+    pub(super) range: Range<usize>,
+    pub(super) reason: String,
+}
+
 #[derive(Clone, Debug)]
 struct Span {
     key: Range<usize>,
@@ -120,6 +128,11 @@ impl Layers {
 
     pub(super) fn is_built_in(&self, layer: usize) -> bool {
         self.0.get(layer).is_none_or(|layer| matches!(layer.content, Content::BuiltIn))
+    }
+
+    /// The path as its layer counts list items.
+    pub(super) fn as_written(&self, layer: usize, path: &KeyPath) -> KeyPath {
+        self.0.get(layer).map_or_else(|| path.clone(), |layer| layer.in_document(path))
     }
 
     /// Where a key stands: in the highest layer that has it.
@@ -248,15 +261,15 @@ impl Layer {
         Layer { content: Content::BuiltIn, ..layer }
     }
 
-    /// A file. The error is where and why it is no TOML; its message quotes nothing from the file.
-    pub(super) fn file(path: &Path, text: String) -> Result<Self, (Document, Range<usize>, String)> {
+    /// A file, if it is TOML.
+    pub(super) fn file(path: &Path, text: String) -> Result<Self, Box<Broken>> {
         let mut document = Document { path: path.to_owned(), text, spans: BTreeMap::new(), masks: Vec::new() };
         let parsed = match toml_edit::Document::parse(document.text.clone()) {
             Ok(parsed) => parsed,
             Err(error) => {
                 let end = document.text.len();
                 let range = error.span().unwrap_or(end..end);
-                return Err((document, range, error.message().to_owned()));
+                return Err(Box::new(Broken { document, range, reason: error.message().to_owned() }));
             }
         };
         let dict = document.table(parsed.as_table(), &KeyPath::default());
@@ -355,7 +368,6 @@ fn nest(all: &[Given]) -> Dict {
 }
 
 impl Document {
-    /// A file of which nothing could be read.
     pub(super) fn origin(&self, range: &Range<usize>) -> Origin {
         let (line, column) = self.line_and_column(range.start);
         Origin::File { path: self.path.clone(), line, column }
@@ -453,11 +465,11 @@ impl Document {
     }
 }
 
-/// Text that may be a secret although its key is in order: a password in a URL, or the secret itself where the name of
+/// Text that is not shown although its key is in order: a person's address, a password in a URL, or the secret itself where the name of
 /// its file belongs.
 fn looks_secret(name: &str, text: &str) -> bool {
     let names_a_secret_file = name.strip_suffix("_file").is_some_and(super::key::is_secret_name);
-    has_url_password(text) || (names_a_secret_file && !text.contains('/'))
+    name == "username" || has_url_password(text) || (names_a_secret_file && !text.contains('/'))
 }
 
 enum Inner<'a> {

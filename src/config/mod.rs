@@ -97,8 +97,8 @@ impl Settings {
         let has_broken_file = !drafts.is_empty();
         let mut extracted = extract::extract(&mut layers);
         drafts.append(&mut extracted.drafts);
-        // With a file missing the rules would mostly complain about what that file says.
-        if !has_broken_file {
+        // With a file or half the values missing the rules would mostly complain about what stands there.
+        if !has_broken_file && !extracted.is_cut {
             let settings = &extracted.settings;
             drafts.extend(check::check(settings, &layers, &sources.environment, &extracted.reported));
         }
