@@ -4,6 +4,7 @@
 //! again with whatever lies below; the types themselves stay the only description of what is allowed.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use figment::error::{Actual, Kind};
 use figment::value::{Dict, Value};
@@ -28,11 +29,15 @@ pub(super) fn extract(layers: &mut Layers) -> Extracted {
     let mut drafts = Vec::new();
     let mut reported = BTreeSet::new();
     loop {
-        let wrong = match layers.figment().extract::<Settings>() {
-            Err(error) => Wrong { path: KeyPath::new(error.path), what: error.kind },
-            Ok(settings) => match odd_value(layers, &settings) {
-                Some(wrong) => wrong,
-                None => return Extracted { settings, drafts, reported, is_cut: false },
+        let merged = layers.merged();
+        let wrong = match odd_value(&merged, defaults(), false) {
+            Some(wrong) => wrong,
+            None => match layers.figment().extract::<Settings>() {
+                Err(error) => Wrong { path: KeyPath::new(error.path), what: error.kind },
+                Ok(settings) => match serialized(&settings).and_then(|read| odd_value(&merged, &read, true)) {
+                    Some(wrong) => wrong,
+                    None => return Extracted { settings, drafts, reported, is_cut: false },
+                },
             },
         };
         if drafts.len() >= Problems::COUNT_MAX {
@@ -63,26 +68,49 @@ struct Wrong {
     what: Kind,
 }
 
-/// A number where a word belongs: figment reads it as the index of the word, and `writes = 2` must not mean "both".
-fn odd_value(layers: &Layers, settings: &Settings) -> Option<Wrong> {
-    fn compare(given: &Value, read: &Value, path: &KeyPath) -> Option<KeyPath> {
-        match (given, read) {
-            (Value::Dict(_, given), Value::Dict(_, read)) => {
-                given.iter().find_map(|(key, value)| compare(value, read.get(key)?, &path.child(key)))
+/// What serde takes and nobody means: a number for a word (its index: `writes = 2` must not mean "both"), and a list for
+/// a table (its keys by position), a table for a word. With `is_whole` also
+/// what was passed over in silence: the second of two alternatives.
+fn odd_value(given: &Dict, expected: &Dict, is_whole: bool) -> Option<Wrong> {
+    fn compare(given: &Value, expected: &Value, path: KeyPath, is_whole: bool) -> Option<Wrong> {
+        let (found, wanted) = match (given, expected) {
+            (Value::Dict(_, given), Value::Dict(_, expected)) => {
+                return given.iter().find_map(|(key, value)| match expected.get(key) {
+                    Some(expected) => compare(value, expected, path.child(key), is_whole),
+                    None if is_whole => {
+                        let what = "its neighbour says something else, and only one of them counts".to_owned();
+                        Some(Wrong { path: path.child(key), what: Kind::Message(what) })
+                    }
+                    None => None,
+                });
             }
-            (Value::Array(_, given), Value::Array(_, read)) => given
-                .iter()
-                .zip(read)
-                .enumerate()
-                .find_map(|(index, (value, read))| compare(value, read, &path.child(index.to_string()))),
-            (Value::Num(..), Value::String(..)) => Some(path.clone()),
-            _ => None,
-        }
+            (Value::Array(_, given), Value::Array(_, expected)) => {
+                let mut pairs = given.iter().zip(expected).enumerate();
+                return pairs
+                    .find_map(|(index, (value, read))| compare(value, read, path.child(index.to_string()), is_whole));
+            }
+            (Value::Num(_, number), Value::String(..)) => (number.to_actual(), "text"),
+            (Value::Dict(..), Value::String(..)) => (Actual::Map, "text"),
+            (Value::Array(..), Value::Dict(..)) => (Actual::Seq, "a map"),
+            _ => return None,
+        };
+        Some(Wrong { path, what: Kind::InvalidType(found, wanted.to_owned()) })
     }
-    let read = Value::serialize(settings).ok()?;
-    let given = Value::from(layers.merged());
-    let path = compare(&given, &read, &KeyPath::default())?;
-    Some(Wrong { path, what: Kind::InvalidType(Actual::Other("a number".to_owned()), "text".to_owned()) })
+    let top = KeyPath::default();
+    given.iter().find_map(|(key, value)| compare(value, expected.get(key)?, top.child(key), is_whole))
+}
+
+fn serialized(settings: &Settings) -> Option<Dict> {
+    match Value::serialize(settings).ok()? {
+        Value::Dict(_, dict) => Some(dict),
+        _ => None,
+    }
+}
+
+/// The defaults as values; keys without one are there and empty.
+fn defaults() -> &'static Dict {
+    static DEFAULTS: OnceLock<Dict> = OnceLock::new();
+    DEFAULTS.get_or_init(|| serialized(&Settings::defaults()).expect("settings are a table"))
 }
 
 fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTreeSet<KeyPath>) -> Draft {
@@ -142,6 +170,12 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
         // Our own newtypes quote examples only; a URL's reader quotes the URL behind a colon, password and all.
         Kind::Message(text) if !wrong.path.is_secret() => {
             let reason = text.split(": \"").next().unwrap_or_default();
+            let reason = match reason {
+                _ if reason.starts_with("UUID") => "this is no GUID",
+                _ if reason.contains("socket address") => "this is no address with a port",
+                _ if reason.contains("URL") => "this is no absolute URL",
+                _ => reason,
+            };
             (reason.to_owned(), remedy_for(&wrong.path))
         }
         other => (kind_alone(other).to_owned(), remedy_for(&wrong.path)),
@@ -182,8 +216,9 @@ fn remedy_for(path: &KeyPath) -> String {
         "url" | "base_url" | "webhook_api_url" | "authority" | "proxy" => {
             "write an absolute URL such as \"https://contoso.example\"".to_owned()
         }
+        "user" | "team" => "write { user = \"ID\" } or { team = \"ID\" }, the ID being a GUID".to_owned(),
         "listen" => "write address and port such as \"127.0.0.1:8787\"".to_owned(),
-        "namespace" | "user" | "team" => "write a GUID".to_owned(),
+        "namespace" => "write a GUID".to_owned(),
         _ => match super::show::default_of(path) {
             Some(value) => format!("write it as in `{} = {value}`", path.last()),
             None => "see the comment on it in `referrald config show --defaults`".to_owned(),
@@ -238,7 +273,7 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
 
 /// Every fixed key, with or without a default.
 pub(super) fn known_keys() -> &'static BTreeSet<KeyPath> {
-    static KNOWN: std::sync::OnceLock<BTreeSet<KeyPath>> = std::sync::OnceLock::new();
+    static KNOWN: OnceLock<BTreeSet<KeyPath>> = OnceLock::new();
     fn collect(dict: &Dict, above: &KeyPath, known: &mut BTreeSet<KeyPath>) {
         for (key, value) in dict {
             let path = above.child(key);
@@ -250,9 +285,7 @@ pub(super) fn known_keys() -> &'static BTreeSet<KeyPath> {
     }
     KNOWN.get_or_init(|| {
         let mut known = BTreeSet::new();
-        if let Ok(Value::Dict(_, dict)) = Value::serialize(Settings::defaults()) {
-            collect(&dict, &KeyPath::default(), &mut known);
-        }
+        collect(defaults(), &KeyPath::default(), &mut known);
         known
     })
 }
@@ -264,7 +297,7 @@ fn is_type_name(expected: &str) -> bool {
 /// serde's name of a type in words.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "a string" | "string" | "a path" | "path string" | "a formatted UUID string" | "socket address" => {
+        "text" | "a string" | "string" | "a path" | "path string" | "a formatted UUID string" | "socket address" => {
             "text in quotes"
         }
         "a boolean" => "true or false",

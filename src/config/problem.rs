@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::document::Document;
 use super::key::{KeyPath, is_secret_name};
-use super::layer::Document;
 
 /// Everything that was found, in the order of layers and lines. `Display` draws it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, thiserror::Error)]

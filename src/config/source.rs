@@ -5,9 +5,9 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::DEFAULTS;
+use super::document::Broken;
 use super::key::{KeyPath, is_secret_name};
-use super::layer::{Broken, Given, Layer, Layers, Place};
+use super::layer::{Given, Layer, Layers, Place};
 use super::problem::{Draft, Origin, Severity, Snippet};
 
 /// What the settings are read from, besides the compiled-in defaults.
@@ -59,7 +59,7 @@ impl Sources {
     pub(super) fn read(&self) -> (Layers, Vec<Draft>) {
         let mut layers = Layers::default();
         let mut drafts = Vec::new();
-        layers.push(Layer::built_in(DEFAULTS));
+        layers.push(Layer::built_in());
         for path in self.files(&mut drafts) {
             match read_file(&path) {
                 Ok(text) => push_file(&mut layers, &path, text, &mut drafts),

@@ -208,12 +208,16 @@ fn a_file_beyond_the_limit_or_of_foreign_bytes_is_refused() {
 }
 
 #[test]
-fn a_column_is_replaced_as_a_whole() {
+fn a_column_and_an_owner_are_replaced_as_a_whole() {
     let loaded = sound_with("[mapping.groups.topic.columns]\nsubject = { template = \"{{ name }}\" }\n")
         .load()
         .unwrap_or_else(|problems| panic!("{problems}"));
     let column = &loaded.settings.mapping.groups["topic"].columns["subject"];
     assert!(column.from.is_empty() && column.template.is_some());
+    let user = "77777777-7777-4888-8999-aaaaaaaaaaaa";
+    let loaded = sound_with(&format!("mapping.fallback_owner.user = \"{user}\"")).load();
+    let owner = loaded.unwrap_or_else(|problems| panic!("{problems}")).settings.mapping.fallback_owner;
+    assert_eq!(owner, Some(crate::model::Owner::User(user.parse().expect("a GUID"))));
 }
 
 #[test]

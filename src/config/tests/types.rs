@@ -70,7 +70,7 @@ columns.subject = { from = "/name", min = "low" }
       |            ^
       = help: write text in quotes, as in `identity = "derived"`
 
-    error: `dataverse.url`: relative URL without a base
+    error: `dataverse.url`: this is no absolute URL
      --> DIR/referrald.toml.d/50-test.toml:5:7
       |
     5 | url = "contoso"
@@ -84,7 +84,7 @@ columns.subject = { from = "/name", min = "low" }
       |                 ^^
       = help: write a whole number, 0 or more, as in `in_flight_max = 8`
 
-    error: `link.namespace`: UUID parsing failed: invalid character: found `z` at 0
+    error: `link.namespace`: this is no GUID
      --> DIR/referrald.toml.d/50-test.toml:8:13
       |
     8 | namespace = "zzz"
@@ -112,7 +112,7 @@ columns.subject = { from = "/name", min = "low" }
        |         ^^^^^^
        = help: write it as in `delay = "1m"`
 
-    error: `webhook.listen`: invalid socket address syntax
+    error: `webhook.listen`: this is no address with a port
       --> DIR/referrald.toml.d/50-test.toml:13:10
        |
     13 | listen = "8787"
@@ -126,12 +126,12 @@ columns.subject = { from = "/name", min = "low" }
        |           ^^^^^^^^^^^^^^^^^^
        = help: write `owner` into `mapping.owners.0`
 
-    error: `mapping.owners.1.owner.user`: UUID parsing failed: invalid character: found `n` at 0
+    error: `mapping.owners.1.owner.user`: this is no GUID
       --> DIR/referrald.toml.d/50-test.toml:15:50
        |
     15 | owners = [{ country = "DE" }, { owner = { user = "nobody" } }]
        |                                                  ^^^^^^^^
-       = help: write a GUID
+       = help: write { user = "ID" } or { team = "ID" }, the ID being a GUID
 
     error: `mapping.groups.mine.owner`: missing
       --> DIR/referrald.toml.d/50-test.toml:16:17
@@ -198,6 +198,45 @@ fn the_drawing_keeps_to_its_width() {
         assert!(line.chars().count() <= Problems::WIDTH, "{line}");
     }
     assert!(drawn.contains("^^^"), "{drawn}");
+}
+
+#[test]
+fn odd_shapes_are_named_where_they_stand() {
+    for (text, key, words) in [
+        ("[[dataverse]]\nurl = 'x'", "dataverse", "a table, found a list"),
+        ("retry = [\"1m\", \"6h\", 8]", "retry", "a table, found a list"),
+        (
+            "mapping.groups.topic.columns.subject = [[\"/name\"]]",
+            "mapping.groups.topic.columns.subject",
+            "a table, found a list",
+        ),
+        ("writes.off = true", "writes", ""),
+        ("[partner_center]\nauth = 5", "partner_center.auth", "a table, found a whole number"),
+        ("[mapping]\nowners = \"me\"", "mapping.owners", "a list"),
+        ("[mapping.tables]\nsize = { a = 1.5 }", "mapping.tables.size.a", "text or a whole number"),
+        ("[status.codes]\n8 = \"losst\"", "status.codes.8", "did you mean \"lost\""),
+        ("[mapping.groups.mine]\ncolumns = {}", "mapping.groups.mine.owner", "write `owner` into"),
+        ("[mapping]\nfallback_owner = { queue = \"x\" }", "mapping.fallback_owner.queue", "user"),
+        ("[mapping]\nfallback_owner = {}", "mapping.fallback_owner", ""),
+        (
+            "mapping.fallback_owner.team = \"66666666-7777-4888-8999-aaaaaaaaaaaa\"\nmapping.fallback_owner.user = \"66666666-7777-4888-8999-aaaaaaaaaaaa\"",
+            "mapping.fallback_owner.user",
+            "only one",
+        ),
+        ("[brakes]\nclosings_per_hour = 1.5", "brakes.closings_per_hour", "a number with a fraction"),
+        ("[retry]\nattempts_max = 70000", "retry.attempts_max", "out of range"),
+        ("[scope]\ntypes = [[\"Shared\"]]", "scope.types.0", "text in quotes, found a list"),
+    ] {
+        check(text, Severity::Error, key, words);
+    }
+    let place = sound().variable(
+        "REFERRALD_MAPPING__OWNERS",
+        "[{country=\"DE\",owner={team=\"bad\"}},{country=\"Germany\",owner={team=\"66666666-7777-4888-8999-aaaaaaaaaaaa\"}}]",
+    );
+    check_place(&place, Severity::Error, "mapping.owners.0.owner.team", "GUID");
+    let place = sound_with("[brakes]\nclosings_per_hour = \"a\"");
+    place.put("referrald.toml.d/60-later.toml", "[brakes]\nclosings_per_hour = \"b\"");
+    assert_eq!(place.found().error_count(), 2, "what lies below a wrong value is looked at as well");
 }
 
 #[test]
