@@ -236,3 +236,10 @@ fn shown_settings_read_back_the_same() {
     assert_eq!(origins["origins"]["retry.delay"]["kind"], "built_in");
     assert_eq!(origins["origins"]["http.user_agent"]["line"], 2);
 }
+
+#[test]
+fn a_named_file_goes_before_the_usual_one() {
+    let sources = Sources::from_process(Some("/nowhere/referrald.toml".into()));
+    assert_eq!(sources.file.as_deref(), Some(std::path::Path::new("/nowhere/referrald.toml")));
+    assert!(sources.flags.is_empty() && sources.environment.contains_key("PATH"));
+}
