@@ -4,14 +4,15 @@
 //! again with whatever lies below; the types themselves stay the only description of what is allowed.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use figment::error::{Actual, Kind};
 use figment::value::{Dict, Value};
 
-use super::Settings;
 use super::key::{KeyPath, is_secret_name};
 use super::layer::{Layers, Part};
-use super::problem::{Draft, Problems, Severity};
+use super::problem::{Draft, Origin, Problems, Severity};
+use super::{Settings, Sources};
 
 /// What came of reading the layers.
 pub(super) struct Extracted {
@@ -28,11 +29,15 @@ pub(super) fn extract(layers: &mut Layers) -> Extracted {
     let mut drafts = Vec::new();
     let mut reported = BTreeSet::new();
     loop {
-        let wrong = match layers.figment().extract::<Settings>() {
-            Err(error) => Wrong { path: KeyPath::new(error.path), what: error.kind },
-            Ok(settings) => match odd_value(layers, &settings) {
-                Some(wrong) => wrong,
-                None => return Extracted { settings, drafts, reported, is_cut: false },
+        let merged = layers.merged();
+        let wrong = match odd_value(&merged, defaults(), false) {
+            Some(wrong) => wrong,
+            None => match layers.figment().extract::<Settings>() {
+                Err(error) => Wrong { path: KeyPath::new(error.path), what: error.kind },
+                Ok(settings) => match serialized(&settings).and_then(|read| odd_value(&merged, &read, true)) {
+                    Some(wrong) => wrong,
+                    None => return Extracted { settings, drafts, reported, is_cut: false },
+                },
             },
         };
         if drafts.len() >= Problems::COUNT_MAX {
@@ -40,17 +45,24 @@ pub(super) fn extract(layers: &mut Layers) -> Extracted {
             return Extracted { settings: Settings::defaults(), drafts, reported, is_cut: true };
         }
         let (layer, found) = layers.owner(&wrong.path);
-        assert!(!layers.is_built_in(layer), "config/default.toml fits the settings, a test reads it: {}", wrong.path);
+        if layers.is_built_in(layer) {
+            // Nothing of the operator's is left to take out. A test makes sure that the defaults are sound by themselves.
+            drafts.push(describe(layers, layer, &wrong, &mut reported));
+            return Extracted { settings: Settings::defaults(), drafts, reported, is_cut: true };
+        }
         if matches!(wrong.what, Kind::InvalidType(..)) && layers.guess(layer, &found) {
             continue;
         }
+        let key = layers.as_written(layer, &wrong.path);
         // Half a table is left when one of its keys was taken out: that has been said.
-        let is_aftermath = matches!(wrong.what, Kind::MissingField(_))
-            && reported.iter().any(|key: &KeyPath| key.is_within(&wrong.path) && *key != wrong.path);
+        let is_aftermath = match &wrong.what {
+            Kind::MissingField(name) => reported.contains(&key.child(name.as_ref())),
+            _ => reported.iter().any(|said: &KeyPath| said.is_within(&key) && *said != key),
+        };
         if !is_aftermath {
             drafts.push(describe(layers, layer, &wrong, &mut reported));
         }
-        reported.insert(wrong.path);
+        reported.insert(key);
         layers.remove(layer, &found);
     }
 }
@@ -60,31 +72,55 @@ struct Wrong {
     what: Kind,
 }
 
-/// A number where a word belongs: figment reads it as the index of the word, and `writes = 2` must not mean "both".
-fn odd_value(layers: &Layers, settings: &Settings) -> Option<Wrong> {
-    fn compare(given: &Value, read: &Value, path: &KeyPath) -> Option<KeyPath> {
-        match (given, read) {
-            (Value::Dict(_, given), Value::Dict(_, read)) => {
-                given.iter().find_map(|(key, value)| compare(value, read.get(key)?, &path.child(key)))
+/// What serde takes and nobody means: a number for a word (its index: `writes = 2` must not mean "both"), and a list for
+/// a table (its keys by position), a table for a word. With `is_whole` also
+/// what was passed over in silence: the second of two alternatives.
+fn odd_value(given: &Dict, expected: &Dict, is_whole: bool) -> Option<Wrong> {
+    fn compare(given: &Value, expected: &Value, path: KeyPath, is_whole: bool) -> Option<Wrong> {
+        let (found, wanted) = match (given, expected) {
+            (Value::Dict(_, given), Value::Dict(_, expected)) => {
+                return given.iter().find_map(|(key, value)| match expected.get(key) {
+                    Some(expected) => compare(value, expected, path.child(key), is_whole),
+                    None if is_whole => {
+                        let what = "its neighbour says something else, and only one of them counts".to_owned();
+                        Some(Wrong { path: path.child(key), what: Kind::Message(what) })
+                    }
+                    None => None,
+                });
             }
-            (Value::Array(_, given), Value::Array(_, read)) => given
-                .iter()
-                .zip(read)
-                .enumerate()
-                .find_map(|(index, (value, read))| compare(value, read, &path.child(index.to_string()))),
-            (Value::Num(..), Value::String(..)) => Some(path.clone()),
-            _ => None,
-        }
+            (Value::Array(_, given), Value::Array(_, expected)) => {
+                let mut pairs = given.iter().zip(expected).enumerate();
+                return pairs
+                    .find_map(|(index, (value, read))| compare(value, read, path.child(index.to_string()), is_whole));
+            }
+            (Value::Num(_, number), Value::String(..)) => (number.to_actual(), "text"),
+            (Value::Dict(..), Value::String(..)) => (Actual::Map, "text"),
+            (Value::Array(..), Value::Dict(..)) => (Actual::Seq, "a map"),
+            _ => return None,
+        };
+        Some(Wrong { path, what: Kind::InvalidType(found, wanted.to_owned()) })
     }
-    let read = Value::serialize(settings).ok()?;
-    let given = Value::from(layers.merged());
-    let path = compare(&given, &read, &KeyPath::default())?;
-    Some(Wrong { path, what: Kind::InvalidType(Actual::Other("a number".to_owned()), "text".to_owned()) })
+    let top = KeyPath::default();
+    given.iter().find_map(|(key, value)| compare(value, expected.get(key)?, top.child(key), is_whole))
+}
+
+fn serialized(settings: &Settings) -> Option<Dict> {
+    match Value::serialize(settings).ok()? {
+        Value::Dict(_, dict) => Some(dict),
+        _ => None,
+    }
+}
+
+/// The defaults as values; keys without one are there and empty.
+fn defaults() -> &'static Dict {
+    static DEFAULTS: OnceLock<Dict> = OnceLock::new();
+    DEFAULTS.get_or_init(|| serialized(&Settings::defaults()).expect("settings are a table"))
 }
 
 fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTreeSet<KeyPath>) -> Draft {
     let mut part = Part::Value;
-    let mut key = wrong.path.clone();
+    let mut key = layers.as_written(layer, &wrong.path);
+    let place = layers.place_in(layer, &layers.owner(&wrong.path).1, part);
     let (message, remedy) = match &wrong.what {
         Kind::UnknownField(name, siblings) => {
             part = Part::Key;
@@ -97,6 +133,9 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
                 ("a secret does not belong into the configuration".to_owned(), secret_remedy(&nearest))
             } else {
                 let remedy = match (&nearest, siblings.is_empty()) {
+                    (Some(nearest), _) if matches!(place.origin, Origin::Environment { .. }) => {
+                        format!("did you mean `{nearest}` ({})?", variable(nearest))
+                    }
                     (Some(nearest), _) => format!("did you mean `{nearest}`?"),
                     (None, true) => "remove it".to_owned(),
                     (None, false) => format!("known here: {}", siblings.join(", ")),
@@ -106,8 +145,9 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
         }
         Kind::MissingField(name) => {
             part = Part::Key;
+            let remedy = format!("write `{name}` into `{key}`");
             key = key.child(name.as_ref());
-            ("missing".to_owned(), format!("write `{name}` into `{}`", wrong.path))
+            ("missing".to_owned(), remedy)
         }
         Kind::UnknownVariant(given, words) => {
             let nearest = words
@@ -122,21 +162,38 @@ fn describe(layers: &mut Layers, layer: usize, wrong: &Wrong, reported: &mut BTr
         }
         Kind::InvalidType(actual, expected) => (
             format!("expected {}, found {}", in_words(expected), kind_of(actual)),
-            format!("write {}", in_words(expected)),
+            write_as(&wrong.path, in_words(expected)),
         ),
         Kind::InvalidValue(_, expected) if is_type_name(expected) => {
-            ("the value does not fit".to_owned(), format!("write {}", in_words(expected)))
+            ("out of range".to_owned(), write_as(&wrong.path, in_words(expected)))
         }
         Kind::InvalidValue(_, reason) => (format!("the value is not valid: {reason}"), remedy_for(&wrong.path)),
         Kind::Message(text) if text.contains("untagged enum") => {
             ("expected text or a whole number".to_owned(), "write text or a whole number".to_owned())
         }
-        // Our own newtypes say what they expect and quote nothing; foreign ones may quote, and show in the snippet.
-        Kind::Message(text) if !wrong.path.is_secret() => (text.clone(), remedy_for(&wrong.path)),
+        // Our own newtypes quote examples only; a URL's reader quotes the URL behind a colon, password and all.
+        Kind::Message(text) if !wrong.path.is_secret() => {
+            let reason = text.split(": \"").next().unwrap_or_default();
+            let reason = match reason {
+                _ if reason.starts_with("UUID") => "this is no GUID",
+                _ if reason.contains("socket address") => "this is no address with a port",
+                _ if reason.contains("URL") => "this is no absolute URL",
+                _ => reason,
+            };
+            (reason.to_owned(), remedy_for(&wrong.path))
+        }
         other => (kind_alone(other).to_owned(), remedy_for(&wrong.path)),
     };
-    let place = layers.place_in(layer, &layers.owner(&wrong.path).1, part);
+    let place = match part {
+        Part::Value => place,
+        Part::Key => layers.place_in(layer, &layers.owner(&wrong.path).1, part),
+    };
     Draft { severity: Severity::Error, key, message, remedy, place }
+}
+
+/// The environment variable that sets a key.
+fn variable(key: &KeyPath) -> String {
+    format!("{}{}", Sources::PREFIX, key.parts().join("__").to_uppercase())
 }
 
 fn secret_remedy(nearest: &Option<KeyPath>) -> String {
@@ -149,15 +206,27 @@ fn secret_remedy(nearest: &Option<KeyPath>) -> String {
     )
 }
 
+/// What to write instead, with the default as an example.
+fn write_as(path: &KeyPath, expected: &str) -> String {
+    match super::show::default_of(path).filter(|_| path.last().parse::<usize>().is_err()) {
+        Some(value) => format!("write {expected}, as in `{} = {value}`", path.last()),
+        None => format!("write {expected}"),
+    }
+}
+
 /// What to write instead, by the key's name.
 fn remedy_for(path: &KeyPath) -> String {
     match path.last() {
         "url" | "base_url" | "webhook_api_url" | "authority" | "proxy" => {
             "write an absolute URL such as \"https://contoso.example\"".to_owned()
         }
+        "user" | "team" => "write { user = \"ID\" } or { team = \"ID\" }, the ID being a GUID".to_owned(),
         "listen" => "write address and port such as \"127.0.0.1:8787\"".to_owned(),
-        "namespace" | "user" | "team" => "write a GUID".to_owned(),
-        _ => format!("see the comment on `{}` in `referrald config show --defaults`", path.last().escape_debug()),
+        "namespace" => "write a GUID".to_owned(),
+        _ => match super::show::default_of(path) {
+            Some(value) => format!("write it as in `{} = {value}`", path.last()),
+            None => "see the comment on it in `referrald config show --defaults`".to_owned(),
+        },
     }
 }
 
@@ -179,6 +248,12 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
             return Some(above.child(*place));
         }
     }
+    let known = known_keys();
+    // One underscore where the environment wants two.
+    let joined = path.parts().join("_").to_lowercase();
+    if let Some(same) = known.iter().find(|key| key.parts().join("_") == joined && *key != path) {
+        return Some(same.clone());
+    }
     let best = siblings
         .iter()
         .map(|sibling| (strsim::normalized_damerau_levenshtein(&name, sibling), sibling))
@@ -188,12 +263,10 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
     {
         return Some(above.child(*sibling));
     }
-    let known = known_keys();
     let mut elsewhere = known.iter().filter(|key| key.last() == name);
     if let (Some(only), None) = (elsewhere.next(), elsewhere.next()) {
         return Some(only.clone());
     }
-    let joined = path.parts().join("_").to_lowercase();
     known
         .iter()
         .map(|key| (strsim::normalized_damerau_levenshtein(&joined, &key.parts().join("_")), key))
@@ -204,7 +277,7 @@ fn nearest(path: &KeyPath, siblings: &[&str]) -> Option<KeyPath> {
 
 /// Every fixed key, with or without a default.
 pub(super) fn known_keys() -> &'static BTreeSet<KeyPath> {
-    static KNOWN: std::sync::OnceLock<BTreeSet<KeyPath>> = std::sync::OnceLock::new();
+    static KNOWN: OnceLock<BTreeSet<KeyPath>> = OnceLock::new();
     fn collect(dict: &Dict, above: &KeyPath, known: &mut BTreeSet<KeyPath>) {
         for (key, value) in dict {
             let path = above.child(key);
@@ -216,9 +289,7 @@ pub(super) fn known_keys() -> &'static BTreeSet<KeyPath> {
     }
     KNOWN.get_or_init(|| {
         let mut known = BTreeSet::new();
-        if let Ok(Value::Dict(_, dict)) = Value::serialize(Settings::defaults()) {
-            collect(&dict, &KeyPath::default(), &mut known);
-        }
+        collect(defaults(), &KeyPath::default(), &mut known);
         known
     })
 }
@@ -230,7 +301,7 @@ fn is_type_name(expected: &str) -> bool {
 /// serde's name of a type in words.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "a string" | "string" | "a path" | "path string" | "a formatted UUID string" | "socket address" => {
+        "text" | "a string" | "string" | "a path" | "path string" | "a formatted UUID string" | "socket address" => {
             "text in quotes"
         }
         "a boolean" => "true or false",

@@ -4,13 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use figment::value::{Dict, Value};
 use figment::{Figment, Metadata, Profile, Provider};
-use toml_edit::{Array, Item, TableLike};
+use toml_edit::Item;
 
-use super::key::{KeyPath, has_url_password};
+use super::document::{self, Broken, Document};
+use super::key::KeyPath;
 use super::problem::{Origin, Snippet};
 
 /// All layers, the lowest first.
@@ -31,22 +33,6 @@ enum Content {
     BuiltIn,
     File(Document),
     Given(Vec<Given>),
-}
-
-/// A parsed file: its text, and where each key and value stands.
-#[derive(Clone, Debug)]
-pub(super) struct Document {
-    pub(super) path: PathBuf,
-    pub(super) text: String,
-    spans: BTreeMap<KeyPath, Span>,
-    /// Bytes that are never shown.
-    pub(super) masks: Vec<Range<usize>>,
-}
-
-#[derive(Clone, Debug)]
-struct Span {
-    key: Range<usize>,
-    value: Range<usize>,
 }
 
 /// One value from the environment or a flag: text, whose type nobody wrote down.
@@ -120,6 +106,11 @@ impl Layers {
 
     pub(super) fn is_built_in(&self, layer: usize) -> bool {
         self.0.get(layer).is_none_or(|layer| matches!(layer.content, Content::BuiltIn))
+    }
+
+    /// The path as its layer counts list items.
+    pub(super) fn as_written(&self, layer: usize, path: &KeyPath) -> KeyPath {
+        self.0.get(layer).map_or_else(|| path.clone(), |layer| layer.in_document(path))
     }
 
     /// Where a key stands: in the highest layer that has it.
@@ -204,35 +195,20 @@ impl Layers {
         let Some(layer) = self.0.get_mut(layer) else { return };
         let original = layer.in_document(path);
         if let Content::File(document) = &mut layer.content {
-            let below = document.spans.iter().filter(|(key, _)| key.is_within(&original));
-            document.masks.extend(below.map(|(_, span)| span.value.clone()).collect::<Vec<_>>());
+            document.mask(&original);
         }
     }
 
-    /// A mapping column and a group's write-backs are replaced as a whole: a `template` in the file must not meet the
-    /// built-in `from` of the same column. Single keys from the environment and flags are merged.
-    pub(super) fn replace_whole_columns(&mut self) {
+    /// Some tables mean something only as a whole: a `template` in the file must not meet the built-in `from` of the same
+    /// column, nor a user the team of a file below. Single keys from the environment and flags are merged.
+    pub(super) fn replace_whole_tables(&mut self) {
         for upper in (1..self.0.len()).rev() {
             if matches!(self.0[upper].content, Content::Given(_)) {
                 continue;
             }
-            let Some(Value::Dict(_, groups)) = find(&self.0[upper].dict, &["mapping".to_owned(), "groups".to_owned()])
-            else {
-                continue;
-            };
-            let mut replaced = Vec::new();
-            for (name, group) in groups {
-                let group_path = KeyPath::from("mapping.groups").child(name);
-                let Value::Dict(_, group) = group else { continue };
-                if group.contains_key("write_back") {
-                    replaced.push(group_path.child("write_back"));
-                }
-                if let Some(Value::Dict(_, columns)) = group.get("columns") {
-                    replaced.extend(columns.keys().map(|column| group_path.child("columns").child(column)));
-                }
-            }
+            let whole = whole_tables(&self.0[upper].dict);
             for lower in 0..upper {
-                for path in &replaced {
+                for path in &whole {
                     self.remove(lower, path);
                 }
             }
@@ -240,26 +216,43 @@ impl Layers {
     }
 }
 
+/// The tables of a layer that replace what lies below: mapping columns, the write-backs of a group, the fallback owner.
+fn whole_tables(dict: &Dict) -> Vec<KeyPath> {
+    let mapping = KeyPath::from("mapping");
+    let Some(Value::Dict(_, dict)) = dict.get("mapping") else { return Vec::new() };
+    let mut whole = Vec::new();
+    if dict.contains_key("fallback_owner") {
+        whole.push(mapping.child("fallback_owner"));
+    }
+    let Some(Value::Dict(_, groups)) = dict.get("groups") else { return whole };
+    for (name, group) in groups {
+        let path = mapping.child("groups").child(name);
+        let Value::Dict(_, group) = group else { continue };
+        if group.contains_key("write_back") {
+            whole.push(path.child("write_back"));
+        }
+        if let Some(Value::Dict(_, columns)) = group.get("columns") {
+            whole.extend(columns.keys().map(|column| path.child("columns").child(column)));
+        }
+    }
+    whole
+}
+
 impl Layer {
     /// The compiled-in defaults. They are ours: a defect in them is a defect of the program.
-    pub(super) fn built_in(text: &str) -> Self {
-        let layer = Layer::file(Path::new("default.toml"), text.to_owned()).ok();
-        let layer = layer.expect("config/default.toml is valid TOML, a test reads it");
-        Layer { content: Content::BuiltIn, ..layer }
+    pub(super) fn built_in() -> Self {
+        static BUILT_IN: OnceLock<Layer> = OnceLock::new();
+        let read = || {
+            let layer = Layer::file(Path::new("default.toml"), super::DEFAULTS.to_owned()).ok();
+            let layer = layer.expect("config/default.toml is valid TOML, a test reads it");
+            Layer { content: Content::BuiltIn, ..layer }
+        };
+        BUILT_IN.get_or_init(read).clone()
     }
 
-    /// A file. The error is where and why it is no TOML; its message quotes nothing from the file.
-    pub(super) fn file(path: &Path, text: String) -> Result<Self, (Document, Range<usize>, String)> {
-        let mut document = Document { path: path.to_owned(), text, spans: BTreeMap::new(), masks: Vec::new() };
-        let parsed = match toml_edit::Document::parse(document.text.clone()) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let end = document.text.len();
-                let range = error.span().unwrap_or(end..end);
-                return Err((document, range, error.message().to_owned()));
-            }
-        };
-        let dict = document.table(parsed.as_table(), &KeyPath::default());
+    /// A file, if it is TOML.
+    pub(super) fn file(path: &Path, text: String) -> Result<Self, Box<Broken>> {
+        let (document, dict) = Document::parse(path, text)?;
         Ok(Layer { content: Content::File(document), dict, holes: BTreeMap::new() })
     }
 
@@ -328,8 +321,7 @@ impl Given {
 /// The text as a TOML value, if it is one.
 fn guessed(text: &str) -> Option<Value> {
     let value: toml_edit::Value = text.trim().parse().ok()?;
-    let mut nowhere = Document { path: PathBuf::new(), text: String::new(), spans: BTreeMap::new(), masks: Vec::new() };
-    nowhere.item(&Item::Value(value), &KeyPath::default())
+    document::value_of(&Item::Value(value))
 }
 
 /// Given values as nested tables. A value at a place where another wants a table wins: it is the one to complain about.
@@ -352,112 +344,6 @@ fn nest(all: &[Given]) -> Dict {
         insert(&mut top, given.path.parts(), given.value());
     }
     top
-}
-
-impl Document {
-    /// A file of which nothing could be read.
-    pub(super) fn origin(&self, range: &Range<usize>) -> Origin {
-        let (line, column) = self.line_and_column(range.start);
-        Origin::File { path: self.path.clone(), line, column }
-    }
-
-    /// Both counted from 1, the column in characters.
-    pub(super) fn line_and_column(&self, offset: usize) -> (usize, usize) {
-        let mut offset = offset.min(self.text.len());
-        while !self.text.is_char_boundary(offset) {
-            offset -= 1;
-        }
-        let before = &self.text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
-
-    fn range(&self, path: &KeyPath, part: Part) -> Range<usize> {
-        let mut path = path.clone();
-        loop {
-            if let Some(span) = self.spans.get(&path) {
-                return match part {
-                    Part::Key => span.key.clone(),
-                    Part::Value => span.value.clone(),
-                };
-            }
-            match path.parent() {
-                Some(above) => path = above,
-                None => return 0..0,
-            }
-        }
-    }
-
-    fn table(&mut self, table: &dyn TableLike, path: &KeyPath) -> Dict {
-        let mut dict = Dict::new();
-        for (name, item) in table.iter() {
-            let path = path.child(name);
-            let key = table.key(name).and_then(toml_edit::Key::span);
-            let value = match item {
-                // A table's own span is its header, or everything between its braces: the key says it better.
-                Item::Table(_) | Item::ArrayOfTables(_) | Item::None => None,
-                Item::Value(value) => value.span(),
-            };
-            let key = key.or_else(|| item.span()).unwrap_or(0..0);
-            let value = value.unwrap_or_else(|| key.clone());
-            let is_masked = path.is_secret() || item.as_str().is_some_and(|text| looks_secret(name, text));
-            if is_masked {
-                self.masks.push(value.clone());
-            }
-            self.spans.insert(path.clone(), Span { key, value });
-            if let Some(value) = self.item(item, &path) {
-                dict.insert(name.to_owned(), value);
-            }
-        }
-        dict
-    }
-
-    fn item(&mut self, item: &Item, path: &KeyPath) -> Option<Value> {
-        Some(match item {
-            Item::None => return None,
-            Item::Table(table) => Value::from(self.table(table, path)),
-            Item::ArrayOfTables(tables) => {
-                let mut items = Vec::new();
-                for (index, table) in tables.iter().enumerate() {
-                    let path = path.child(index.to_string());
-                    if let Some(span) = table.span() {
-                        self.spans.insert(path.clone(), Span { key: span.clone(), value: span });
-                    }
-                    items.push(Value::from(self.table(table, &path)));
-                }
-                Value::from(items)
-            }
-            Item::Value(toml_edit::Value::String(text)) => Value::from(text.value().clone()),
-            Item::Value(toml_edit::Value::Integer(number)) => Value::from(*number.value()),
-            Item::Value(toml_edit::Value::Float(number)) => Value::from(*number.value()),
-            Item::Value(toml_edit::Value::Boolean(flag)) => Value::from(*flag.value()),
-            Item::Value(toml_edit::Value::Datetime(instant)) => Value::from(instant.value().to_string()),
-            Item::Value(toml_edit::Value::Array(array)) => Value::from(self.array(array, path)),
-            Item::Value(toml_edit::Value::InlineTable(table)) => Value::from(self.table(table, path)),
-        })
-    }
-
-    fn array(&mut self, array: &Array, path: &KeyPath) -> Vec<Value> {
-        let mut items = Vec::new();
-        for (index, value) in array.iter().enumerate() {
-            let path = path.child(index.to_string());
-            if let Some(span) = value.span() {
-                if value.as_str().is_some_and(has_url_password) {
-                    self.masks.push(span.clone());
-                }
-                self.spans.insert(path.clone(), Span { key: span.clone(), value: span });
-            }
-            items.extend(self.item(&Item::Value(value.clone()), &path));
-        }
-        items
-    }
-}
-
-/// Text that may be a secret although its key is in order: a password in a URL, or the secret itself where the name of
-/// its file belongs.
-fn looks_secret(name: &str, text: &str) -> bool {
-    let names_a_secret_file = name.strip_suffix("_file").is_some_and(super::key::is_secret_name);
-    has_url_password(text) || (names_a_secret_file && !text.contains('/'))
 }
 
 enum Inner<'a> {

@@ -3,6 +3,7 @@
 //! Each module owns its settings type, `Settings` only gathers them. All problems are found in one run.
 
 mod check;
+mod document;
 mod duration;
 mod extract;
 mod key;
@@ -94,12 +95,12 @@ impl Settings {
     /// Reads all layers and checks them. The error holds every problem found, warnings included.
     pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         let (mut layers, mut drafts) = sources.read();
-        layers.replace_whole_columns();
+        layers.replace_whole_tables();
         let has_broken_file = !drafts.is_empty();
         let mut extracted = extract::extract(&mut layers);
         drafts.append(&mut extracted.drafts);
-        // With a file missing the rules would mostly complain about what that file says.
-        if !has_broken_file {
+        // With a file or half the values missing the rules would mostly complain about what stands there.
+        if !has_broken_file && !extracted.is_cut {
             let settings = &extracted.settings;
             drafts.extend(check::check(settings, &layers, &sources.environment, &extracted.reported));
         }
@@ -113,7 +114,7 @@ impl Settings {
     /// The compiled-in defaults alone: nothing is written, no service is named.
     pub fn defaults() -> Settings {
         let mut layers = layer::Layers::default();
-        layers.push(layer::Layer::built_in(DEFAULTS));
+        layers.push(layer::Layer::built_in());
         layers.figment().extract().expect("config/default.toml fits the settings, a test reads it")
     }
 }

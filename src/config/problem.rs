@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::document::Document;
 use super::key::{KeyPath, is_secret_name};
-use super::layer::Document;
 
 /// Everything that was found, in the order of layers and lines. `Display` draws it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, thiserror::Error)]
@@ -212,7 +212,26 @@ impl Snippet {
             let names = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-'));
             names.into_iter().any(is_secret_name) || super::key::has_url_password(line)
         });
-        if is_suspect { None } else { Snippet::of(document, range) }
+        if is_suspect {
+            return None;
+        }
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line = &text[line_start..line_end];
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.[] ".contains(c);
+        let mut document = document.clone();
+        match line.split_once('=') {
+            Some((head, _)) => {
+                let name = head.trim().rsplit('.').next().unwrap_or_default();
+                let is_known = super::extract::known_keys().iter().any(|key| key.last() == name);
+                if !is_known {
+                    document.masks.push(line_start + head.len() + 1..line_end);
+                }
+            }
+            // A header; anything else may be the middle of a text.
+            None if line.starts_with('[') && line.trim_end().chars().all(is_plain) => {}
+            None => return None,
+        }
+        Snippet::of(&document, range)
     }
 
     /// As much of the line as fits, with the part in question in it.
@@ -236,13 +255,26 @@ fn floor(text: &str, offset: usize) -> usize {
     offset
 }
 
+/// A word in pieces that fit.
+fn pieces(word: &str, length: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = word;
+    while let Some((end, _)) = rest.char_indices().nth(length.max(1)) {
+        let (piece, more) = rest.split_at(end);
+        pieces.push(piece);
+        rest = more;
+    }
+    pieces.push(rest);
+    pieces
+}
+
 /// Writes words under `WIDTH` columns; further lines are indented like the first.
 fn wrap(f: &mut fmt::Formatter<'_>, lead: &str, words: &str) -> fmt::Result {
     let indent = lead.chars().count();
     let mut column = indent;
     let mut is_first = true;
     f.write_str(lead)?;
-    for word in words.split_whitespace() {
+    for word in words.split_whitespace().flat_map(|word| pieces(word, Problems::WIDTH - indent)) {
         let length = word.chars().count();
         if !is_first && column + 1 + length > Problems::WIDTH {
             write!(f, "\n{:indent$}", "")?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 use figment::value::{Dict, Num, Value};
 
@@ -52,6 +53,15 @@ fn collect_origins(
     }
 }
 
+/// The default of one key as TOML, where it is a plain value.
+pub(super) fn default_of(path: &KeyPath) -> Option<String> {
+    static VALUES: OnceLock<Dict> = OnceLock::new();
+    match super::layer::find(VALUES.get_or_init(|| values(&Settings::defaults())), path.parts())? {
+        Value::Dict(..) => None,
+        value => Some(toml(value).to_string()),
+    }
+}
+
 /// All values that are set, secrets hidden.
 fn values(settings: &Settings) -> Dict {
     let serialized = Value::serialize(settings).expect("settings are plain data");
@@ -77,8 +87,7 @@ fn clean(value: Value, path: &KeyPath) -> Option<Value> {
             let items = items.into_iter().enumerate();
             Value::Array(tag, items.filter_map(|(index, value)| clean(value, &path.child(index.to_string()))).collect())
         }
-        Value::String(tag, text) if path.is_secret() || has_url_password(&text) => {
-            let _ = text;
+        Value::String(tag, ref text) if path.is_secret() || has_url_password(text) => {
             Value::String(tag, HIDDEN.to_owned())
         }
         Value::String(..) | Value::Char(..) | Value::Bool(..) | Value::Num(..) => value,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::DEFAULTS;
+use super::document::Broken;
 use super::key::{KeyPath, is_secret_name};
 use super::layer::{Given, Layer, Layers, Place};
 use super::problem::{Draft, Origin, Severity, Snippet};
@@ -39,6 +39,8 @@ impl Sources {
     pub const CONTROL_VARIABLES: [&str; 2] = ["REFERRALD_CONFIG", "REFERRALD_LOG"];
     /// Largest configuration file, in bytes.
     pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+    /// Parts of a key from the environment or a flag at most; the rest is cut, which makes it an unknown key.
+    pub const KEY_PARTS_MAX: usize = 16;
     /// Drop-ins at most.
     pub const DROP_INS_MAX: usize = 100;
 
@@ -57,7 +59,7 @@ impl Sources {
     pub(super) fn read(&self) -> (Layers, Vec<Draft>) {
         let mut layers = Layers::default();
         let mut drafts = Vec::new();
-        layers.push(Layer::built_in(DEFAULTS));
+        layers.push(Layer::built_in());
         for path in self.files(&mut drafts) {
             match read_file(&path) {
                 Ok(text) => push_file(&mut layers, &path, text, &mut drafts),
@@ -72,7 +74,7 @@ impl Sources {
         let variables = self.environment.iter().filter_map(|(name, value)| {
             let key = name.strip_prefix(Self::PREFIX)?;
             let is_setting = !named.contains(name.as_str()) && !Self::CONTROL_VARIABLES.contains(&name.as_str());
-            let parts = key.to_lowercase().split("__").map(str::to_owned).collect();
+            let parts = key.to_lowercase().split("__").take(Self::KEY_PARTS_MAX).map(str::to_owned).collect();
             let origin = Origin::Environment { variable: name.clone() };
             is_setting.then(|| Given::new(KeyPath::new(parts), value.clone(), origin))
         });
@@ -82,7 +84,10 @@ impl Sources {
         for (key, value) in &self.flags {
             let origin = Origin::Flag { flag: format!("--set {key}") };
             match KeyPath::parse(key) {
-                Ok(path) => given.push(Given::new(path, value.clone(), origin)),
+                Ok(path) => {
+                    let parts = path.parts().iter().take(Self::KEY_PARTS_MAX).cloned().collect();
+                    given.push(Given::new(KeyPath::new(parts), value.clone(), origin));
+                }
                 Err(reason) => drafts.push(Draft {
                     severity: Severity::Error,
                     key: KeyPath::default(),
@@ -131,7 +136,8 @@ impl Sources {
 fn push_file(layers: &mut Layers, path: &Path, text: String, drafts: &mut Vec<Draft>) {
     match Layer::file(path, text) {
         Ok(layer) => layers.push(layer),
-        Err((document, range, reason)) => {
+        Err(broken) => {
+            let Broken { document, range, reason } = *broken;
             let snippet = Snippet::of_broken(&document, &range);
             drafts.push(Draft {
                 severity: Severity::Error,

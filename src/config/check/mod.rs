@@ -53,10 +53,11 @@ impl Rules<'_> {
     }
 
     fn find(&mut self, severity: Severity, key: KeyPath, message: String, remedy: String) {
+        let mut place = self.layers.place(&key, Part::Value);
+        let key = self.layers.as_written(place.layer, &key);
         if self.reported.iter().any(|said| key.is_within(said) || said.is_within(&key)) {
             return;
         }
-        let mut place = self.layers.place(&key, Part::Value);
         if place.origin == Origin::BuiltIn && severity == Severity::Error {
             // A default is never wrong by itself: something that was set asks for more.
             place = self.layers.place(&KeyPath::from("writes"), Part::Value);

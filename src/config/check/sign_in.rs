@@ -110,7 +110,7 @@ impl Rules<'_> {
                 );
             } else if !is_word {
                 self.error(key, "this is no id", "write a GUID, as in \"11111111-2222-4333-8444-555555555555\"");
-            } else if !is_guid && !(is_tenant && value.contains('.')) {
+            } else if !(is_guid || is_tenant && value.contains('.')) {
                 self.warning(key, "this does not look like an id", "a GUID is expected here");
             }
         }
