@@ -66,10 +66,13 @@ impl Rules<'_> {
                 let key = key.child("columns").child(column);
                 self.column_name(key.clone(), column);
                 if let Some(other) = writers.insert(column, name) {
-                    self.error(
-                        key.clone(),
-                        format!("the group `{other}` writes this column as well"),
-                        "keep one of them; enabled = false switches a built-in group off",
+                    let rest = ["columns", column.as_str()];
+                    self.taken_twice(
+                        name,
+                        other,
+                        rest,
+                        "the same column",
+                        "; enabled = false switches a built-in group off",
                     );
                 }
                 self.expression(&key, expression);
@@ -150,9 +153,21 @@ impl Rules<'_> {
                 );
             }
             if let Some(other) = paths.insert(path, name) {
-                self.error(key, format!("the group `{other}` writes this path as well"), "keep one of them");
+                self.taken_twice(name, other, ["write_back", column.as_str()], "the same referral path", "");
             }
         }
+    }
+
+    /// Two groups want one thing: blames the one that the operator wrote.
+    fn taken_twice(&mut self, name: &str, other: &str, rest: [&str; 2], what: &str, more: &str) {
+        let key = |group: &str| KeyPath::from("mapping.groups").child(group).child(rest[0]).child(rest[1]);
+        let is_built_in = self.layers.is_built_in(self.layers.owner(&key(name)).0);
+        let (blamed, other) = if is_built_in { (other, name) } else { (name, other) };
+        self.error(
+            key(blamed),
+            format!("the groups `{blamed}` and `{other}` write {what}"),
+            format!("keep one of them{more}"),
+        );
     }
 
     fn owners(&mut self) {

@@ -209,10 +209,13 @@ fn a_file_beyond_the_limit_or_of_foreign_bytes_is_refused() {
 
 #[test]
 fn a_column_and_an_owner_are_replaced_as_a_whole() {
-    let loaded = sound_with("[mapping.groups.topic.columns]\nsubject = { template = \"{{ name }}\" }\n")
-        .load()
-        .unwrap_or_else(|problems| panic!("{problems}"));
-    let column = &loaded.settings.mapping.groups["topic"].columns["subject"];
+    let place = sound_with("mapping.groups.mine.columns.new_test = { template = \"{{ name }}\" }\n");
+    place.put(
+        "referrald.toml.d/10-below.toml",
+        "[mapping.groups.mine]\nowner = \"crm\"\ncolumns.new_test = { from = [\"/name\"] }\n",
+    );
+    let loaded = place.load().unwrap_or_else(|problems| panic!("{problems}"));
+    let column = &loaded.settings.mapping.groups["mine"].columns["new_test"];
     assert!(column.from.is_empty() && column.template.is_some());
     let user = "77777777-7777-4888-8999-aaaaaaaaaaaa";
     let loaded = sound_with(&format!("mapping.fallback_owner.user = \"{user}\"")).load();

@@ -255,25 +255,26 @@ fn mapping_rules() {
     let key = |rest: &str| format!("mapping.groups.mine.{rest}");
     for (text, place, words) in [
         ("columns = {}", "", "no columns"),
-        ("columns.jobtitle = { }", "columns.jobtitle", "one of `from`"),
-        ("columns.jobtitle = { from = [\"/a\"], value = 1 }", "columns.jobtitle", "more than one"),
-        ("columns.jobtitle = { from = [\"a/b\"] }", "columns.jobtitle.from.0", "JSON pointer"),
-        ("columns.jobtitle = { template = \"{% if %}\" }", "columns.jobtitle.template", "does not parse"),
-        ("columns.jobtitle = { value = \"x\", table = \"none\" }", "columns.jobtitle.table", "no such value table"),
-        ("columns.JobTitle = { value = \"x\" }", "columns.JobTitle", "lower case"),
+        ("columns.new_test = { }", "columns.new_test", "one of `from`"),
+        ("columns.new_test = { from = [\"/a\"], value = 1 }", "columns.new_test", "more than one"),
+        ("columns.new_test = { from = [\"a/b\"] }", "columns.new_test.from.0", "JSON pointer"),
+        ("columns.new_test = { template = \"{% if %}\" }", "columns.new_test.template", "does not parse"),
+        ("columns.new_test = { value = \"x\", table = \"none\" }", "columns.new_test.table", "no such value table"),
+        ("columns.New_Test = { value = \"x\" }", "columns.New_Test", "lower case"),
         ("columns.statuscode = { value = 1 }", "columns.statuscode", "not for a mapping"),
-        ("columns.subject = { value = \"x\" }", "columns.subject", "`mine`"),
         (
-            "columns.jobtitle = { value = \"x\" }\nwrite_back.jobtitle = \"/name\"",
-            "write_back.jobtitle",
+            "columns.new_test = { value = \"x\" }\nwrite_back.new_test = \"/name\"",
+            "write_back.new_test",
             "does not take",
         ),
-        ("columns.jobtitle = { value = \"x\" }\nwrite_back.jobtitle = \"/status\"", "write_back.jobtitle", "own rules"),
-        ("columns.jobtitle = { value = \"x\" }\nwrite_back.fax = \"/campaignId\"", "write_back.fax", "no such column"),
+        ("columns.new_test = { value = \"x\" }\nwrite_back.new_test = \"/status\"", "write_back.new_test", "own rules"),
+        (
+            "columns.new_test = { value = \"x\" }\nwrite_back.new_fax = \"/campaignId\"",
+            "write_back.new_fax",
+            "no such column",
+        ),
     ] {
         let place = if place.is_empty() { "mapping.groups.mine".to_owned() } else { key(place) };
-        // Of two groups that write one column the later in order is named.
-        let place = if text.contains("subject") { "mapping.groups.topic.columns.subject".to_owned() } else { place };
         check(&group(text), Severity::Error, &place, words);
     }
     check("[mapping]\non_consent_withdrawn = \"mark\"", Severity::Error, "mapping.on_consent_withdrawn", "column");
@@ -282,8 +283,11 @@ fn mapping_rules() {
     let without_owner = sound();
     without_owner.drop_last("fallback_owner");
     check_place(&without_owner, Severity::Warning, "mapping.owners", "invisible to sellers");
-    let off = sound_with(
-        "[mapping.groups.topic]\nenabled = false\n[mapping.groups.mine]\nowner = \"crm\"\ncolumns.subject = { value = \"x\" }\n",
-    );
-    assert_eq!(off.found(), Problems::default(), "a built-in group can be switched off");
+    let column = "owner = \"crm\"\ncolumns.new_test = { value = \"x\" }\n";
+    let twice = format!("[mapping.groups.one]\n{column}[mapping.groups.two]\n{column}");
+    check(&twice, Severity::Error, "mapping.groups.two.columns.new_test", "`one`");
+    let subject = "[mapping.groups.a]\nowner = \"crm\"\ncolumns.subject = { value = \"x\" }\n";
+    check(subject, Severity::Error, "mapping.groups.a.columns.subject", "built-in group");
+    let off = sound_with(&format!("{twice}enabled = false\n"));
+    assert_eq!(off.found(), Problems::default(), "a group can be switched off");
 }

@@ -171,7 +171,12 @@ fn unknown_keys_come_with_the_nearest_known_one() {
     check("[brakes]\nclosing_per_hour = 3", Severity::Error, "brakes.closing_per_hour", "`brakes.closings_per_hour`");
     check("closings_per_hour = 3", Severity::Error, "closings_per_hour", "`brakes.closings_per_hour`");
     check("[dataverze]\nurl = 'x'", Severity::Error, "dataverze", "`dataverse`");
-    check("[mapping.groups.topic]\nowners = 'crm'", Severity::Error, "mapping.groups.topic.owners", "topic.owner`");
+    check(
+        "[mapping.groups.mine]\nowner = 'crm'\nenable = true\ncolumns.new_test = { value = 'x' }",
+        Severity::Error,
+        "mapping.groups.mine.enable",
+        "mine.enabled`",
+    );
     check("quite_different = 1", Severity::Error, "quite_different", "known here: writes");
 }
 
@@ -206,8 +211,8 @@ fn odd_shapes_are_named_where_they_stand() {
         ("[[dataverse]]\nurl = 'x'", "dataverse", "a table, found a list"),
         ("retry = [\"1m\", \"6h\", 8]", "retry", "a table, found a list"),
         (
-            "mapping.groups.topic.columns.subject = [[\"/name\"]]",
-            "mapping.groups.topic.columns.subject",
+            "[mapping.groups.mine]\nowner = \"crm\"\ncolumns.new_test = [[\"/name\"]]",
+            "mapping.groups.mine.columns.new_test",
             "a table, found a list",
         ),
         ("writes.off = true", "writes", ""),
