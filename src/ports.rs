@@ -265,6 +265,9 @@ pub trait StateStore: Send + Sync {
     /// The known referrals that were updated last (by `referral_updated`), newest first, at most `limit` (≤ 100).
     fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError>;
 
+    /// New referrals whose deadline is not later than `until`, the next deadline first, at most `limit`.
+    fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, StoreError>;
+
     /// What is remembered besides entries.
     fn memo(&self) -> Result<Memo, StoreError>;
 

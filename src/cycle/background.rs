@@ -48,6 +48,10 @@ impl Pass<'_> {
         if self.memo.swept.is_none() && self.memo.sweep.is_none() {
             self.memo.is_sweep_due = true;
         }
+        if self.setup.is_sweep_asked {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+            self.memo.lead_reading.get_or_insert(None);
+        }
         if !self.setup.is_first {
             return Ok(());
         }

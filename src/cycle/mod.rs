@@ -63,6 +63,10 @@ pub struct Setup {
     pub requests_per_day: (u64, u64),
     /// This is the first pass of this process.
     pub is_first: bool,
+    /// The schedule (or a person) asked for a sweep.
+    pub is_sweep_asked: bool,
+    /// Why nothing may be written, for a reason outside this pass.
+    pub stopped: Option<String>,
     /// Who we are in the CRM, when that was read just now: checked against the stamp in the ledger.
     pub identity: Option<crate::ports::CrmIdentity>,
 }
@@ -130,7 +134,7 @@ impl<'a> Pass<'a> {
         setup.policy.crm_user = memo.crm_user;
         setup.policy.organization.clone_from(&memo.partner_organization);
         setup.policy.ignores_delays = mode == Mode::Write(Budget::Unlimited);
-        let mut stopped = None;
+        let mut stopped = setup.stopped.clone();
         if decisions.is_suspended {
             stopped = Some("writing is suspended by an operator; `referrald resume` goes on".to_owned());
         }
@@ -352,7 +356,7 @@ impl<'a> Pass<'a> {
 }
 
 /// The longest closed window that a pass without a work budget waits out.
-const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+pub const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Hops followed from a merged lead to its master.
 const MERGE_HOPS_MAX: usize = 10;

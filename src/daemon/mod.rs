@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod pulse;
+pub mod reconciler;
 pub mod settings;
 pub mod status;
 mod story;
@@ -21,6 +22,7 @@ use crate::trigger::Bell;
 
 pub use engine::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 pub use pulse::Pulse;
+pub use reconciler::Reconciler;
 pub use settings::DaemonSettings;
 pub use status::Status;
 

@@ -14,6 +14,8 @@ pub(super) struct Marks {
     pub(super) due: Option<Timestamp>,
     /// Last known update of the referral.
     pub(super) updated: Option<Timestamp>,
+    /// When it expires unanswered.
+    pub(super) deadline: Option<Timestamp>,
 }
 
 impl Marks {
@@ -27,8 +29,15 @@ impl Marks {
             | Standing::ClosedUnlinked
             | Standing::LeadGone => entry.link.as_ref().map(|link| link.lead),
         };
-        Marks { lead, due: entry.look_at, updated: entry.referral_updated }
+        let is_waiting = is_unanswered(entry);
+        let deadline = entry.deadline.filter(|_| is_waiting);
+        Marks { lead, due: entry.look_at, updated: entry.referral_updated, deadline }
     }
+}
+
+/// It is New, in scope and waits for our answer.
+fn is_unanswered(entry: &Entry) -> bool {
+    entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope
 }
 
 /// What changes in the counters when entries come and go. Causes are kept apart, as there may be many.
@@ -65,7 +74,7 @@ impl Tally {
         for bit in (0..32u8).filter(|bit| entry.holds & (1 << bit) != 0) {
             *self.holds.entry(bit).or_default() += by;
         }
-        if entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope {
+        if is_unanswered(entry) {
             self.unanswered += by;
         }
         match &entry.trouble {

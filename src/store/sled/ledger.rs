@@ -6,6 +6,7 @@
 //! | leads   | lead, referral                     | –                        |
 //! | due     | instant, referral                  | –                        |
 //! | newest  | instant, referral                  | –                        |
+//! | deadlines | instant, referral                | –                        |
 //! | intents | commit, position, referral         | intended action          |
 //! | history | referral, commit, position         | line                     |
 //! | causes  | cause                              | number of dead letters   |
@@ -44,6 +45,7 @@ pub(super) struct Ledger {
     pub(super) leads: Tree,
     pub(super) due: Tree,
     pub(super) newest: Tree,
+    pub(super) deadlines: Tree,
     pub(super) intents: Tree,
     pub(super) history: Tree,
     pub(super) causes: Tree,
@@ -123,6 +125,7 @@ impl Ledger {
             leads: tree("leads")?,
             due: tree("due")?,
             newest: tree("newest")?,
+            deadlines: tree("deadlines")?,
             intents: tree("intents")?,
             history: tree("history")?,
             causes: tree("causes")?,
@@ -181,29 +184,31 @@ impl Ledger {
             &self.leads,
             &self.due,
             &self.newest,
+            &self.deadlines,
             &self.intents,
             &self.history,
             &self.causes,
             &self.shapes_kept,
             &self.meta,
         );
-        let done = trees.transaction(|(entries, leads, due, newest, intents, history, causes, shapes, meta)| {
-            let tally = self.write_entries(&staged, Indices { entries, leads, due, newest })?;
-            for (key, value) in &staged.others.intents {
-                put(intents, key, value.as_deref())?;
-            }
-            for (key, value) in &staged.others.history {
-                put(history, key, value.as_deref())?;
-            }
-            for (key, value) in &staged.others.shapes {
-                put(shapes, key, Some(value))?;
-            }
-            write_counts(&tally, staged.others.intended_by, causes, meta)?;
-            if let Some(memo) = &staged.others.memo {
-                put(meta, b"memo", Some(memo))?;
-            }
-            put(meta, b"commit", Some(&commit.to_be_bytes()))
-        });
+        let done =
+            trees.transaction(|(entries, leads, due, newest, deadlines, intents, history, causes, shapes, meta)| {
+                let tally = self.write_entries(&staged, Indices { entries, leads, due, newest, deadlines })?;
+                for (key, value) in &staged.others.intents {
+                    put(intents, key, value.as_deref())?;
+                }
+                for (key, value) in &staged.others.history {
+                    put(history, key, value.as_deref())?;
+                }
+                for (key, value) in &staged.others.shapes {
+                    put(shapes, key, Some(value))?;
+                }
+                write_counts(&tally, staged.others.intended_by, causes, meta)?;
+                if let Some(memo) = &staged.others.memo {
+                    put(meta, b"memo", Some(memo))?;
+                }
+                put(meta, b"commit", Some(&commit.to_be_bytes()))
+            });
         done.map_err(from_transaction)?;
         self.shapes.write().unwrap_or_else(PoisonError::into_inner).all_saved();
         self.committed.store(commit, Ordering::Release);
@@ -339,6 +344,7 @@ struct Indices<'a> {
     leads: &'a TransactionalTree,
     due: &'a TransactionalTree,
     newest: &'a TransactionalTree,
+    deadlines: &'a TransactionalTree,
 }
 
 impl Indices<'_> {
@@ -347,7 +353,8 @@ impl Indices<'_> {
         let instant_key = |instant| instant_key(instant, id);
         move_mark(self.leads, before.lead.map(lead_key), after.lead.map(lead_key))?;
         move_mark(self.due, before.due.map(instant_key), after.due.map(instant_key))?;
-        move_mark(self.newest, before.updated.map(instant_key), after.updated.map(instant_key))
+        move_mark(self.newest, before.updated.map(instant_key), after.updated.map(instant_key))?;
+        move_mark(self.deadlines, before.deadline.map(instant_key), after.deadline.map(instant_key))
     }
 }
 

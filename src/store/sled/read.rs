@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use ::sled::IVec;
 
-use super::codec::{Failure, array_at, join, referral_at, sortable, unseal};
+use super::codec::{Failure, array_at, join, referral_at, sortable, unseal, unsortable};
 use super::entry;
 use super::failure::from_sled;
 use super::ledger::{Ledger, LineV1, TallyV1};
@@ -56,6 +56,18 @@ impl Ledger {
     pub(super) fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, Failure> {
         let newest = self.newest.iter().keys().rev().take(limit.min(NEWEST_MAX));
         newest.map(|key| referral_at("a newest line", &key.map_err(|error| from_sled(&error))?, 8)).collect()
+    }
+
+    /// Deadlines of unanswered referrals up to an instant, the next first.
+    pub(super) fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, Failure> {
+        let end = join(&[&sortable(until), &[0xff; 17]]);
+        let lines = self.deadlines.range::<&[u8], _>(..=&end[..]).keys().take(limit);
+        lines
+            .map(|key| {
+                let key = key.map_err(|error| from_sled(&error))?;
+                Ok((referral_at("a deadline", &key, 8)?, unsortable(array_at("a deadline", &key, 0)?)))
+            })
+            .collect()
     }
 
     /// The memo.

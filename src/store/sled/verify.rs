@@ -23,7 +23,7 @@ pub(super) fn verify(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
         return verify_some(ledger, entries_max);
     }
     let mut tally = Tally::default();
-    let mut marks = [0u64; 3];
+    let mut marks = [0u64; 4];
     for item in ledger.entries.iter() {
         let (key, value) = item.map_err(|error| from_sled(&error))?;
         let id = referral_at("an entry", &key, 0)?;
@@ -40,7 +40,7 @@ pub(super) fn verify(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
             counted.entries, kept.entries
         )));
     }
-    for (tree, expected) in [&ledger.leads, &ledger.due, &ledger.newest].into_iter().zip(marks) {
+    for (tree, expected) in [&ledger.leads, &ledger.due, &ledger.newest, &ledger.deadlines].into_iter().zip(marks) {
         let mut found = 0;
         for key in tree.iter().keys() {
             key.map_err(|error| from_sled(&error))?;
@@ -62,15 +62,16 @@ fn verify_some(ledger: &Ledger, entries_max: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Which of the three indices an entry has a line in. A missing line is damage.
-fn marks_found(ledger: &Ledger, id: ReferralId, entry: &Entry) -> Result<[bool; 3], Failure> {
+/// Which of the four indices an entry has a line in. A missing line is damage.
+fn marks_found(ledger: &Ledger, id: ReferralId, entry: &Entry) -> Result<[bool; 4], Failure> {
     let marks = Marks::of(entry);
     let keys = [
         (&ledger.leads, marks.lead.map(|lead| lead_key(lead, id))),
         (&ledger.due, marks.due.map(|due| instant_key(due, id))),
         (&ledger.newest, marks.updated.map(|updated| instant_key(updated, id))),
+        (&ledger.deadlines, marks.deadline.map(|deadline| instant_key(deadline, id))),
     ];
-    let mut found = [false; 3];
+    let mut found = [false; 4];
     for ((tree, key), found) in keys.into_iter().zip(&mut found) {
         let Some(key) = key else { continue };
         if !tree.contains_key(key).map_err(|error| from_sled(&error))? {
