@@ -70,6 +70,8 @@ pub struct Limiter {
 }
 
 impl Limiter {
+    /// A limiter with nothing under way.
+    ///
     /// # Errors
     /// When a limit is zero.
     pub fn new(limits: LimitSettings, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
