@@ -393,6 +393,17 @@ async fn one_refusal_holds_back_all_callers() {
 }
 
 #[tokio::test]
+async fn callers_who_stood_in_line_when_the_service_closed_do_not_send() {
+    let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1 }).await;
+    let long = status(429).insert_header("retry-after", "600");
+    stage.answers(vec![ok(), ok(), long, ok()]).await;
+    let calls = (0..10).map(|_| stage.client.send(stage.call(Effect::Write)));
+    let results = futures_util::future::join_all(calls).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
+    assert_eq!((stage.seen().await.len(), stage.client.requests_sent()), (3, 3));
+}
+
+#[tokio::test]
 async fn the_call_that_met_a_long_window_tells_the_whole_story() {
     let stage = Stage::new().await;
     stage.answers(vec![status(429).insert_header("retry-after", "600").insert_header("request-id", "r-7")]).await;
