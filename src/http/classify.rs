@@ -6,12 +6,14 @@
 //! | no connection                          | again           | again             |
 //! | time-out, broken, cut off              | again           | unknown, at once  |
 //! | success larger than allowed            | malformed       | malformed, unknown|
-//! | 429, 503 with `Retry-After`, throttled | wait            | wait              |
+//! | 429, 503 with `Retry-After`, throttled | close, again    | close, again      |
 //! | server fault                           | again           | unknown, at once  |
 //! | server fault that did nothing          | again           | again             |
 //! | token refused                          | renew once      | renew once        |
 //! | redirect                               | unavailable     | unknown           |
 //! | anything else                          | final           | final             |
+//!
+//! Any 5xx that names a `Retry-After` closes the service as well, whatever becomes of the call.
 
 use std::time::Duration;
 
@@ -28,25 +30,33 @@ const THROTTLED_WAIT: Duration = Duration::from_secs(30);
 /// Longest request id that is kept.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
-/// What to do after an attempt.
+/// What an attempt means for the call and for the service.
+pub struct Judged {
+    /// What to do with the call.
+    pub verdict: Verdict,
+    /// What it says about the whole service.
+    pub closing: Option<Closing>,
+}
+
+/// What to do with a call after an attempt.
 pub enum Verdict {
     /// It worked.
     Done(Answer),
     /// Try again after a pause; the failure to report if that was the last attempt.
     Again(RemoteError),
-    /// Close the service for so long, then try again.
-    Wait {
-        /// From now.
-        window: Duration,
-        /// Too many requests at once.
-        is_concurrency: bool,
-        /// The failure to report; its end of the window is filled in from the gate.
-        error: RemoteError,
-    },
     /// Renew the token once and try again; the failure if it was the second time.
     Renew(RemoteError),
     /// Report it.
     Final(RemoteError),
+}
+
+/// The service wants to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// From now.
+    pub window: Duration,
+    /// There were too many requests at once.
+    pub is_concurrency: bool,
 }
 
 /// Decides what one attempt means (see the table above).
@@ -56,13 +66,13 @@ pub fn classify(
     effect: Effect,
     result: Result<Response, Lost>,
     now: Timestamp,
-) -> Verdict {
+) -> Judged {
     let error = |fault, message: String| RemoteError::new(dialect.side(), operation, fault).with_message(message);
-    match result {
+    let verdict = match result {
         Ok(response) if response.status.is_success() || response.status == StatusCode::NOT_MODIFIED => {
             Verdict::Done(answer(response))
         }
-        Ok(response) => refusal(dialect, operation, effect, &response, now),
+        Ok(response) => return refusal(dialect, operation, effect, &response, now),
         Err(Lost::NotSent(cause)) => Verdict::Again(error(Fault::Unavailable, format!("no connection: {cause}"))),
         Err(Lost::Forbidden(reason)) => Verdict::Final(error(Fault::Refused, reason)),
         Err(Lost::TimedOut) => unclear(effect, error(Fault::Unavailable, "no answer in time".to_owned())),
@@ -74,7 +84,8 @@ pub fn classify(
             is_outcome_unknown: effect == Effect::Write,
             ..error(Fault::Malformed, "the answer is larger than http.response_bytes_max allows".to_owned())
         }),
-    }
+    };
+    Judged { verdict, closing: None }
 }
 
 fn refusal(
@@ -83,7 +94,7 @@ fn refusal(
     effect: Effect,
     response: &Response,
     now: Timestamp,
-) -> Verdict {
+) -> Judged {
     let Response { status, headers, body } = response;
     let refusal = dialect.classify(*status, headers, body);
     let error = |fault| RemoteError {
@@ -93,40 +104,43 @@ fn refusal(
         request_id: request_id(headers),
         ..RemoteError::new(dialect.side(), operation, fault)
     };
-    if status.is_redirection() {
-        return Verdict::Final(RemoteError {
+    let throttling = throttling(*status, headers, refusal.verdict);
+    let asked = retry::retry_after(headers, now).filter(|_| status.is_server_error() || throttling.is_some());
+    let closing = match (throttling, asked) {
+        (Some(throttling), asked) => Some(Closing { window: asked.unwrap_or(throttling.window), ..throttling }),
+        (None, Some(window)) => Some(Closing { window, is_concurrency: false }),
+        (None, None) => None,
+    };
+    let verdict = match (throttling.and(closing), refusal.verdict) {
+        (None, _) if status.is_redirection() => Verdict::Final(RemoteError {
             message: Some("the answer is a redirect, which is never followed; check the configured URL".to_owned()),
             is_outcome_unknown: effect == Effect::Write,
             ..error(Fault::Unavailable)
-        });
-    }
-    if let Some((default_wait, is_concurrency)) = throttling(*status, headers, refusal.verdict) {
-        let window = retry::retry_after(headers, now).unwrap_or(default_wait);
-        return Verdict::Wait { window, is_concurrency, error: error(Fault::Throttled { until: now.plus(window) }) };
-    }
-    match refusal.verdict {
-        RefusalVerdict::Unavailable => unclear(effect, error(Fault::Unavailable)),
+        }),
+        (Some(closing), _) => Verdict::Again(error(Fault::Throttled { until: now.plus(closing.window) })),
+        (None, RefusalVerdict::Unavailable) => unclear(effect, error(Fault::Unavailable)),
         // What is throttled has been dealt with above.
-        RefusalVerdict::Again | RefusalVerdict::Throttled { .. } => Verdict::Again(error(Fault::Unavailable)),
-        RefusalVerdict::TokenRefused => Verdict::Renew(error(Fault::Unauthorized)),
-        RefusalVerdict::Conflict => Verdict::Final(error(Fault::Conflict)),
-        RefusalVerdict::Missing => Verdict::Final(error(Fault::Missing)),
-        RefusalVerdict::Refused => Verdict::Final(error(Fault::Refused)),
-        RefusalVerdict::Unauthorized => Verdict::Final(error(Fault::Unauthorized)),
-        RefusalVerdict::NeedsHuman => Verdict::Final(error(Fault::NeedsHuman)),
-    }
+        (None, RefusalVerdict::Again | RefusalVerdict::Throttled { .. }) => Verdict::Again(error(Fault::Unavailable)),
+        (None, RefusalVerdict::TokenRefused) => Verdict::Renew(error(Fault::Unauthorized)),
+        (None, RefusalVerdict::Conflict) => Verdict::Final(error(Fault::Conflict)),
+        (None, RefusalVerdict::Missing) => Verdict::Final(error(Fault::Missing)),
+        (None, RefusalVerdict::Refused) => Verdict::Final(error(Fault::Refused)),
+        (None, RefusalVerdict::Unauthorized) => Verdict::Final(error(Fault::Unauthorized)),
+        (None, RefusalVerdict::NeedsHuman) => Verdict::Final(error(Fault::NeedsHuman)),
+    };
+    Judged { verdict, closing }
 }
 
-/// Default window and concurrency of a throttling: what the dialect says, any 429, and a 503 that says when to come back.
-fn throttling(status: StatusCode, headers: &HeaderMap, verdict: RefusalVerdict) -> Option<(Duration, bool)> {
-    match verdict {
-        RefusalVerdict::Throttled { default_wait, is_concurrency } => Some((default_wait, is_concurrency)),
-        _ if status == StatusCode::TOO_MANY_REQUESTS => Some((THROTTLED_WAIT, false)),
-        _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => {
-            Some((THROTTLED_WAIT, false))
-        }
-        _ => None,
-    }
+/// A refusal that proves that nothing was done: what the dialect calls throttled, any 429, and a 503 that says when to
+/// come back. The window is the one without a `Retry-After`.
+fn throttling(status: StatusCode, headers: &HeaderMap, verdict: RefusalVerdict) -> Option<Closing> {
+    let (window, is_concurrency) = match verdict {
+        RefusalVerdict::Throttled { default_wait, is_concurrency } => (default_wait, is_concurrency),
+        _ if status == StatusCode::TOO_MANY_REQUESTS => (THROTTLED_WAIT, false),
+        _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => (THROTTLED_WAIT, false),
+        _ => return None,
+    };
+    Some(Closing { window, is_concurrency })
 }
 
 /// A read is tried again; whether a write was carried out is not known.

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::classify::{Verdict, classify};
+use super::classify::{Closing, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
@@ -73,9 +73,12 @@ impl Client {
             // Standing in line for the first time does not count.
             let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
             let result = self.transport.send(self.request(&call, &token)).await;
-            let verdict = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
-            let is_last = attempt >= self.settings.attempts_max || self.clock.now() >= deadline;
-            match verdict {
+            let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
+            if let Some(closing) = judged.closing {
+                self.close(closing, &permit);
+            }
+            drop(permit);
+            match judged.verdict {
                 Verdict::Done(answer) => {
                     self.limiter.speed_up();
                     return Ok(answer);
@@ -87,21 +90,16 @@ impl Client {
                     self.tokens.invalidate(&token);
                     continue;
                 }
-                Verdict::Wait { window, is_concurrency, error } => {
-                    // Without a window to wait out, a short one keeps the next attempt from following at once.
-                    self.gate.close(window.max(self.settings.retry_delay.get()));
-                    if is_concurrency {
-                        self.limiter.slow_down(&permit);
+                Verdict::Again(error) => {
+                    let is_last = attempt >= self.settings.attempts_max || self.clock.now() >= deadline;
+                    if is_last || self.gate.remaining() > self.settings.retry_after_wait_max.get() {
+                        return Err(self.with_window(error));
                     }
-                    if is_last {
-                        return Err(self.throttled(error));
+                    // A closed gate is waited for on the way in.
+                    if self.gate.remaining().is_zero() {
+                        let (first, longest) = (self.settings.retry_delay.get(), self.settings.retry_delay_max.get());
+                        self.clock.sleep(retry::delay(attempt, first, longest)).await;
                     }
-                }
-                Verdict::Again(error) if is_last => return Err(error),
-                Verdict::Again(_) => {
-                    drop(permit);
-                    let (first, longest) = (self.settings.retry_delay.get(), self.settings.retry_delay_max.get());
-                    self.clock.sleep(retry::delay(attempt, first, longest)).await;
                 }
             }
             attempt += 1;
@@ -172,10 +170,19 @@ impl Client {
         }
     }
 
-    fn throttled(&self, error: RemoteError) -> RemoteError {
-        match self.gate.closed_until() {
-            Some(until) => RemoteError { fault: Fault::Throttled { until }, ..error },
-            None => error,
+    fn close(&self, closing: Closing, permit: &Permit) {
+        // A window of nothing must not make the next attempt follow at once.
+        self.gate.close(closing.window.max(self.settings.retry_delay.get()));
+        if closing.is_concurrency {
+            self.limiter.slow_down(permit);
+        }
+    }
+
+    /// A throttled failure tells the end of the window that is known by now.
+    fn with_window(&self, error: RemoteError) -> RemoteError {
+        match (&error.fault, self.gate.closed_until()) {
+            (Fault::Throttled { .. }, Some(until)) => RemoteError { fault: Fault::Throttled { until }, ..error },
+            (_, _) => error,
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Limiter {
 }
 
 impl Limiter {
+    /// A limiter with nothing under way.
+    ///
     /// # Errors
     /// When a limit is zero.
     pub fn new(limits: LimitSettings, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
@@ -258,4 +260,51 @@ impl Gate {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_halving_takes_back_permits_that_are_out() {
+        let parallelism = Arc::new(Parallelism::new(8));
+        let mut permits = Vec::new();
+        for _ in 0..8 {
+            permits.push(parallelism.acquire().await);
+        }
+        parallelism.lower(permits[0].epoch);
+        assert_eq!(lock(&parallelism.state).limit, 4);
+        drop(permits);
+        assert_eq!(parallelism.semaphore.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn refusals_of_one_burst_halve_once() {
+        let parallelism = Arc::new(Parallelism::new(8));
+        let (one, other) = (parallelism.acquire().await, parallelism.acquire().await);
+        parallelism.lower(one.epoch);
+        parallelism.lower(other.epoch);
+        assert_eq!(lock(&parallelism.state).limit, 4);
+        drop((one, other));
+        for _ in 0..10 {
+            let next = parallelism.acquire().await;
+            parallelism.lower(next.epoch);
+        }
+        assert_eq!(lock(&parallelism.state).limit, 1, "never less than one");
+        assert_eq!(parallelism.semaphore.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn success_gives_back_one_at_a_time_and_no_more_than_there_were() {
+        let parallelism = Arc::new(Parallelism::new(4));
+        let out = [parallelism.acquire().await, parallelism.acquire().await, parallelism.acquire().await];
+        parallelism.lower(out[0].epoch);
+        for (answers, limit) in [(1, 2), (1, 3), (2, 3), (1, 4), (50, 4)] {
+            (0..answers).for_each(|_| parallelism.raise());
+            assert_eq!(lock(&parallelism.state).limit, limit);
+        }
+        drop(out);
+        assert_eq!(parallelism.semaphore.available_permits(), 4);
+    }
 }

@@ -1,5 +1,7 @@
 //! The client stack against a server on loopback and a clock that only moves when somebody waits.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -388,6 +390,41 @@ async fn one_refusal_holds_back_all_callers() {
     assert_eq!(arrivals.len(), 11);
     let window_ends = arrivals[2].plus(Duration::from_secs(50));
     assert!(arrivals[3..].iter().all(|arrival| *arrival >= window_ends), "{arrivals:?}, window ends {window_ends}");
+}
+
+#[tokio::test]
+async fn callers_who_stood_in_line_when_the_service_closed_do_not_send() {
+    let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1 }).await;
+    let long = status(429).insert_header("retry-after", "600");
+    stage.answers(vec![ok(), ok(), long, ok()]).await;
+    let calls = (0..10).map(|_| stage.client.send(stage.call(Effect::Write)));
+    let results = futures_util::future::join_all(calls).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2);
+    assert_eq!((stage.seen().await.len(), stage.client.requests_sent()), (3, 3));
+}
+
+#[tokio::test]
+async fn the_call_that_met_a_long_window_tells_the_whole_story() {
+    let stage = Stage::new().await;
+    stage.answers(vec![status(429).insert_header("retry-after", "600").insert_header("request-id", "r-7")]).await;
+    let error = stage.write().await.unwrap_err();
+    assert_eq!((error.status, error.request_id.as_deref()), (Some(429), Some("r-7")));
+}
+
+#[tokio::test]
+async fn any_server_fault_may_close_the_service() {
+    for (effect, is_unknown) in [(Effect::Read, false), (Effect::Write, true)] {
+        let stage = Stage::new().await;
+        stage.answers(vec![status(502).insert_header("retry-after", "600")]).await;
+        let error = stage.client.send(stage.call(effect)).await.unwrap_err();
+        assert_eq!((error.fault, error.is_outcome_unknown), (Fault::Unavailable, is_unknown));
+        assert_eq!(stage.client.closed_until(), Some(START.plus(Duration::from_secs(600))));
+        assert_eq!(stage.seen().await.len(), 1);
+    }
+    let stage = Stage::new().await;
+    stage.answers(vec![status(502).insert_header("retry-after", "20"), ok()]).await;
+    stage.read().await.unwrap();
+    assert!(stage.clock.slept() >= Duration::from_secs(20));
 }
 
 #[tokio::test]

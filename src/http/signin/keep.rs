@@ -45,8 +45,7 @@ impl Seat {
     pub fn at(directory: &Path, name: &str) -> Arc<Seat> {
         static SEATS: LazyLock<Mutex<HashMap<PathBuf, Weak<Seat>>>> = LazyLock::new(Mutex::default);
 
-        let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-        let path = directory.join(name);
+        let path = resolve(directory).join(name);
         let mut seats = SEATS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seat) = seats.get(&path).and_then(Weak::upgrade) {
             return seat;
@@ -136,6 +135,15 @@ impl Seat {
             self.path.display()
         )
     }
+}
+
+/// The real path of a directory of which the last parts need not exist yet.
+fn resolve(directory: &Path) -> PathBuf {
+    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    absolute
+        .ancestors()
+        .find_map(|ancestor| Some(ancestor.canonicalize().ok()?.join(absolute.strip_prefix(ancestor).ok()?)))
+        .unwrap_or_else(|| absolute.clone())
 }
 
 /// The file's name: the same for the same authority, tenant, application and seed.
@@ -239,6 +247,12 @@ mod tests {
         let seat = Seat::at(directory.path(), "token.json");
         assert!(Arc::ptr_eq(&seat, &Seat::at(directory.path(), "token.json")));
         assert!(!Arc::ptr_eq(&seat, &Seat::at(directory.path(), "other.json")));
+
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link).expect("linked");
+        let before = Seat::at(&link.join("keep"), "token.json");
+        std::fs::create_dir(directory.path().join("keep")).expect("created");
+        assert!(Arc::ptr_eq(&before, &Seat::at(&directory.path().join("keep"), "token.json")));
 
         let authority = url::Url::parse("https://login.microsoftonline.com").expect("a URL");
         let name = |tenant, client, seed| file_name(&authority, tenant, client, seed);

@@ -61,8 +61,6 @@ pub struct Tokens {
 struct Memory {
     token: Option<Access>,
     failure: Option<Failure>,
-    /// Renewals finished, well or not: who waited for one takes its result.
-    renewals: u64,
     refresh_token_obtained_at: Option<Timestamp>,
 }
 
@@ -161,14 +159,11 @@ impl Tokens {
     /// `Fault::NeedsHuman` with a sentence that says what to do, `Throttled` or `Unavailable`. A failed renewal does
     /// not hurt while the token before is still good.
     pub async fn bearer(&self) -> Result<SecretString, RemoteError> {
-        let seen = {
-            let memory = self.memory();
-            if let Some(token) = memory.fresh(self.clock.now()) {
-                return Ok(token);
-            }
-            memory.renewals
-        };
+        if let Some(token) = self.memory().fresh(self.clock.now()) {
+            return Ok(token);
+        }
         let _turn = self.renewal.lock().await;
+        // Who stood in line while somebody else renewed finds the result here, good or bad.
         let remembered = {
             let memory = self.memory();
             let now = self.clock.now();
@@ -176,7 +171,7 @@ impl Tokens {
                 return Ok(token);
             }
             let failure = memory.failure.clone();
-            failure.filter(|failure| memory.renewals != seen || failure.is_in_force(now, || self.inputs()))
+            failure.filter(|failure| failure.is_in_force(now, || self.inputs()))
         };
         if let Some(failure) = remembered {
             return self.memory().usable(self.clock.now()).ok_or(failure.error);
@@ -185,7 +180,6 @@ impl Tokens {
         let now = self.clock.now();
         let inputs = self.inputs();
         let mut memory = self.memory();
-        memory.renewals += 1;
         match result {
             Ok(access) => {
                 let token = access.token.clone();

@@ -169,12 +169,16 @@ const SUBERRORS: &[(&str, &str)] = &[
 pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Refusal {
     let body: Body = serde_json::from_slice(body).unwrap_or_default();
     let error = body.error.as_deref().unwrap_or_default();
-    let known = body.error_codes.iter().find_map(|code| KNOWN.iter().find(|row| row.0 == *code));
+    let codes = match (body.error_codes.as_slice(), body.error_description.as_deref().and_then(described)) {
+        ([], Some(code)) => vec![code],
+        (codes, _) => codes.to_vec(),
+    };
+    let known = codes.iter().find_map(|code| KNOWN.iter().find(|row| row.0 == *code));
     let (class, sentence) = judge(status, error, body.suberror.as_deref(), known.map(|row| (row.1, row.2)));
     Refusal {
         status,
         class,
-        code: known.map(|row| row.0).or(body.error_codes.first().copied()).map(|code| format!("AADSTS{code}")),
+        code: known.map(|row| row.0).or(codes.first().copied()).map(|code| format!("AADSTS{code}")),
         sentence,
         is_grant_refused: class != Retry && error == "invalid_grant",
         retry_after: retry::retry_after(headers, now),
@@ -209,7 +213,14 @@ fn judge(
     }
 }
 
-/// The error body. Everything that may name people (`error_description`, `claims`) is left where it is.
+/// The number that begins a description; the rest of it may name people.
+fn described(description: &str) -> Option<u32> {
+    let rest = description.trim_start().strip_prefix("AADSTS")?;
+    let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// The error body.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Body {
@@ -217,6 +228,8 @@ struct Body {
     error: Option<String>,
     #[serde(deserialize_with = "lenient")]
     suberror: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    error_description: Option<String>,
     #[serde(deserialize_with = "numbers")]
     error_codes: Vec<u32>,
     #[serde(deserialize_with = "lenient")]
@@ -294,6 +307,8 @@ mod tests {
         check(400, json!({"error": "invalid_grant", "error_codes": [700082]}), Human, Some("AADSTS700082"), "not used");
         let text_numbers = json!({"error": "invalid_client", "error_codes": ["7000215"]});
         check(401, text_numbers, Configuration, Some("AADSTS7000215"), "not its id");
+        let described = json!({"error": "invalid_grant", "error_description": "AADSTS50173: revoked for anna"});
+        check(400, described, Human, Some("AADSTS50173"), "revoked");
         check(400, json!({"error": "server_error", "error_codes": [50196]}), Human, Some("AADSTS50196"), "loop");
         check(400, json!({"error": "invalid_grant", "error_codes": [90033]}), Retry, Some("AADSTS90033"), "moment");
     }

@@ -1,5 +1,7 @@
 //! Sign-in against a token endpoint on loopback.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
