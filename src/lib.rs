@@ -7,3 +7,4 @@ pub mod model;
 pub mod plan;
 pub mod portal;
 pub mod ports;
+pub mod sim;

@@ -1,0 +1,19 @@
+//! Both services as one small deterministic world, for the demonstration and for tests.
+//!
+//! It keeps its own JSON shapes and shares no wire code with the adapters, so that a mistake cannot cancel itself out.
+
+pub mod clock;
+pub mod dynamics;
+pub mod entra;
+pub mod exchange;
+pub mod faults;
+pub mod journal;
+pub mod listing;
+pub mod odata;
+pub mod options;
+pub mod referrals;
+pub mod world;
+
+pub use clock::SimClock;
+pub use exchange::{Answer, Delivery, Request, Service};
+pub use world::{Options, World};
