@@ -3,6 +3,7 @@
 //! It keeps its own JSON shapes and shares no wire code with the adapters, so that a mistake cannot cancel itself out.
 
 pub mod clock;
+mod customers;
 pub mod dynamics;
 pub mod entra;
 pub mod exchange;
@@ -11,6 +12,7 @@ pub mod journal;
 pub mod listing;
 pub mod odata;
 pub mod options;
+pub mod people;
 pub mod referrals;
 pub mod world;
 
