@@ -4,6 +4,7 @@
 
 pub mod clock;
 mod customers;
+pub mod direct;
 pub mod dynamics;
 pub mod entra;
 pub mod exchange;
@@ -17,5 +18,6 @@ pub mod referrals;
 pub mod world;
 
 pub use clock::SimClock;
+pub use direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 pub use exchange::{Answer, Delivery, Request, Service};
 pub use world::{Options, World};

@@ -23,6 +23,7 @@ pub use super::options::{
 };
 
 /// Both services and everything around them.
+#[derive(Debug)]
 pub struct World {
     /// How the services behave.
     pub options: Options,

@@ -212,6 +212,11 @@ impl Dynamics {
         self.row(table, id).map_or(&Value::Null, |row| row.get(property))
     }
 
+    /// The columns of a table.
+    pub fn columns(&self, table: Table) -> &[Column] {
+        self.columns_of(table)
+    }
+
     /// The ids of all leads.
     pub fn lead_ids(&self) -> Vec<Uuid> {
         self.ids(Table::Lead)
