@@ -2,6 +2,7 @@
 //!
 //! It keeps its own JSON shapes and shares no wire code with the adapters, so that a mistake cannot cancel itself out.
 
+pub mod checker;
 pub mod clock;
 mod customers;
 pub mod direct;
@@ -15,9 +16,12 @@ pub mod odata;
 pub mod options;
 pub mod people;
 pub mod referrals;
+pub mod serve;
 pub mod world;
 
+pub use checker::Checker;
 pub use clock::SimClock;
 pub use direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 pub use exchange::{Answer, Delivery, Request, Service};
+pub use serve::Simulator;
 pub use world::{Options, World};
