@@ -12,6 +12,7 @@ pub mod model;
 pub mod plan;
 pub mod portal;
 pub mod ports;
+pub mod sim;
 pub mod store;
 pub mod telemetry;
 pub mod trigger;
