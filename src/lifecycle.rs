@@ -15,10 +15,13 @@ use crate::trigger::Bell;
 /// Longest text of a `STATUS=` note, in characters.
 pub const STATUS_CHARS_MAX: usize = 200;
 
+/// Where notes go.
+type Sink = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
+
 /// Sends notes to the service manager. Without one they go nowhere.
 #[derive(Clone)]
 pub struct Notifier {
-    send: Arc<dyn Fn(&[NotifyState<'_>]) + Send + Sync>,
+    send: Arc<Sink>,
 }
 
 impl Notifier {

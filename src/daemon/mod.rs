@@ -138,7 +138,7 @@ impl Daemon {
         tokio::select! {
             biased;
             result = cycle => match result {
-                Ok(Ok(report)) => Turn::Done(report),
+                Ok(Ok(report)) => Turn::Done(Box::new(report)),
                 Ok(Err(error)) => Turn::Failed(error),
                 Err(_panic) => Turn::Broken,
             },
@@ -152,7 +152,7 @@ impl Daemon {
 
 /// What one turn of the loop gave.
 enum Turn {
-    Done(Report),
+    Done(Box<Report>),
     Failed(CycleError),
     Broken,
     Abandoned,
