@@ -192,7 +192,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
 
-    use super::{Notifier, Wish, feed_watchdog, obey};
+    use super::{Notifier, Wish, feed_watchdog, obey, wishes};
     use crate::daemon::Pulse;
 
     fn recorder() -> (Notifier, Arc<Mutex<Vec<String>>>) {
@@ -235,9 +235,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_stop_cancels_and_the_second_ends_at_once() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
+        let (sender, receiver) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        let obeying = tokio::spawn(obey(wishes, async || Ok(()), notifier, stop.clone()));
+        let obeying = tokio::spawn(obey(receiver, async || Ok(()), notifier, stop.clone()));
         sender.send(Wish::Stop).await.expect("heard");
         stop.cancelled().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -250,7 +250,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reload_tells_when_it_begins_and_when_it_is_over() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
+        let (sender, receiver) = mpsc::channel(4);
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
         let reload = async move || {
@@ -258,7 +258,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(300)).await;
             Ok(())
         };
-        let obeying = tokio::spawn(obey(wishes, reload, notifier, CancellationToken::new()));
+        let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
         for _ in 0..3 {
             sender.send(Wish::Reload).await.expect("heard");
         }
@@ -274,15 +274,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bad_configuration_leaves_the_daemon_ready_with_the_old_one() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
+        let (sender, receiver) = mpsc::channel(4);
         let reload = async || Err(vec!["writes: unknown word".to_owned()]);
-        let obeying = tokio::spawn(obey(wishes, reload, notifier, CancellationToken::new()));
+        let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
         sender.send(Wish::Reload).await.expect("heard");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let told = taken(&notes);
         assert!(told.iter().any(|note| note.contains("old one stays in force")), "{told:?}");
         assert_eq!(told.last().map(String::as_str), Some("READY=1"), "{told:?}");
         obeying.abort();
+    }
+
+    #[tokio::test]
+    async fn a_hangup_from_outside_is_a_wish_to_reload() {
+        // Only this signal: the others would also be heard by tests that run at the same time.
+        let mut wishes = wishes().expect("signals can be heard");
+        let kill = format!("kill -HUP {}", std::process::id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        assert_eq!(wishes.recv().await, Some(Wish::Reload));
     }
 
     #[test]
