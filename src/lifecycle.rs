@@ -1,5 +1,6 @@
 //! Life under a service manager: signals in; ready, watchdog, status and stopping notes out.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::{Engine, Pulse};
+use crate::daemon::Pulse;
+use crate::trigger::Bell;
 
 /// Longest text of a `STATUS=` note, in characters.
 pub const STATUS_CHARS_MAX: usize = 200;
 
+/// Where notes go.
+type Sink = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
+
 /// Sends notes to the service manager. Without one they go nowhere.
 #[derive(Clone)]
 pub struct Notifier {
-    send: Arc<dyn Fn(&[NotifyState<'_>]) + Send + Sync>,
+    send: Arc<Sink>,
 }
 
 impl Notifier {
@@ -66,7 +71,12 @@ impl Notifier {
 
 /// Feeds the watchdog at half its interval, but only while the loop makes progress: a daemon that is stuck is restarted.
 /// Without an interval it waits for ever.
-pub async fn feed_watchdog(notifier: Notifier, interval: Option<Duration>, pulse: Pulse, stuck_after: Duration) {
+pub async fn feed_watchdog(
+    notifier: Notifier,
+    interval: Option<Duration>,
+    pulse: Pulse,
+    stuck_after: Duration,
+) -> Infallible {
     let Some(interval) = interval.filter(|interval| !interval.is_zero()) else {
         return std::future::pending().await;
     };
@@ -116,34 +126,48 @@ pub fn wishes() -> std::io::Result<mpsc::Receiver<Wish>> {
 }
 
 /// Carries out wishes: the first stop cancels `stop`; returns at the second one, when the process has to end at once.
+/// `reload` takes over a changed configuration, or gives every problem as a sentence. Requests that come while it runs
+/// are one request: systemd sends two, by `notify-reload` and by `ExecReload`.
 pub async fn obey(
     mut wishes: mpsc::Receiver<Wish>,
-    engine: Arc<dyn Engine>,
+    reload: impl AsyncFn() -> Result<(), Vec<String>>,
     notifier: Notifier,
     stop: CancellationToken,
 ) {
-    while let Some(wish) = wishes.recv().await {
-        match wish {
-            Wish::Stop if stop.is_cancelled() => return,
-            Wish::Stop => {
-                tracing::info!("stopping: writes in flight are finished first");
-                notifier.stopping();
-                stop.cancel();
-            }
-            Wish::Reload if stop.is_cancelled() => {}
-            Wish::Reload => {
-                // In a task of its own, so that a stop is heard meanwhile.
-                tokio::spawn(reload(engine.clone(), notifier.clone()));
+    let asked = Bell::new();
+    let reloading = async {
+        loop {
+            asked.rung().await;
+            if !stop.is_cancelled() {
+                notifier.reloading();
+                tell_reload(&notifier, reload().await);
+                notifier.ready();
             }
         }
+    };
+    let hearing = async {
+        while let Some(wish) = wishes.recv().await {
+            match wish {
+                Wish::Stop if stop.is_cancelled() => return,
+                Wish::Stop => {
+                    tracing::info!("stopping: writes in flight are finished first");
+                    notifier.stopping();
+                    stop.cancel();
+                }
+                Wish::Reload => asked.ring(),
+            }
+        }
+        // Nobody can wish any more, so there will be no second stop.
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = hearing => {}
+        () = reloading => {}
     }
-    // Nobody can wish any more, so there will be no second stop.
-    std::future::pending().await
 }
 
-async fn reload(engine: Arc<dyn Engine>, notifier: Notifier) {
-    notifier.reloading();
-    match engine.reload().await {
+fn tell_reload(notifier: &Notifier, result: Result<(), Vec<String>>) {
+    match result {
         Ok(()) => {
             tracing::info!("the configuration was read again and is in force");
             notifier.status("the new configuration is in force");
@@ -157,20 +181,19 @@ async fn reload(engine: Arc<dyn Engine>, notifier: Notifier) {
             notifier.status("the new configuration has problems; the old one stays in force");
         }
     }
-    notifier.ready();
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
 
-    use super::{Notifier, Wish, feed_watchdog, obey};
+    use super::{Notifier, Wish, feed_watchdog, obey, wishes};
     use crate::daemon::Pulse;
-    use crate::daemon::fake::FakeEngine;
 
     fn recorder() -> (Notifier, Arc<Mutex<Vec<String>>>) {
         let notes = Arc::new(Mutex::new(Vec::new()));
@@ -212,9 +235,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_stop_cancels_and_the_second_ends_at_once() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
+        let (sender, receiver) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        let obeying = tokio::spawn(obey(wishes, Arc::new(FakeEngine::default()), notifier, stop.clone()));
+        let obeying = tokio::spawn(obey(receiver, async || Ok(()), notifier, stop.clone()));
         sender.send(Wish::Stop).await.expect("heard");
         stop.cancelled().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -227,12 +250,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reload_tells_when_it_begins_and_when_it_is_over() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
-        let engine = Arc::new(FakeEngine::default());
-        let obeying = tokio::spawn(obey(wishes, engine.clone(), notifier, CancellationToken::new()));
-        sender.send(Wish::Reload).await.expect("heard");
+        let (sender, receiver) = mpsc::channel(4);
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let reload = async move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        };
+        let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
+        for _ in 0..3 {
+            sender.send(Wish::Reload).await.expect("heard");
+        }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let told = taken(&notes);
+        assert!(count.load(Ordering::SeqCst) <= 2, "requests that come together are one, or one more");
         assert_eq!(told.first().map(String::as_str), Some("RELOADING=1"), "{told:?}");
         assert!(told.iter().any(|note| note.starts_with("MONOTONIC_")), "{told:?}");
         assert_eq!(told.last().map(String::as_str), Some("READY=1"), "{told:?}");
@@ -242,16 +274,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bad_configuration_leaves_the_daemon_ready_with_the_old_one() {
         let (notifier, notes) = recorder();
-        let (sender, wishes) = mpsc::channel(4);
-        let engine = Arc::new(FakeEngine::default());
-        engine.refuse_reload(vec!["writes: unknown word".to_owned()]);
-        let obeying = tokio::spawn(obey(wishes, engine, notifier, CancellationToken::new()));
+        let (sender, receiver) = mpsc::channel(4);
+        let reload = async || Err(vec!["writes: unknown word".to_owned()]);
+        let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
         sender.send(Wish::Reload).await.expect("heard");
         tokio::time::sleep(Duration::from_secs(1)).await;
         let told = taken(&notes);
         assert!(told.iter().any(|note| note.contains("old one stays in force")), "{told:?}");
         assert_eq!(told.last().map(String::as_str), Some("READY=1"), "{told:?}");
         obeying.abort();
+    }
+
+    #[tokio::test]
+    async fn a_hangup_from_outside_is_a_wish_to_reload() {
+        // Only this signal: the others would also be heard by tests that run at the same time.
+        let mut wishes = wishes().expect("signals can be heard");
+        let kill = format!("kill -HUP {}", std::process::id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+        assert_eq!(wishes.recv().await, Some(Wish::Reload));
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! `referrald run`: the daemon.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Ground, Purpose, StartError};
 use super::exit::Exit;
 use super::{Call, Failure, place};
 use crate::control::{PlaceError, Server};
-use crate::daemon::{Daemon, Ending, Pulse, STUCK_AFTER};
+use crate::daemon::{Daemon, DaemonSettings, Ending, Pulse, STUCK_AFTER};
 use crate::lifecycle::{self, Notifier, Wish};
 use crate::model::Timestamp;
 use crate::trigger::Bell;
-use crate::trigger::schedule::Ticker;
+use crate::trigger::schedule::{Alarms, Schedules, Ticker};
 
 /// Runs until a signal asks to stop.
 pub(super) async fn run(call: &Call<'_>) -> Result<Exit, Failure> {
@@ -64,10 +64,18 @@ pub(super) async fn serve(
             };
         }
     };
-    let reconcile = schedules.reconcile.clone();
+    let alarms = Alarms::new(schedules, now());
     let (rung_by_clock, swept_by_clock) = (bell.clone(), engine.clone());
-    let ticker = Ticker::start(schedules, move || rung_by_clock.ring(), move || swept_by_clock.ask_for_sweep()).await;
-    let ticker = match ticker {
+    let ticker = Ticker::start(alarms.clone(), move |due| {
+        if due.sweep {
+            swept_by_clock.ask_for_sweep();
+            rung_by_clock.ring();
+        }
+        if due.reconcile {
+            rung_by_clock.ring();
+        }
+    });
+    let ticker = match ticker.await {
         Ok(ticker) => Some(ticker),
         Err(error) => {
             // The loop runs by itself when the bell is silent for two ticks, so this is a degraded day, not the end.
@@ -76,13 +84,14 @@ pub(super) async fn serve(
         }
     };
 
-    let tell = notifier.clone();
+    let (settings, settings_seen) = watch::channel(ground.daemon.clone());
+    let (tell, clock) = (notifier.clone(), alarms.clone());
     let daemon = Daemon {
         engine: engine.clone(),
         bell,
         pulse: pulse.clone(),
-        settings: ground.daemon.clone(),
-        silence_max: Box::new(move || reconcile.silence_max(Timestamp::from(jiff::Timestamp::now()))),
+        settings: settings_seen,
+        silence_max: Box::new(move || clock.silence_max(now())),
         tell: Box::new(move |text| tell.status(text)),
     };
     tracing::info!(
@@ -94,7 +103,14 @@ pub(super) async fn serve(
     notifier.ready();
 
     let watchdog = lifecycle::feed_watchdog(notifier.clone(), sd_notify::watchdog_enabled(), pulse, STUCK_AFTER);
-    let obeying = lifecycle::obey(wishes, engine.clone(), notifier.clone(), stop.clone());
+    let reload = async || {
+        let (schedules, limits) = reread(call, &ground)?;
+        engine.reload().await?;
+        alarms.set(schedules, now());
+        settings.send_replace(limits);
+        Ok(())
+    };
+    let obeying = lifecycle::obey(wishes, reload, notifier.clone(), stop.clone());
     let working = async {
         let ending = daemon.run(&stop).await;
         // Commands that come now open the ledger themselves, once it is free.
@@ -119,6 +135,27 @@ pub(super) async fn serve(
             tracing::warn!("stopped at once, as asked; writes may be in flight, the next start reads them first");
             Ok(End::AtOnce)
         }
-        () = watchdog => unreachable!("the watchdog is fed for ever"),
+        never = watchdog => match never {},
     }
+}
+
+/// Reads the part of a changed configuration that concerns the loop; the error is every problem as a sentence.
+fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, DaemonSettings), Vec<String>> {
+    let ground = call.build.ground(call.config).map_err(|error| vec![error.to_string()])?;
+    let mut problems = Vec::new();
+    if ground.state_directory != running.state_directory {
+        problems.push("state.directory: it cannot change while the daemon runs; restart it".to_owned());
+    }
+    if ground.daemon.runtime_directory != running.daemon.runtime_directory {
+        problems.push("daemon.runtime_directory: it cannot change while the daemon runs; restart it".to_owned());
+    }
+    match ground.schedule.parse() {
+        Ok(schedules) if problems.is_empty() => Ok((schedules, ground.daemon)),
+        Ok(_) => Err(problems),
+        Err(more) => Err(problems.into_iter().chain(more).collect()),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(jiff::Timestamp::now())
 }

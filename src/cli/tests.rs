@@ -192,7 +192,10 @@ async fn config_and_demo_get_what_was_typed() {
 }
 
 /// Starts the daemon, runs `visit`, asks it to stop.
-async fn with_daemon<T>(workshop: &Workshop, visit: impl AsyncFnOnce() -> T) -> (T, End, Vec<String>) {
+async fn with_daemon<T>(
+    workshop: &Workshop,
+    visit: impl AsyncFnOnce(&mpsc::Sender<Wish>) -> T,
+) -> (T, End, Vec<String>) {
     let notes = Arc::new(Mutex::new(Vec::new()));
     let kept = notes.clone();
     let notifier = Notifier::new(move |states| {
@@ -206,7 +209,7 @@ async fn with_daemon<T>(workshop: &Workshop, visit: impl AsyncFnOnce() -> T) -> 
         while Client::find(&workshop.place()).await.expect("no trouble").is_none() {
             tokio::task::yield_now().await;
         }
-        let seen = visit().await;
+        let seen = visit(&sender).await;
         sender.send(Wish::Stop).await.expect("heard");
         seen
     };
@@ -219,7 +222,7 @@ async fn with_daemon<T>(workshop: &Workshop, visit: impl AsyncFnOnce() -> T) -> 
 async fn a_running_daemon_answers_commands_while_a_cycle_runs_and_then_stops_in_order() {
     let status = Status { version: "9.9.9".into(), ..Status::default() };
     let workshop = Workshop::with(FakeEngine { status, duration: Duration::from_secs(3600), ..FakeEngine::default() });
-    let (screens, end, notes) = with_daemon(&workshop, async || {
+    let (screens, end, notes) = with_daemon(&workshop, async |_| {
         while workshop.engine.running.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
@@ -241,6 +244,48 @@ async fn a_running_daemon_answers_commands_while_a_cycle_runs_and_then_stops_in_
 #[tokio::test]
 async fn a_second_daemon_on_the_same_socket_is_refused() {
     let workshop = Workshop::with(FakeEngine::default());
-    let (code, end, _) = with_daemon(&workshop, async || workshop.type_in("run").await.0).await;
+    let (code, end, _) = with_daemon(&workshop, async |_| workshop.type_in("run").await.0).await;
     assert_eq!((code, end), (75, End::InOrder));
+}
+
+#[tokio::test]
+async fn a_reload_goes_to_the_engine_and_its_problems_leave_everything_as_it_was() {
+    for (problems, words) in [(vec![], "is in force"), (vec!["writes: unknown word".to_owned()], "old one stays")] {
+        let workshop = Workshop::with(FakeEngine::default());
+        if !problems.is_empty() {
+            workshop.engine.refuse_reload(problems);
+        }
+        let (_, end, notes) = with_daemon(&workshop, async |wishes| {
+            wishes.send(Wish::Reload).await.expect("heard");
+            while wishes.capacity() < wishes.max_capacity() {
+                tokio::task::yield_now().await;
+            }
+            // Heard; a round trip gives it time to be answered.
+            workshop.type_in("status").await
+        })
+        .await;
+        assert_eq!(end, End::InOrder);
+        let reloading = notes.iter().position(|note| note == "RELOADING=1").expect("told");
+        assert!(notes[reloading..].iter().any(|note| note.contains(words)), "{notes:?}");
+        assert!(notes[reloading..].iter().any(|note| note == "READY=1"), "{notes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_stop_ends_the_daemon_at_once() {
+    let stubborn = FakeEngine {
+        duration: Duration::from_secs(3600),
+        stubbornness: Duration::from_secs(3600),
+        ..FakeEngine::default()
+    };
+    let workshop = Workshop::with(stubborn);
+    let (_, end, _) = with_daemon(&workshop, async |wishes| {
+        while workshop.engine.running.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        wishes.send(Wish::Stop).await.expect("heard");
+    })
+    .await;
+    assert_eq!(end, End::AtOnce);
+    assert_eq!(workshop.engine.shutdowns.load(Ordering::SeqCst), 0, "nothing claims a clean stop");
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
@@ -12,6 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 pub const SOCKET_NAME: &str = "control.sock";
 /// Permissions of the socket file.
 pub const SOCKET_MODE: u32 = 0o660;
+/// Permissions of a runtime directory that we make.
+pub const RUNTIME_MODE: u32 = 0o750;
 /// Longest path the kernel takes for a Unix socket, its closing zero included.
 const SOCKET_PATH_BYTES_MAX: usize = 108;
 
@@ -86,6 +88,10 @@ impl Place {
     pub(super) async fn bind(&self) -> Result<Bound, PlaceError> {
         let path = self.socket();
         let failed = |error| PlaceError::Failed { path: path.clone(), error };
+        if let Some(directory) = &self.runtime_directory {
+            // systemd has made its own; this is for a daemon that somebody starts by hand.
+            std::fs::DirBuilder::new().recursive(true).mode(RUNTIME_MODE).create(directory).map_err(failed)?;
+        }
         match std::fs::symlink_metadata(&path) {
             Ok(found) if found.file_type().is_socket() => match connect(&path).await {
                 Err(error) if is_nobody(&error) => {}
@@ -246,7 +252,6 @@ mod tests {
     async fn a_command_finds_the_daemon_by_its_state_directory_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let (runtime, state) = (directory.path().join("run"), directory.path().join("state"));
-        std::fs::create_dir(&runtime).expect("made");
         std::fs::create_dir(&state).expect("made");
         let bound = Place::new(runtime.to_str(), None, &state).bind().await.expect("bound");
         assert!(place(&state).connect().await.expect("no trouble").is_some());

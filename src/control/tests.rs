@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{CONNECTIONS_MAX, Client, ControlError, Place, REQUEST_BYTES_MAX, Server};
+use super::{CONNECTIONS_MAX, Client, ControlError, Place, REQUEST_BYTES_MAX, REQUEST_TIMEOUT, Server};
 use crate::cycle::{Forecast, report::Sentence};
 use crate::daemon::fake::FakeEngine;
 use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Engine, Status, Which};
@@ -165,4 +165,16 @@ async fn silent_connections_up_to_the_limit_are_cut_and_others_are_served_then()
     assert!(waiting.is_err(), "the limit does not hold");
     silent.clear();
     client.status().await.expect("answered when there is room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_request_is_cut_off() {
+    let desk = Desk::open(FakeEngine::default()).await;
+    let began = tokio::time::Instant::now();
+    // The clock runs to the next timer whenever everybody waits.
+    desk.raw(b"GET /status HTTP/1.1\r\nhost:").await;
+    assert_eq!(began.elapsed(), REQUEST_TIMEOUT);
+    let answer = desk.raw(b"POST /approve HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"dig").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(desk.engine.decisions.lock().expect("not poisoned").is_empty());
 }

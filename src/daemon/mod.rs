@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cycle::{Budget, CycleError, Report};
@@ -46,8 +47,8 @@ pub struct Daemon {
     pub bell: Bell,
     /// Shows the watchdog that the loop is alive.
     pub pulse: Pulse,
-    /// Limits.
-    pub settings: DaemonSettings,
+    /// Limits; a reload may change them.
+    pub settings: watch::Receiver<DaemonSettings>,
     /// How long the bell may be silent before the loop runs all the same: a dead scheduler must not be a dead daemon.
     pub silence_max: Box<dyn Fn() -> Duration + Send + Sync>,
     /// Told one line after each cycle, for `systemctl status`.
@@ -73,7 +74,7 @@ impl Daemon {
                 Turn::Done(report) => {
                     story.tell(&report);
                     (self.tell)(&story::line(&report));
-                    has_more_work(&report).then_some(MORE_WORK_PAUSE)
+                    has_more_work(&report, self.work_budget()).then_some(MORE_WORK_PAUSE)
                 }
                 Turn::Failed(error) => {
                     tracing::error!(%error, "the cycle ended early; the next try is in {} s", FAILURE_PAUSE.as_secs());
@@ -101,6 +102,10 @@ impl Daemon {
         Ending::Orderly
     }
 
+    fn work_budget(&self) -> Duration {
+        self.settings.borrow().work_budget.get()
+    }
+
     /// Waits a random part of [`START_JITTER_MAX`], then rings.
     async fn first_ring(&self, stop: &CancellationToken) {
         let jitter = START_JITTER_MAX.mul_f64(rand::random::<f64>());
@@ -123,24 +128,24 @@ impl Daemon {
 
     async fn one_cycle(&self, stop: &CancellationToken) -> Turn {
         let _beat = self.pulse.cycle();
-        let budget = Budget::Work(self.settings.work_budget.get());
+        let budget = Budget::Work(self.work_budget());
         // The engine keeps its truth in the ledger, so a cycle that broke in the middle leaves nothing half-changed
         // that the next one would trust.
         let cycle = AssertUnwindSafe(self.engine.cycle(budget, stop)).catch_unwind();
         let out_of_grace = async {
             stop.cancelled().await;
-            tokio::time::sleep(self.settings.grace_period.get()).await;
+            let grace_period = self.settings.borrow().grace_period.get();
+            tokio::time::sleep(grace_period).await;
         };
         tokio::select! {
             biased;
             result = cycle => match result {
-                Ok(Ok(report)) => Turn::Done(report),
+                Ok(Ok(report)) => Turn::Done(Box::new(report)),
                 Ok(Err(error)) => Turn::Failed(error),
                 Err(_panic) => Turn::Broken,
             },
             () = out_of_grace => {
-                tracing::warn!("writes were still in flight after the grace period of {}; the next start reads them first",
-                    self.settings.grace_period);
+                tracing::warn!("writes were still in flight after the grace period; the next start reads them first");
                 Turn::Abandoned
             }
         }
@@ -149,17 +154,17 @@ impl Daemon {
 
 /// What one turn of the loop gave.
 enum Turn {
-    Done(Report),
+    Done(Box<Report>),
     Failed(CycleError),
     Broken,
     Abandoned,
 }
 
 /// Work was left because the budget ran out, and nothing but time stands in its way: go on at once, so that a first
-/// import does not wait for the next tick.
-fn has_more_work(report: &Report) -> bool {
-    let moved = report.writes() + report.referrals_seen + report.leads_seen > 0;
-    !report.is_complete && moved && report.sides.is_empty() && report.writes_stopped.is_none()
+/// import does not wait for the next tick. A cycle that left work for another reason ends early, and waits.
+fn has_more_work(report: &Report, budget: Duration) -> bool {
+    let ran_out = u128::from(report.duration_ms) >= budget.as_millis() / 2;
+    !report.is_complete && ran_out && report.sides.is_empty() && report.writes_stopped.is_none()
 }
 
 async fn unless(stop: &CancellationToken, wait: impl Future<Output = ()>) {

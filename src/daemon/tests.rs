@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +16,11 @@ use crate::model::Side;
 use crate::ports::StoreError;
 use crate::trigger::Bell;
 
-fn settings() -> DaemonSettings {
+fn settings() -> watch::Receiver<DaemonSettings> {
     let thirty_seconds = HumanDuration::from_seconds(30);
-    DaemonSettings { work_budget: thirty_seconds, grace_period: thirty_seconds, runtime_directory: None }
+    let settings =
+        DaemonSettings { work_budget: thirty_seconds, grace_period: thirty_seconds, runtime_directory: None };
+    watch::channel(settings).1
 }
 
 struct Running {
@@ -109,22 +112,22 @@ async fn a_failing_ledger_is_tried_once_a_minute_however_often_the_bell_rings() 
 
 #[tokio::test(start_paused = true)]
 async fn work_that_is_left_goes_on_at_once() {
-    let unfinished = Report { is_complete: false, leads_seen: 5000, ..Report::default() };
+    let unfinished = Report { is_complete: false, duration_ms: 30_100, ..Report::default() };
     let running = Running::start(FakeEngine::playing(vec![Script::Report(Box::new(unfinished)); 3]));
     seconds(5).await;
     assert_eq!(running.end().await, (Ending::Orderly, 4));
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_a_side_holds_up_waits_for_the_next_tick() {
+async fn work_that_something_else_holds_up_waits_for_the_next_tick() {
     let held_up = Report {
         is_complete: false,
-        leads_seen: 5000,
+        duration_ms: 30_100,
         sides: [(Side::Portal, "Partner Center does not answer".to_owned())].into(),
         ..Report::default()
     };
-    let stuck = Report { is_complete: false, ..Report::default() };
-    for report in [held_up, stuck] {
+    let ended_early = Report { is_complete: false, leads_seen: 5000, duration_ms: 900, ..Report::default() };
+    for report in [held_up, ended_early] {
         let running = Running::start(FakeEngine::playing([Script::Report(Box::new(report))]));
         seconds(600).await;
         assert_eq!(running.end().await, (Ending::Orderly, 1));

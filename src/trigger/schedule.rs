@@ -136,6 +136,8 @@ impl Schedule {
 
 /// Used when a schedule has no second occurrence: look once a day all the same.
 const SILENCE_FALLBACK: Duration = Duration::from_secs(24 * 3600);
+/// The ticker may be this late without being dead.
+const SILENCE_SLACK: Duration = Duration::from_secs(5);
 
 /// When a schedule rings next. Pure: time comes in as an argument.
 #[derive(Clone, Debug)]
@@ -165,7 +167,62 @@ impl Alarm {
     }
 }
 
-/// A ticker that runs until it is dropped or shut down.
+/// Both alarms, shared between the ticker, the loop and a reload.
+#[derive(Clone, Debug)]
+pub struct Alarms {
+    both: Arc<Mutex<Both>>,
+}
+
+#[derive(Debug)]
+struct Both {
+    reconcile: Alarm,
+    sweep: Alarm,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// A cycle.
+    pub reconcile: bool,
+    /// A sweep.
+    pub sweep: bool,
+}
+
+impl Alarms {
+    /// Alarms that ring at the first occurrences after `now`.
+    pub fn new(schedules: Schedules, now: Timestamp) -> Self {
+        Alarms { both: Arc::new(Mutex::new(Both::new(schedules, now))) }
+    }
+
+    /// Takes over other schedules.
+    pub fn set(&self, schedules: Schedules, now: Timestamp) {
+        *self.lock() = Both::new(schedules, now);
+    }
+
+    /// Says what is due, each occurrence once.
+    pub fn tick(&self, now: Timestamp) -> Due {
+        let mut both = self.lock();
+        Due { reconcile: both.reconcile.tick(now), sweep: both.sweep.tick(now) }
+    }
+
+    /// How long nothing rings if one tick for a cycle is lost.
+    pub fn silence_max(&self, now: Timestamp) -> Duration {
+        self.lock().reconcile.schedule.silence_max(now) + SILENCE_SLACK
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Both> {
+        // No one panics while holding it, and an alarm is whole after each call.
+        self.both.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Both {
+    fn new(schedules: Schedules, now: Timestamp) -> Self {
+        Both { reconcile: Alarm::new(schedules.reconcile, now), sweep: Alarm::new(schedules.sweep, now) }
+    }
+}
+
+/// A ticker that runs until it is shut down.
 pub struct Ticker {
     scheduler: JobScheduler,
 }
@@ -176,26 +233,13 @@ pub struct Ticker {
 pub struct TickerError(#[from] tokio_cron_scheduler::JobSchedulerError);
 
 impl Ticker {
-    /// Calls `reconcile` and `sweep` when their schedules are due. Both must only ring: they run on the ticker's task.
-    pub async fn start(
-        schedules: Schedules,
-        reconcile: impl Fn() + Send + Sync + 'static,
-        sweep: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Self, TickerError> {
-        let now = Timestamp::from(jiff::Timestamp::now());
-        let alarms = Arc::new(Mutex::new([Alarm::new(schedules.reconcile, now), Alarm::new(schedules.sweep, now)]));
+    /// Asks the alarms each second and calls `ring` with what is due. It must only ring: it runs on the ticker's task.
+    pub async fn start(alarms: Alarms, ring: impl Fn(Due) + Send + Sync + 'static) -> Result<Self, TickerError> {
         let mut scheduler = JobScheduler::new().await?;
         let tick = Job::new("* * * * * *", move |_, _| {
-            let now = Timestamp::from(jiff::Timestamp::now());
-            // A poisoned lock means that ringing panicked once; the alarms themselves are still whole.
-            let mut alarms = alarms.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let [is_cycle_due, is_sweep_due] = alarms.each_mut().map(|alarm| alarm.tick(now));
-            drop(alarms);
-            if is_sweep_due {
-                sweep();
-            }
-            if is_cycle_due {
-                reconcile();
+            let due = alarms.tick(Timestamp::from(jiff::Timestamp::now()));
+            if due != Due::default() {
+                ring(due);
             }
         })?;
         scheduler.add(tick).await?;
@@ -217,7 +261,7 @@ impl Ticker {
 
 #[cfg(test)]
 mod tests {
-    use super::{Alarm, Schedule, ScheduleSettings};
+    use super::{Alarm, Alarms, Due, Schedule, ScheduleSettings, Schedules};
     use crate::config::HumanDuration;
     use crate::model::Timestamp;
 
@@ -306,6 +350,18 @@ mod tests {
         let mut alarm = Alarm::new(schedule("0 * * * * *", "UTC"), at("2026-11-18T08:00:30Z"));
         assert!(!alarm.tick(at("2026-11-18T06:00:30Z")));
         assert!(alarm.tick(at("2026-11-18T06:01:00Z")));
+    }
+
+    #[test]
+    fn a_change_of_schedules_counts_from_now() {
+        let schedules =
+            |reconcile| Schedules { reconcile: schedule(reconcile, "UTC"), sweep: schedule("0 30 3 * * *", "UTC") };
+        let alarms = Alarms::new(schedules("0 0 * * * *"), at("2026-11-18T03:29:00Z"));
+        assert_eq!(alarms.silence_max(at("2026-11-18T03:29:00Z")).as_secs(), 31 * 60 + 3600 + 5);
+        alarms.set(schedules("0 */5 * * * *"), at("2026-11-18T03:29:10Z"));
+        assert_eq!(alarms.tick(at("2026-11-18T03:29:59Z")), Due::default());
+        assert_eq!(alarms.tick(at("2026-11-18T03:30:00Z")), Due { reconcile: true, sweep: true });
+        assert_eq!(alarms.tick(at("2026-11-18T03:35:00Z")), Due { reconcile: true, sweep: false });
     }
 
     #[test]
