@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod build;
 pub mod config;
 pub mod decide;
+pub mod demo;
 pub mod exit;
 pub mod once;
 pub mod plan;

@@ -17,3 +17,22 @@ pub trait Exchange: Send + Sync {
     /// Requests sent so far, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
 }
+
+#[async_trait]
+impl Exchange for super::Client {
+    async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
+        super::Client::send(self, call).await
+    }
+
+    fn closed_until(&self) -> Option<Timestamp> {
+        super::Client::closed_until(self)
+    }
+
+    fn close_until(&self, until: Timestamp) {
+        super::Client::close_until(self, until);
+    }
+
+    fn requests_sent(&self) -> u64 {
+        super::Client::requests_sent(self)
+    }
+}

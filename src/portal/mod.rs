@@ -4,7 +4,7 @@ pub mod partner_center;
 
 use std::sync::Arc;
 
-use crate::http::Exchange;
+use crate::http::{Dialect, Exchange};
 use crate::ports::Portal;
 use partner_center::settings::PartnerCenterSettings;
 
@@ -13,6 +13,11 @@ use partner_center::settings::PartnerCenterSettings;
 pub enum PortalSettings {
     /// Microsoft Partner Center.
     PartnerCenter(PartnerCenterSettings),
+}
+
+/// What the portal's refusals mean and which headers its calls carry: the client stack is built with it.
+pub fn dialect() -> Arc<dyn Dialect> {
+    Arc::new(partner_center::PartnerCenterDialect)
 }
 
 /// Opens the configured portal over a client stack. Nothing is sent yet.
