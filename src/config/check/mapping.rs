@@ -4,23 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::key::KeyPath;
 use super::{Rules, template_error};
+use crate::plan::mapping::WRITE_BACK_PATHS;
+use crate::plan::mapping::expression::{CONTACT_PREFIX, COUNTRY_TABLE};
 use crate::plan::settings::{ColumnSettings, GroupSettings, OnConsentWithdrawn};
-
-/// Referral paths that a mapping may write (partner-center §1.8). The service also takes the status, its reason and the
-/// external reference, which the daemon writes by its own rules, and appends to lists (`/-`), which are no values.
-const WRITABLE_PATHS: [&str; 11] = [
-    "/campaignId",
-    "/consent/consentToShareReferralWithMicrosoftSellers",
-    "/customerProfile/team",
-    "/details/closingDateTime",
-    "/details/currency",
-    "/details/dealValue",
-    "/details/notes",
-    "/details/requirements/solutions",
-    "/referralProgram",
-    "/salesStage",
-    "/team",
-];
 
 /// Referral paths that the daemon writes by its own rules.
 const OWN_PATHS: [&str; 4] = ["/status", "/substatus", "/statusReason", "/externalReferenceId"];
@@ -98,25 +84,16 @@ impl Rules<'_> {
             let what = if count == 0 { "nothing says where the value comes from" } else { "more than one source" };
             self.error(key.clone(), what, "write one of `from`, `template` and `value`");
         }
-        for (index, pointer) in column.from.iter().enumerate() {
-            if !is_pointer(pointer) {
-                self.error(
-                    key.child("from").child(index.to_string()),
-                    "this is no JSON pointer",
-                    "write it as in \"/customerProfile/name\"",
-                );
+        for (name, texts) in [("from", &column.from), ("fallback", &column.fallback)] {
+            for (index, text) in texts.iter().enumerate() {
+                self.source(key.child(name).child(index.to_string()), text);
             }
         }
-        if let Some(template) = &column.template
-            && let Err(error) = minijinja::Environment::new().template_from_str(template)
-        {
-            self.error(
-                key.child("template"),
-                format!("the template does not parse: {}", template_error(&error)),
-                "see the documentation of templates",
-            );
+        if let Some(template) = &column.template {
+            self.template(key.child("template"), template);
         }
         if let Some(table) = &column.table
+            && table != COUNTRY_TABLE
             && !self.settings.mapping.tables.contains_key(table)
         {
             let known: Vec<&str> = self.settings.mapping.tables.keys().map(String::as_str).collect();
@@ -128,6 +105,23 @@ impl Rules<'_> {
         }
         if column.min.is_some_and(|min| !min.is_finite()) {
             self.error(key.child("min"), "this is no number to compare with", "write an ordinary number");
+        }
+    }
+
+    /// A pointer into the referral or its primary contact, or a template.
+    fn source(&mut self, key: KeyPath, text: &str) {
+        if text.contains("{{") || text.contains("{%") {
+            self.template(key, text);
+        } else if !is_pointer(text.strip_prefix(CONTACT_PREFIX).unwrap_or(text)) {
+            let remedy = "write it as in \"/customerProfile/name\", \"@contact/email\" or \"Referral {{ id[:8] }}\"";
+            self.error(key, "this is no JSON pointer", remedy);
+        }
+    }
+
+    fn template(&mut self, key: KeyPath, template: &str) {
+        if let Err(error) = minijinja::Environment::new().template_from_str(template) {
+            let what = format!("the template does not parse: {}", template_error(&error));
+            self.error(key, what, "see the documentation of templates");
         }
     }
 
@@ -145,11 +139,11 @@ impl Rules<'_> {
             }
             if OWN_PATHS.contains(&path.as_str()) {
                 self.error(key.clone(), "the daemon writes this path by its own rules", "remove it; see [status]");
-            } else if !WRITABLE_PATHS.contains(&path.as_str()) {
+            } else if !WRITE_BACK_PATHS.contains(&path.as_str()) {
                 self.error(
                     key.clone(),
                     "the service does not take this path",
-                    format!("write one of {}", WRITABLE_PATHS.join(", ")),
+                    format!("write one of {}", WRITE_BACK_PATHS.join(", ")),
                 );
             }
             if let Some(other) = paths.insert(path, name) {
