@@ -25,3 +25,6 @@ pub use direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 pub use exchange::{Answer, Delivery, Request, Service};
 pub use serve::Simulator;
 pub use world::{Options, World};
+
+#[cfg(test)]
+mod tests;
