@@ -170,10 +170,10 @@ impl Referrals {
             let (at, by) = (turn.now, turn.by);
             turn.note.events.push(Event::ReferralMoved { at, referral: id, from, to: to.clone(), by });
         }
-        if to.0 != "New" {
-            if let Some(deadline) = row.deadline.take() {
-                self.deadlines.remove(&(deadline, id));
-            }
+        if to.0 != "New"
+            && let Some(deadline) = row.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
         }
         self.by_updated.remove(&(row.updated, id));
         self.by_updated.insert((stamp, id));

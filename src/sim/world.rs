@@ -110,10 +110,11 @@ impl World {
             }
             None => self.answer(service, request, class, now, &mut note),
         };
-        if answer.status == 429 && inside_window.is_none() {
-            if let Some(seconds) = answer.header("retry-after").and_then(|text| text.parse().ok()) {
-                self.windows.insert(service, Window { opened: now, until: now.plus(Duration::from_secs(seconds)) });
-            }
+        if answer.status == 429
+            && inside_window.is_none()
+            && let Some(seconds) = answer.header("retry-after").and_then(|text| text.parse().ok())
+        {
+            self.windows.insert(service, Window { opened: now, until: now.plus(Duration::from_secs(seconds)) });
         }
         self.requests += 1;
         self.complete(service, request, &mut answer, class, now);

@@ -165,10 +165,10 @@ impl Dynamics {
             }
         }
         row.modified = now.millis().div_euclid(1000);
-        if table == Table::Lead {
-            if let Some(key) = self.key_of(&row) {
-                self.key_index.entry(key).or_insert(id);
-            }
+        if table == Table::Lead
+            && let Some(key) = self.key_of(&row)
+        {
+            self.key_index.entry(key).or_insert(id);
         }
         let rows = self.tables.entry(table).or_default();
         rows.modified.insert((row.modified, id));
@@ -176,10 +176,10 @@ impl Dynamics {
     }
 
     fn unindex(&mut self, row: &Row) {
-        if let (Some(key), Some(id)) = (self.key_of(row), row.id("leadid")) {
-            if self.key_index.get(&key) == Some(&id) {
-                self.key_index.remove(&key);
-            }
+        if let (Some(key), Some(id)) = (self.key_of(row), row.id("leadid"))
+            && self.key_index.get(&key) == Some(&id)
+        {
+            self.key_index.remove(&key);
         }
     }
 
@@ -283,12 +283,12 @@ impl Dynamics {
     }
 
     pub(crate) fn pass_time(&mut self, now: Timestamp) {
-        if self.key == KeyState::Pending
-            && self.key_active_at.is_none_or(|at| at <= now)
-            && self.key_active_at.is_some()
-        {
-            self.key = if self.has_duplicate_keys() { KeyState::Failed } else { KeyState::Active };
+        if self.key != KeyState::Pending || self.key_active_at.is_none_or(|at| at > now) {
+            return;
         }
+        self.key = if self.has_duplicate_keys() { KeyState::Failed } else { KeyState::Active };
+        let rows = self.tables.get(&Table::Lead).into_iter().flat_map(|rows| &rows.rows);
+        self.key_index = rows.filter_map(|(id, row)| Some((self.key_of(row)?, *id))).collect();
     }
 
     fn has_duplicate_keys(&self) -> bool {

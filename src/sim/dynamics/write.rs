@@ -103,7 +103,7 @@ impl Dynamics {
         turn.note.is_committed = true;
         let select = request.parameter("$select");
         let answer = if request.prefers("return=representation") {
-            let body = self.render(options, table, id, select.as_deref(), None, request)?;
+            let body = self.render(table, id, select.as_deref(), None, request)?;
             Answer::json(if is_new { 201 } else { 200 }, &body).with("preference-applied", "return=representation")
         } else {
             Answer::empty(204)
@@ -250,11 +250,11 @@ impl Dynamics {
         if table != Table::Lead {
             return Ok(());
         }
-        if let Some(column) = &options.required_column {
-            if row.get(column).as_str().is_none_or(str::is_empty) {
-                let message = format!("The required column '{column}' is missing.");
-                return Err(Answer::crm_error(400, "0x80040203", &message));
-            }
+        if let Some(column) = &options.required_column
+            && row.get(column).as_str().is_none_or(str::is_empty)
+        {
+            let message = format!("The required column '{column}' is missing.");
+            return Err(Answer::crm_error(400, "0x80040203", &message));
         }
         let holds = |column: &str, word: &str| row.get(column).as_str().is_some_and(|text| text.contains(word));
         for plug_in in &options.plug_ins {
