@@ -137,8 +137,27 @@ impl World {
             is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
             inside_window,
             refusal: note.refusal,
+            is_batch_item: false,
             fault: class.map(Class::name),
         });
+        for item in note.items {
+            self.journal.add(Record {
+                at: now,
+                service,
+                operation: item.operation,
+                method: item.method,
+                path: item.path,
+                status: item.status,
+                subject: item.subject,
+                written: item.written,
+                is_committed: item.is_committed,
+                is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
+                inside_window: None,
+                refusal: item.refusal,
+                is_batch_item: true,
+                fault: None,
+            });
+        }
         answer
     }
 

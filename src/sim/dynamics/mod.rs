@@ -3,6 +3,8 @@
 pub mod columns;
 
 mod actions;
+mod batch;
+mod delta;
 mod limits;
 mod metadata;
 mod query;
@@ -28,7 +30,7 @@ use limits::Protection;
 const ROOT: &str = "/api/data/v9.2/";
 
 /// The organization with its rows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dynamics {
     tables: BTreeMap<Table, Rows>,
     schema: BTreeMap<Table, Vec<Column>>,
@@ -40,6 +42,8 @@ pub struct Dynamics {
     key_active_at: Option<Timestamp>,
     key_index: BTreeMap<String, Uuid>,
     versions: u64,
+    /// Deleted leads and the version at which they went, for change tracking.
+    deletions: BTreeMap<Uuid, u64>,
     organization: Uuid,
     business_unit: Uuid,
     application_user: Uuid,
@@ -49,7 +53,7 @@ pub struct Dynamics {
 }
 
 /// The rows of one table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rows {
     rows: BTreeMap<Uuid, Row>,
     /// By `modifiedon` in seconds.
@@ -99,6 +103,7 @@ impl Dynamics {
             key_active_at: None,
             key_index: BTreeMap::new(),
             versions: 1_000_000,
+            deletions: BTreeMap::new(),
             organization: turn.guid(),
             business_unit: turn.guid(),
             application_user: turn.guid(),
@@ -156,6 +161,7 @@ impl Dynamics {
         row.version = self.versions;
         row.set("versionnumber", row.version);
         row.set("modifiedon", print_seconds(now));
+        self.deletions.remove(&id);
         row.set("_modifiedby_value", by.to_string());
         let rows = self.tables.entry(table).or_default();
         if let Some(old) = rows.rows.remove(&id) {
@@ -334,6 +340,7 @@ impl Dynamics {
                 return self.metadata(options, request, key, tail, turn);
             }
             ("POST", "PublishXml" | "ReactivateEntityKey") => return Ok(self.maintain(options, set, turn)),
+            ("POST", "$batch") => return self.batch(options, request, turn),
             ("POST", "WinOpportunity" | "LoseOpportunity" | "Merge") => {
                 return self.unbound_action(options, set, request, turn);
             }
@@ -344,6 +351,7 @@ impl Dynamics {
             return Err(Answer::crm_error(404, "0x80060888", &message));
         };
         match (request.method.as_str(), key, tail) {
+            ("GET", None, "") if delta::is_wanted(request) => self.changes(options, table, request, turn),
             ("GET", None, "") => self.list(options, table, request, turn),
             ("GET", None, "$count") => Ok(self.count(table, turn)),
             ("GET", Some(key), "") => self.read(options, table, key, request, turn),

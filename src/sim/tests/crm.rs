@@ -385,3 +385,96 @@ fn over_the_limit_everything_is_refused_until_the_wait_is_over_and_impatience_ma
     world.clock().advance(Duration::from_secs(205));
     assert_eq!(crm(&mut world, "GET", "WhoAmI", &[], None).status, 200);
 }
+
+fn batch(world: &mut World, headers: &[(&str, &str)], body: &str) -> super::Answer {
+    let mut request = super::Request::trusted("POST", "/api/data/v9.2/$batch");
+    request.body = body.replace('\n', "\r\n").into_bytes();
+    for (name, value) in headers {
+        request = request.with(name, value);
+    }
+    world.ask(super::Service::Crm, &request.with("Content-Type", "multipart/mixed; boundary=\"batch_1\""))
+}
+
+fn create_part(subject: &str) -> String {
+    format!(
+        "--batch_1\nContent-Type: application/http\nContent-Transfer-Encoding: binary\n\nPOST /api/data/v9.2/leads HTTP/1.1\nContent-Type: application/json\n\n{{\"subject\":\"{subject}\"}}\n"
+    )
+}
+
+#[test]
+fn a_batch_stops_at_the_first_failure_unless_it_may_go_on() {
+    let long = "x".repeat(301);
+    let read = "--batch_1\nContent-Type: application/http\nContent-Transfer-Encoding: binary\n\nGET /api/data/v9.2/leads?$select=subject HTTP/1.1\nAccept: application/json\n\n\n";
+    let body = format!("{}{}{}{read}--batch_1--\n", create_part("One"), create_part(&long), create_part("Two"));
+    for (headers, status, parts, leads) in
+        [(vec![], 400, 2, 1), (vec![("Prefer", "odata.continue-on-error")], 200, 4, 2)]
+    {
+        let mut world = world();
+        let answer = batch(&mut world, &headers, &body);
+        let text = String::from_utf8(answer.body.clone()).expect("text");
+        assert_eq!((answer.status, text.matches("HTTP/1.1 ").count()), (status, parts), "{text}");
+        assert!(text.contains("0x80044331"));
+        assert_eq!(world.crm.lead_ids().len(), leads);
+        assert_eq!(world.journal.count(super::Service::Crm), 1);
+        assert_eq!(world.journal.batch_items(), parts as u64);
+    }
+    let mut world = world();
+    assert_eq!(batch(&mut world, &[], "no parts").status, 400);
+}
+
+#[test]
+fn a_change_set_is_all_or_nothing_and_knows_its_own_rows() {
+    let set = |second: &str| {
+        let part = |id: u32, line: &str, body: &str| {
+            format!(
+                "--set_1\nContent-Type: application/http\nContent-Transfer-Encoding: binary\nContent-ID: {id}\n\n{line} HTTP/1.1\nContent-Type: application/json\n\n{body}\n"
+            )
+        };
+        let one = part(1, "POST /api/data/v9.2/accounts", "{\"name\":\"Contoso\"}");
+        let two = part(2, "POST /api/data/v9.2/leads", second);
+        format!("--batch_1\nContent-Type: multipart/mixed; boundary=set_1\n\n{one}{two}--set_1--\n--batch_1--\n")
+    };
+    let mut world = world();
+    let answer = batch(&mut world, &[], &set("{\"subject\":\"One\",\"parentaccountid@odata.bind\":\"$1\"}"));
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    let accounts = world.crm.ids(Table::Account);
+    let id = world.crm.lead_ids()[0];
+    assert_eq!(*world.crm.value(Table::Lead, id, "_parentaccountid_value"), accounts[0].to_string());
+    let refused = batch(&mut world, &[], &set("{\"subject\":5}"));
+    assert_eq!(refused.status, 400);
+    assert_eq!((world.crm.ids(Table::Account).len(), world.crm.lead_ids().len()), (1, 1), "rolled back");
+    let forward = batch(&mut world, &[], &set("{\"subject\":\"x\",\"parentaccountid@odata.bind\":\"$9\"}"));
+    assert!(String::from_utf8_lossy(&forward.body).contains("does not exist in the batch context"));
+}
+
+#[test]
+fn delta_links_bring_changes_then_deletions_and_expire() {
+    let mut world = world();
+    let ids: Vec<Uuid> = (0..5).map(|_| lead(&mut world, json!({"subject": "x"}))).collect();
+    let headers = [("Prefer", "odata.track-changes,odata.maxpagesize=2")];
+    let refused = crm(&mut world, "GET", "leads?$filter=subject%20ne%20null", &headers, None);
+    assert_eq!(refused.status, 400);
+    let read = |world: &mut World, mut place: String| {
+        let mut rows = Vec::new();
+        loop {
+            let body = crm(world, "GET", &place, &headers, None).value();
+            rows.extend(body["value"].as_array().expect("rows").clone());
+            let link = body["@odata.nextLink"].as_str().or(body["@odata.deltaLink"].as_str()).expect("a link");
+            place = link.split_once("/v9.2/").expect("a link").1.to_owned();
+            if body["@odata.deltaLink"].is_string() {
+                return (rows, place);
+            }
+        }
+    };
+    let (rows, link) = read(&mut world, "leads?$select=subject".into());
+    assert_eq!(rows.len(), 5);
+    let (rows, link) = read(&mut world, link);
+    assert!(rows.is_empty());
+    world.edit_row(Table::Lead, ids[3], json!({"subject": "y"})).expect("edited");
+    world.delete_lead(ids[0]);
+    let (rows, link) = read(&mut world, link);
+    assert_eq!((rows[0]["subject"].as_str(), rows[1]["reason"].as_str()), (Some("y"), Some("deleted")));
+    assert_eq!(rows[1]["id"], ids[0].to_string());
+    world.clock().advance(Duration::from_secs(8 * 86_400));
+    assert_eq!(code(&crm(&mut world, "GET", &link, &headers, None)), is(400, "0x80044352"));
+}
