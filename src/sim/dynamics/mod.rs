@@ -204,7 +204,7 @@ impl Dynamics {
     }
 
     fn column(&self, table: Table, property: &str) -> Option<&Column> {
-        self.columns_of(table).iter().find(|column| column.property() == property)
+        self.columns_of(table).iter().find(|column| column.property == property)
     }
 
     /// The rows of a table as the service would show them in full, for tests and checks.

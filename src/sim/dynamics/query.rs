@@ -146,7 +146,7 @@ impl Dynamics {
 
     fn follow(&self, table: Table, row: &Row, nav: &str) -> Option<(Table, Uuid)> {
         let (column, targets) = self.navigation(table, nav)?;
-        let id = row.id(&column.property())?;
+        let id = row.id(&column.property)?;
         targets
             .iter()
             .filter(|(name, _)| name == nav)
@@ -223,7 +223,7 @@ impl Dynamics {
             body.insert(property.to_owned(), row.get(property).clone());
         };
         match select {
-            None => self.columns_of(table).iter().for_each(|column| show(&column.property())),
+            None => self.columns_of(table).iter().for_each(|column| show(&column.property)),
             Some(select) => {
                 show(table.key());
                 for property in parts(select) {

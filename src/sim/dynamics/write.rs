@@ -363,7 +363,7 @@ impl Dynamics {
         }
         let Some(text) = value.as_str() else {
             return if value.is_null() {
-                Ok((column.property(), Value::Null))
+                Ok((column.property.clone(), Value::Null))
             } else {
                 Err(payload("a bind takes text"))
             };
@@ -377,7 +377,7 @@ impl Dynamics {
             return Err(payload(&format!("'{nav}' cannot be bound to {}", set.set())));
         }
         match self.row(set, id) {
-            Some(_) => Ok((column.property(), id.to_string().into())),
+            Some(_) => Ok((column.property.clone(), id.to_string().into())),
             None => Err(no_such(set, id)),
         }
     }

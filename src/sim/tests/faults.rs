@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::super::clock::read_retry_after;
 use super::super::exchange::Delivery;
 use super::super::faults::{CLASSES, Class, FaultPlan};
 use super::super::world::World;
@@ -28,9 +29,10 @@ fn a_reset_before_does_nothing_and_a_reset_after_loses_only_the_answer() {
 fn a_throttle_closes_the_service_for_as_long_as_it_says() {
     let mut world = world();
     world.faults.play_next(Class::Throttle);
-    let wait: u64 =
-        portal(&mut world, "GET", "", &[], None).header("retry-after").expect("a wait").parse().expect("seconds");
-    world.clock().advance(Duration::from_secs(wait));
+    let refused = portal(&mut world, "GET", "", &[], None);
+    let until = read_retry_after(refused.header("retry-after").expect("a wait"), world.clock().at());
+    let wait = until.expect("seconds or a date").since(world.clock().at());
+    world.clock().advance(wait);
     assert_eq!(portal(&mut world, "GET", "", &[], None).status, 200);
     world.faults.play_next(Class::ThrottleBare);
     assert!(portal(&mut world, "GET", "", &[], None).header("retry-after").is_none());
