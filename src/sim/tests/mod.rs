@@ -4,6 +4,7 @@ mod crm;
 mod direct;
 mod faults;
 mod portal;
+mod story;
 
 use serde_json::Value;
 
