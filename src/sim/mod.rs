@@ -11,6 +11,7 @@ pub mod entra;
 pub mod exchange;
 pub mod faults;
 pub mod journal;
+pub mod json_patch;
 pub mod listing;
 pub mod odata;
 pub mod options;

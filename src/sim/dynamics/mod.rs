@@ -4,6 +4,7 @@ pub mod columns;
 
 mod actions;
 mod batch;
+mod checks;
 mod delta;
 mod limits;
 mod metadata;
