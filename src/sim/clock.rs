@@ -106,6 +106,20 @@ pub(crate) fn print_http_date(at: Timestamp) -> String {
     at.to_jiff().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
+/// Reads a `Date` header.
+pub(crate) fn read_http_date(text: &str) -> Option<Timestamp> {
+    let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?.to_datetime().ok()?;
+    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
+}
+
+/// Reads `Retry-After`, which is seconds or a date, as the instant when it ends.
+pub(crate) fn read_retry_after(text: &str, now: Timestamp) -> Option<Timestamp> {
+    match text.parse().map(Duration::from_secs) {
+        Ok(wait) => Some(now.plus(wait)),
+        Err(_) => read_http_date(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::model::{Fault, RemoteError, Side, Timestamp};
 
-use super::clock::SimClock;
+use super::clock::{SimClock, read_http_date, read_retry_after};
 use super::exchange::{Answer, Delivery, Request, Service};
 use super::world::World;
 
@@ -65,9 +65,7 @@ impl Line {
     }
 
     fn server_time(answer: &Answer) -> Option<Timestamp> {
-        let text = answer.header("date")?;
-        let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?.to_datetime().ok()?;
-        Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
+        read_http_date(answer.header("date")?)
     }
 
     /// Sends a request; reads are tried a few times.
@@ -131,11 +129,11 @@ impl Line {
         let body = answer.value();
         let inner = body.pointer("/error/innerError/code").and_then(Value::as_str);
         let code = inner.or(body.pointer("/error/code").or(body.get("code")).and_then(Value::as_str));
-        let wait = answer.header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let until = answer.header("retry-after").and_then(|text| read_retry_after(text, self.clock.at()));
         let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
         let fault = match answer.status {
-            429 => self.throttle(wait.unwrap_or(DEFAULT_WAIT)),
-            503 if wait.is_some() => self.throttle(wait.unwrap_or(DEFAULT_WAIT)),
+            429 => self.throttle(until.unwrap_or(self.clock.at().plus(DEFAULT_WAIT))),
+            503 if until.is_some() => self.throttle(until.unwrap_or(self.clock.at())),
             401 if code == Some("900421") => Fault::NeedsHuman,
             401 | 403 => Fault::Unauthorized,
             // A 404 may speak of a bound lookup (dataverse §8 row 28).
@@ -154,8 +152,7 @@ impl Line {
         }
     }
 
-    fn throttle(&self, wait: Duration) -> Fault {
-        let until = self.clock.at().plus(wait);
+    fn throttle(&self, until: Timestamp) -> Fault {
         self.close_until(until);
         Fault::Throttled { until }
     }

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use uuid::Uuid;
 
+use super::clock::print_http_date;
 use super::dynamics::Dynamics;
 use super::exchange::{Answer, Delivery, Request, Service};
 use super::referrals::Referrals;
@@ -196,7 +197,15 @@ impl Class {
     pub(crate) fn instead(self, service: Service, turn: &mut Turn<'_>) -> Option<Answer> {
         turn.note.operation = Some("disturbed");
         let answer = match self {
-            Class::Throttle => throttled(service, Some(Duration::from_secs(turn.rng.random_range(1..=90)))),
+            Class::Throttle => {
+                let wait = Duration::from_secs(turn.rng.random_range(1..=90));
+                let answer = throttled(service, Some(wait));
+                match turn.rng.random_bool(0.2) {
+                    // The header may also be a date (partner-center §1.12).
+                    true => answer.with("retry-after", &print_http_date(turn.now.plus(wait))),
+                    false => answer,
+                }
+            }
             Class::ThrottleBare => match turn.rng.random_bool(0.5) {
                 true => throttled(service, None),
                 false => Answer::html(503),

@@ -15,6 +15,7 @@ pub struct Journal {
     records: Vec<Record>,
     events: Vec<Event>,
     counts: BTreeMap<(Service, &'static str), u64>,
+    batch_items: u64,
     is_quiet: bool,
 }
 
@@ -37,6 +38,11 @@ impl Journal {
     /// Requests of one operation, for example `patch referral`.
     pub fn count_of(&self, operation: &str) -> u64 {
         self.counts.iter().filter(|((_, of), _)| *of == operation).map(|(_, count)| count).sum()
+    }
+
+    /// Operations inside batches, which entitlements count singly (dataverse §5.3).
+    pub fn batch_items(&self) -> u64 {
+        self.batch_items
     }
 
     /// All counters.
@@ -62,7 +68,11 @@ impl Journal {
     }
 
     pub(crate) fn add(&mut self, record: Record) {
-        *self.counts.entry((record.service, record.operation)).or_default() += 1;
+        if record.is_batch_item {
+            self.batch_items += 1;
+        } else {
+            *self.counts.entry((record.service, record.operation)).or_default() += 1;
+        }
         if !self.is_quiet {
             self.records.push(record);
         }
@@ -102,6 +112,8 @@ pub struct Record {
     pub inside_window: Option<Duration>,
     /// A refusal worth judging.
     pub refusal: Option<Refusal>,
+    /// It was an operation inside the batch that the record before it tells of; it is no request of its own.
+    pub is_batch_item: bool,
     /// The fault that was played on it.
     pub fault: Option<&'static str>,
 }
@@ -184,4 +196,18 @@ pub(crate) struct Note {
     pub(crate) is_committed: bool,
     pub(crate) refusal: Option<Refusal>,
     pub(crate) events: Vec<Event>,
+    pub(crate) items: Vec<Item>,
+}
+
+/// One operation inside a batch.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) operation: &'static str,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) status: u16,
+    pub(crate) subject: Option<Uuid>,
+    pub(crate) written: Vec<String>,
+    pub(crate) is_committed: bool,
+    pub(crate) refusal: Option<Refusal>,
 }

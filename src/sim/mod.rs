@@ -11,6 +11,7 @@ pub mod entra;
 pub mod exchange;
 pub mod faults;
 pub mod journal;
+pub mod json_patch;
 pub mod listing;
 pub mod odata;
 pub mod options;
@@ -25,3 +26,6 @@ pub use direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 pub use exchange::{Answer, Delivery, Request, Service};
 pub use serve::Simulator;
 pub use world::{Options, World};
+
+#[cfg(test)]
+mod tests;

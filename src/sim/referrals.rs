@@ -13,33 +13,12 @@ use super::clock::{Ticks, print_ticks, read_ticks, ticks_of};
 use super::exchange::{Answer, Request, decode};
 use super::faults::Class;
 use super::journal::{Event, Refusal};
+use super::json_patch::{is_legal, operations};
 use super::options::PortalOptions;
 use super::world::Turn;
 
 /// Where the collection lives.
 const COLLECTION: &str = "/v1.0/engagements/referrals";
-
-/// Paths that a JSON Patch may name (partner-center §1.8).
-pub const ALLOWED_PATHS: [&str; 18] = [
-    "/campaignId",
-    "/consent/consentToShareReferralWithMicrosoftSellers",
-    "/customerProfile/team",
-    "/customerProfile/team/-",
-    "/details/closingDateTime",
-    "/details/currency",
-    "/details/dealValue",
-    "/details/notes",
-    "/details/requirements/solutions",
-    "/details/requirements/solutions/-",
-    "/externalReferenceId",
-    "/referralProgram",
-    "/salesStage",
-    "/status",
-    "/substatus",
-    "/statusReason",
-    "/team",
-    "/team/-",
-];
 
 /// Every referral, with the orders it can be listed in.
 #[derive(Debug)]
@@ -170,10 +149,10 @@ impl Referrals {
             let (at, by) = (turn.now, turn.by);
             turn.note.events.push(Event::ReferralMoved { at, referral: id, from, to: to.clone(), by });
         }
-        if to.0 != "New" {
-            if let Some(deadline) = row.deadline.take() {
-                self.deadlines.remove(&(deadline, id));
-            }
+        if to.0 != "New"
+            && let Some(deadline) = row.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
         }
         self.by_updated.remove(&(row.updated, id));
         self.by_updated.insert((stamp, id));
@@ -365,132 +344,6 @@ impl Referrals {
             Value::Object(map) => map,
             _ => Map::new(),
         }
-    }
-}
-
-/// One operation of a JSON Patch.
-struct Operation {
-    verb: String,
-    path: String,
-    value: Value,
-}
-
-fn operations(request: &Request) -> Result<Vec<Operation>, Answer> {
-    let Some(Value::Array(items)) = request.json() else { return Err(invalid("the body is no JSON Patch array")) };
-    if items.is_empty() {
-        return Err(invalid("the patch is empty"));
-    }
-    items
-        .into_iter()
-        .map(|item| {
-            let word = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
-            match (word("op"), word("path"), item.get("value")) {
-                (Some(verb), Some(path), Some(value)) => Ok(Operation { verb, path, value: value.clone() }),
-                _ => Err(invalid("an operation needs op, path and value")),
-            }
-        })
-        .collect()
-}
-
-impl Operation {
-    fn is_allowed(&self) -> bool {
-        matches!(self.verb.as_str(), "replace" | "add") && ALLOWED_PATHS.contains(&self.path.as_str())
-    }
-
-    fn apply(&self, document: &mut Value) -> Result<(), String> {
-        let value = self.checked()?;
-        let mut at = &mut *document;
-        let mut steps = self.path.split('/').skip(1).peekable();
-        while let Some(step) = steps.next() {
-            if step == "-" {
-                match at {
-                    Value::Array(items) => items.push(value),
-                    other => *other = Value::Array(vec![value]),
-                }
-                return Ok(());
-            }
-            if !at.is_object() {
-                *at = json!({});
-            }
-            at = &mut at[step];
-            if steps.peek().is_none() {
-                *at = value;
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    fn checked(&self) -> Result<Value, String> {
-        let value = self.value.clone();
-        let wrong = || Err(format!("the value of {} has the wrong type", self.path));
-        match self.path.as_str() {
-            // The documents send the amount as text by example (partner-center §1.8).
-            "/details/dealValue" => match &value {
-                Value::Number(_) => Ok(value),
-                Value::String(text) => match text.parse::<rust_decimal::Decimal>() {
-                    Ok(_) => serde_json::from_str(text).map_err(|_| format!("{} is no number", self.path)),
-                    Err(_) => wrong(),
-                },
-                _ => wrong(),
-            },
-            "/details/closingDateTime" => match &value {
-                Value::Null => Ok(value),
-                Value::String(text) if read_ticks(text).is_some() => Ok(value),
-                _ => wrong(),
-            },
-            "/details/currency" => match &value {
-                Value::String(text) if text.len() == 3 => Ok(value),
-                _ => wrong(),
-            },
-            "/status" | "/substatus" => {
-                if value.is_string() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            "/consent/consentToShareReferralWithMicrosoftSellers" => {
-                if value.is_boolean() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            "/customerProfile/team" | "/team" | "/details/requirements/solutions" => {
-                if value.is_array() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            path if path.ends_with("/-") => {
-                if value.is_object() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            _ => match value {
-                Value::String(_) | Value::Null => Ok(value),
-                _ => wrong(),
-            },
-        }
-    }
-}
-
-/// Whether a step is in the transition table (partner-center §1.7). `Expired` is the service's own word.
-fn is_legal(options: &PortalOptions, from: &(String, String), to: &(String, String)) -> bool {
-    let fits = match to.0.as_str() {
-        "New" => matches!(to.1.as_str(), "Pending" | "Received"),
-        "Active" => to.1 == "Accepted",
-        "Closed" => matches!(to.1.as_str(), "Won" | "Lost" | "Declined"),
-        _ => false,
-    };
-    fits && match (from.0.as_str(), to.0.as_str()) {
-        ("New", "New" | "Active") | ("Active", "Active" | "Closed") => true,
-        ("New", "Closed") => options.closes_new_with_any_word || to.1 == "Declined",
-        _ => false,
     }
 }
 

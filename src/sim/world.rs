@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::model::Timestamp;
 
-use super::clock::{SimClock, print_http_date};
+use super::clock::{SimClock, print_http_date, read_retry_after};
 use super::dynamics::Dynamics;
 use super::entra::Entra;
 use super::exchange::{Answer, Delivery, Request, Service};
@@ -110,10 +110,9 @@ impl World {
             }
             None => self.answer(service, request, class, now, &mut note),
         };
-        if answer.status == 429 && inside_window.is_none() {
-            if let Some(seconds) = answer.header("retry-after").and_then(|text| text.parse().ok()) {
-                self.windows.insert(service, Window { opened: now, until: now.plus(Duration::from_secs(seconds)) });
-            }
+        let asked = answer.header("retry-after").and_then(|text| read_retry_after(text, now));
+        if let Some(until) = asked.filter(|_| answer.status == 429 && inside_window.is_none()) {
+            self.windows.insert(service, Window { opened: now, until });
         }
         self.requests += 1;
         self.complete(service, request, &mut answer, class, now);
@@ -136,8 +135,27 @@ impl World {
             is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
             inside_window,
             refusal: note.refusal,
+            is_batch_item: false,
             fault: class.map(Class::name),
         });
+        for item in note.items {
+            self.journal.add(Record {
+                at: now,
+                service,
+                operation: item.operation,
+                method: item.method,
+                path: item.path,
+                status: item.status,
+                subject: item.subject,
+                written: item.written,
+                is_committed: item.is_committed,
+                is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
+                inside_window: None,
+                refusal: item.refusal,
+                is_batch_item: true,
+                fault: None,
+            });
+        }
         answer
     }
 

@@ -113,7 +113,7 @@ impl DirectCrm {
             let is_ours = self.settings.columns.contains(&column.name)
                 || self.settings.referral_column.as_deref() == Some(column.name.as_str());
             if is_ours {
-                names.insert(column.property());
+                names.insert(column.property.clone());
             }
         }
         names.into_iter().collect::<Vec<_>>().join(",")

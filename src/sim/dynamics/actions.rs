@@ -178,6 +178,8 @@ impl Dynamics {
         if table == Table::Lead {
             self.unindex(&row);
             self.graveyard.insert(id, row);
+            self.versions += 1;
+            self.deletions.insert(id, self.versions);
             turn.note.events.push(Event::LeadDeleted { at: turn.now, lead: id });
         }
     }

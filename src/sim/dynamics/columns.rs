@@ -107,6 +107,8 @@ impl Table {
 pub struct Column {
     /// Logical name.
     pub name: String,
+    /// Name of the property in the Web API: `_x_value` for lookups.
+    pub property: String,
     /// What it holds.
     pub kind: Kind,
     /// May be given on create.
@@ -153,16 +155,12 @@ pub enum Kind {
 }
 
 impl Column {
-    /// The property of the Web API: `_x_value` for lookups.
-    pub fn property(&self) -> String {
-        match self.kind {
-            Kind::Lookup(_) => format!("_{}_value", self.name),
-            _ => self.name.clone(),
-        }
-    }
-
     pub(crate) fn new(name: &str, kind: Kind) -> Self {
-        Column { name: name.to_owned(), kind, is_creatable: true, is_updatable: true, required: "None" }
+        let property = match kind {
+            Kind::Lookup(_) => format!("_{name}_value"),
+            _ => name.to_owned(),
+        };
+        Column { name: name.to_owned(), property, kind, is_creatable: true, is_updatable: true, required: "None" }
     }
 
     fn read_only(name: &str, kind: Kind) -> Self {
@@ -407,7 +405,7 @@ mod tests {
             let end = start + text[start..].find("</EntityType>").expect("its end");
             let part = &text[start..end];
             for column in columns(table, &options) {
-                let property = column.property();
+                let property = &column.property;
                 assert!(part.contains(&format!("<Property Name=\"{property}\"")), "{}.{property}", table.name());
                 if let Kind::Lookup(targets) = &column.kind {
                     for (nav, _) in targets {

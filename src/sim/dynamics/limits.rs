@@ -9,7 +9,7 @@ use super::super::exchange::{Answer, Request};
 use super::super::options::ProtectionLimits;
 
 /// What the last window held.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Protection {
     requests: VecDeque<(Timestamp, Duration)>,
     execution: Duration,

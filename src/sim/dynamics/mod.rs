@@ -3,6 +3,9 @@
 pub mod columns;
 
 mod actions;
+mod batch;
+mod checks;
+mod delta;
 mod limits;
 mod metadata;
 mod query;
@@ -28,7 +31,7 @@ use limits::Protection;
 const ROOT: &str = "/api/data/v9.2/";
 
 /// The organization with its rows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dynamics {
     tables: BTreeMap<Table, Rows>,
     schema: BTreeMap<Table, Vec<Column>>,
@@ -40,6 +43,8 @@ pub struct Dynamics {
     key_active_at: Option<Timestamp>,
     key_index: BTreeMap<String, Uuid>,
     versions: u64,
+    /// Deleted leads and the version at which they went, for change tracking.
+    deletions: BTreeMap<Uuid, u64>,
     organization: Uuid,
     business_unit: Uuid,
     application_user: Uuid,
@@ -49,7 +54,7 @@ pub struct Dynamics {
 }
 
 /// The rows of one table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rows {
     rows: BTreeMap<Uuid, Row>,
     /// By `modifiedon` in seconds.
@@ -99,6 +104,7 @@ impl Dynamics {
             key_active_at: None,
             key_index: BTreeMap::new(),
             versions: 1_000_000,
+            deletions: BTreeMap::new(),
             organization: turn.guid(),
             business_unit: turn.guid(),
             application_user: turn.guid(),
@@ -156,6 +162,7 @@ impl Dynamics {
         row.version = self.versions;
         row.set("versionnumber", row.version);
         row.set("modifiedon", print_seconds(now));
+        self.deletions.remove(&id);
         row.set("_modifiedby_value", by.to_string());
         let rows = self.tables.entry(table).or_default();
         if let Some(old) = rows.rows.remove(&id) {
@@ -165,10 +172,10 @@ impl Dynamics {
             }
         }
         row.modified = now.millis().div_euclid(1000);
-        if table == Table::Lead {
-            if let Some(key) = self.key_of(&row) {
-                self.key_index.entry(key).or_insert(id);
-            }
+        if table == Table::Lead
+            && let Some(key) = self.key_of(&row)
+        {
+            self.key_index.entry(key).or_insert(id);
         }
         let rows = self.tables.entry(table).or_default();
         rows.modified.insert((row.modified, id));
@@ -176,10 +183,10 @@ impl Dynamics {
     }
 
     fn unindex(&mut self, row: &Row) {
-        if let (Some(key), Some(id)) = (self.key_of(row), row.id("leadid")) {
-            if self.key_index.get(&key) == Some(&id) {
-                self.key_index.remove(&key);
-            }
+        if let (Some(key), Some(id)) = (self.key_of(row), row.id("leadid"))
+            && self.key_index.get(&key) == Some(&id)
+        {
+            self.key_index.remove(&key);
         }
     }
 
@@ -198,7 +205,7 @@ impl Dynamics {
     }
 
     fn column(&self, table: Table, property: &str) -> Option<&Column> {
-        self.columns_of(table).iter().find(|column| column.property() == property)
+        self.columns_of(table).iter().find(|column| column.property == property)
     }
 
     /// The rows of a table as the service would show them in full, for tests and checks.
@@ -283,12 +290,12 @@ impl Dynamics {
     }
 
     pub(crate) fn pass_time(&mut self, now: Timestamp) {
-        if self.key == KeyState::Pending
-            && self.key_active_at.is_none_or(|at| at <= now)
-            && self.key_active_at.is_some()
-        {
-            self.key = if self.has_duplicate_keys() { KeyState::Failed } else { KeyState::Active };
+        if self.key != KeyState::Pending || self.key_active_at.is_none_or(|at| at > now) {
+            return;
         }
+        self.key = if self.has_duplicate_keys() { KeyState::Failed } else { KeyState::Active };
+        let rows = self.tables.get(&Table::Lead).into_iter().flat_map(|rows| &rows.rows);
+        self.key_index = rows.filter_map(|(id, row)| Some((self.key_of(row)?, *id))).collect();
     }
 
     fn has_duplicate_keys(&self) -> bool {
@@ -334,6 +341,7 @@ impl Dynamics {
                 return self.metadata(options, request, key, tail, turn);
             }
             ("POST", "PublishXml" | "ReactivateEntityKey") => return Ok(self.maintain(options, set, turn)),
+            ("POST", "$batch") => return self.batch(options, request, turn),
             ("POST", "WinOpportunity" | "LoseOpportunity" | "Merge") => {
                 return self.unbound_action(options, set, request, turn);
             }
@@ -344,6 +352,7 @@ impl Dynamics {
             return Err(Answer::crm_error(404, "0x80060888", &message));
         };
         match (request.method.as_str(), key, tail) {
+            ("GET", None, "") if delta::is_wanted(request) => self.changes(options, table, request, turn),
             ("GET", None, "") => self.list(options, table, request, turn),
             ("GET", None, "$count") => Ok(self.count(table, turn)),
             ("GET", Some(key), "") => self.read(options, table, key, request, turn),

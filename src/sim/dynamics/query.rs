@@ -37,7 +37,7 @@ impl Dynamics {
             return Ok(Answer::empty(304).with("etag", &etag));
         }
         let select = request.parameter("$select");
-        let mut body = self.render(options, table, id, select.as_deref(), expand.as_deref(), request)?;
+        let mut body = self.render(table, id, select.as_deref(), expand.as_deref(), request)?;
         body["@odata.context"] = format!("{}{ROOT}$metadata#{}/$entity", options.url, table.set()).into();
         Ok(Answer::json(200, &body).with("etag", &etag))
     }
@@ -91,7 +91,7 @@ impl Dynamics {
         let (select, expand) = (request.parameter("$select"), request.parameter("$expand"));
         let mut rows = Vec::with_capacity(found.len());
         for id in &found {
-            rows.push(self.render(options, table, *id, select.as_deref(), expand.as_deref(), request)?);
+            rows.push(self.render(table, *id, select.as_deref(), expand.as_deref(), request)?);
         }
         let mut body = json!({
             "@odata.context": format!("{}{ROOT}$metadata#{}", options.url, table.set()),
@@ -146,7 +146,7 @@ impl Dynamics {
 
     fn follow(&self, table: Table, row: &Row, nav: &str) -> Option<(Table, Uuid)> {
         let (column, targets) = self.navigation(table, nav)?;
-        let id = row.id(&column.property())?;
+        let id = row.id(&column.property)?;
         targets
             .iter()
             .filter(|(name, _)| name == nav)
@@ -210,7 +210,6 @@ impl Dynamics {
     /// One row as JSON. Unknown columns in `$select` are refused (dataverse §4.3).
     pub(super) fn render(
         &self,
-        options: &CrmOptions,
         table: Table,
         id: Uuid,
         select: Option<&str>,
@@ -224,7 +223,7 @@ impl Dynamics {
             body.insert(property.to_owned(), row.get(property).clone());
         };
         match select {
-            None => self.columns_of(table).iter().for_each(|column| show(&column.property())),
+            None => self.columns_of(table).iter().for_each(|column| show(&column.property)),
             Some(select) => {
                 show(table.key());
                 for property in parts(select) {
@@ -247,7 +246,7 @@ impl Dynamics {
             }
             let select = inner.and_then(|inner| inner.trim_end_matches(')').strip_prefix("$select="));
             let value = match self.follow(table, row, nav) {
-                Some((other, id)) => self.render(options, other, id, select, None, request)?,
+                Some((other, id)) => self.render(other, id, select, None, request)?,
                 None => Value::Null,
             };
             body.insert(nav.to_owned(), value);

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use rust_decimal::{Decimal, RoundingStrategy};
+use rust_decimal::RoundingStrategy;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::super::clock::{print_seconds, read_ticks};
+use super::super::clock::print_seconds;
 use super::super::exchange::{Answer, Request};
 use super::super::journal::{Actor, Refusal};
 use super::super::odata::number;
 use super::super::options::{ClosedLeads, CrmOptions, KeyState, PlugIn};
 use super::super::world::Turn;
+use super::checks::guid;
 use super::{Dynamics, Kind, ROOT, Row, Table, Target, body_of, no_such, payload};
 
 /// Checked values by property.
-type Values = BTreeMap<String, Value>;
+pub(super) type Values = BTreeMap<String, Value>;
 
 impl Dynamics {
     pub(super) fn patch(
@@ -103,7 +104,7 @@ impl Dynamics {
         turn.note.is_committed = true;
         let select = request.parameter("$select");
         let answer = if request.prefers("return=representation") {
-            let body = self.render(options, table, id, select.as_deref(), None, request)?;
+            let body = self.render(table, id, select.as_deref(), None, request)?;
             Answer::json(if is_new { 201 } else { 200 }, &body).with("preference-applied", "return=representation")
         } else {
             Answer::empty(204)
@@ -250,11 +251,11 @@ impl Dynamics {
         if table != Table::Lead {
             return Ok(());
         }
-        if let Some(column) = &options.required_column {
-            if row.get(column).as_str().is_none_or(str::is_empty) {
-                let message = format!("The required column '{column}' is missing.");
-                return Err(Answer::crm_error(400, "0x80040203", &message));
-            }
+        if let Some(column) = &options.required_column
+            && row.get(column).as_str().is_none_or(str::is_empty)
+        {
+            let message = format!("The required column '{column}' is missing.");
+            return Err(Answer::crm_error(400, "0x80040203", &message));
         }
         let holds = |column: &str, word: &str| row.get(column).as_str().is_some_and(|text| text.contains(word));
         for plug_in in &options.plug_ins {
@@ -318,151 +319,6 @@ impl Dynamics {
         Ok(())
     }
 
-    /// Checks every member of a body; gives values by property (dataverse §2.2).
-    fn checked(
-        &self,
-        options: &CrmOptions,
-        table: Table,
-        body: Map<String, Value>,
-        is_create: bool,
-    ) -> Result<Values, Answer> {
-        let mut values = Values::new();
-        for (name, value) in body {
-            if let Some(nav) = name.strip_suffix("@odata.bind") {
-                let (property, id) = self.bound(options, table, nav, &value)?;
-                values.insert(property, id);
-                continue;
-            }
-            if name.starts_with('@') {
-                continue;
-            }
-            let column = self.columns_of(table).iter().find(|column| column.name == name);
-            let Some(column) = column.filter(|column| !matches!(column.kind, Kind::Lookup(_))) else {
-                return Err(undeclared(table, &name));
-            };
-            let is_allowed = if is_create { column.is_creatable } else { column.is_updatable };
-            if !is_allowed {
-                return Err(payload(&format!("the property '{name}' cannot be written")));
-            }
-            let value = if value.is_null() { value } else { self.fitting(table, &name, &column.kind, value)? };
-            values.insert(name, value);
-        }
-        Ok(values)
-    }
-
-    fn bound(&self, options: &CrmOptions, table: Table, nav: &str, value: &Value) -> Result<(String, Value), Answer> {
-        let column = self.columns_of(table).iter().find(|column| match &column.kind {
-            Kind::Lookup(targets) => targets.iter().any(|(name, _)| name == nav),
-            _ => false,
-        });
-        let Some((column, Kind::Lookup(targets))) = column.map(|column| (column, &column.kind)) else {
-            return Err(undeclared(table, nav));
-        };
-        if !column.is_creatable {
-            return Err(payload(&format!("the property '{nav}' cannot be written")));
-        }
-        let Some(text) = value.as_str() else {
-            return if value.is_null() {
-                Ok((column.property(), Value::Null))
-            } else {
-                Err(payload("a bind takes text"))
-            };
-        };
-        let rest = text.strip_prefix(&format!("{}{ROOT}", options.url)).unwrap_or(text).trim_start_matches('/');
-        let parts = rest.split_once('(').map(|(set, id)| (set, id.trim_end_matches(')')));
-        let Some((set, id)) = parts.and_then(|(set, id)| Some((Table::of_set(set)?, Uuid::try_parse(id).ok()?))) else {
-            return Err(payload(&format!("'{nav}' is bound to something that is no entity URL")));
-        };
-        if !targets.iter().any(|(name, target)| name == nav && *target == set) {
-            return Err(payload(&format!("'{nav}' cannot be bound to {}", set.set())));
-        }
-        match self.row(set, id) {
-            Some(_) => Ok((column.property(), id.to_string().into())),
-            None => Err(no_such(set, id)),
-        }
-    }
-
-    fn fitting(&self, table: Table, name: &str, kind: &Kind, value: Value) -> Result<Value, Answer> {
-        let wrong = || Err(payload(&format!("cannot convert a value for '{name}' to the expected type")));
-        match kind {
-            Kind::Text(max) | Kind::Memo(max) => {
-                let Some(text) = value.as_str() else { return wrong() };
-                // .NET counts UTF-16 units (dataverse §2.1).
-                if text.encode_utf16().count() > *max as usize {
-                    let message = format!(
-                        "A validation error occurred.  The length of the '{name}' attribute of the '{}' entity exceeded the maximum allowed length of '{max}'.",
-                        table.name()
-                    );
-                    return Err(Answer::crm_error(400, "0x80044331", &message));
-                }
-                // An empty text is stored as null.
-                Ok(if text.is_empty() { Value::Null } else { value })
-            }
-            Kind::Integer(min, max) => match value.as_i64() {
-                Some(one) if (*min..=*max).contains(&one) => Ok(value),
-                Some(_) => Err(Answer::crm_error(400, "0x8004432f", &format!("'{name}' is outside the valid range"))),
-                None => wrong(),
-            },
-            Kind::Money(max) => {
-                let amount = match &value {
-                    Value::Number(one) => number(one),
-                    _ => return wrong(),
-                };
-                match amount {
-                    Some(amount) if amount >= Decimal::ZERO && amount <= Decimal::from(*max) => Ok(value),
-                    _ => Err(Answer::crm_error(400, "0x80044330", &format!("'{name}' is outside the valid range"))),
-                }
-            }
-            Kind::Decimal | Kind::Double | Kind::BigInteger => {
-                if value.is_number() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            Kind::Boolean => {
-                if value.is_boolean() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            Kind::Choice(choices) => match value.as_i64() {
-                Some(code) if choices.iter().any(|(one, _)| i64::from(*one) == code) => Ok(value),
-                Some(code) => Err(no_option(table, name, code)),
-                None => wrong(),
-            },
-            Kind::State(_) => {
-                if value.is_i64() || value.is_u64() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            Kind::Status(codes) => match value.as_i64() {
-                Some(code) if codes.iter().any(|(one, _, _)| i64::from(*one) == code) => Ok(value),
-                Some(code) => Err(no_option(table, name, code)),
-                None => wrong(),
-            },
-            Kind::Date => match value.as_str().map(|text| (text.len(), text.parse::<jiff::civil::Date>())) {
-                Some((10, Ok(date))) if date.year() >= 1753 => Ok(value),
-                _ => wrong(),
-            },
-            Kind::Instant => match value.as_str().and_then(read_ticks) {
-                Some(_) => Ok(value),
-                None => wrong(),
-            },
-            Kind::Guid => {
-                if guid(&value).is_some() {
-                    Ok(value)
-                } else {
-                    wrong()
-                }
-            }
-            Kind::Lookup(_) => wrong(),
-        }
-    }
-
     /// Puts checked values into a row and computes what follows from them.
     fn apply(&self, table: Table, row: &mut Row, values: Values) -> Result<(), Answer> {
         let has_money = values.keys().any(|name| self.is_money(table, name) && !values[name].is_null());
@@ -520,27 +376,10 @@ fn joined(row: &Row, names: &[&str], between: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(between))
 }
 
-fn guid(value: &Value) -> Option<Uuid> {
-    Uuid::try_parse(value.as_str()?).ok()
-}
-
 /// The columns a body names, lookups by their logical name.
 fn written(body: &Map<String, Value>) -> Vec<String> {
     let names = body.keys().filter(|name| !name.starts_with('@'));
     names.map(|name| name.strip_suffix("@odata.bind").unwrap_or(name).to_owned()).collect()
-}
-
-fn undeclared(table: Table, name: &str) -> Answer {
-    payload(&format!(
-        "An undeclared property '{name}' which only has property annotations in the payload but no property value was found in the payload for type 'Microsoft.Dynamics.CRM.{}'.",
-        table.name()
-    ))
-}
-
-fn no_option(table: Table, name: &str, code: i64) -> Answer {
-    let message =
-        format!("The value {code} of '{name}' on record of type '{}' is outside the valid range.", table.name());
-    Answer::crm_error(400, "0x8004431a", &message)
 }
 
 fn wrong_pair(code: i64, state: i64) -> Answer {
