@@ -9,11 +9,11 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::model::{
     Base, Cause, ETag, Entry, ExternalReference, GroupMemory, LeadId, LeadState, LeadStatus, Link, Moved, ReferralId,
-    ReferralStatus, Side, Standing, Substatus, Timestamp, Trouble, Watermark,
+    ReferralStatus, Side, Standing, Substatus, Take, Timestamp, Trouble, Watermark,
 };
 use crate::ports::{
     ActionKind, Batch, Counters, Cursor, Decisions, HistoryLine, IntendedAction, LatchedBrake, Memo, Opening, Pruned,
-    Release, StateStore, SweepCursor, Take,
+    StateStore, SweepCursor,
 };
 use crate::store::{MemoryStore, NEWEST_MAX, OUTCOME_BYTES_MAX, SledStore};
 
@@ -205,7 +205,6 @@ async fn decisions_come_back(store: &dyn StateStore) {
         held: BTreeSet::from([referral(1), referral(u128::MAX)]),
         brakes: BTreeMap::from([("closings per hour".to_owned(), brake)]),
         approved: BTreeSet::from(["77aa".to_owned()]),
-        releases: vec![Release { referral: referral(2), group: Some("deal".to_owned()), take: Some(Take::Lead) }],
         closings: vec![seconds(1), seconds(2)],
         acceptances: vec![],
     };
@@ -372,6 +371,12 @@ pub(super) fn assert_agrees(store: &dyn StateStore, model: &BTreeMap<ReferralId,
             Some(_) => counters.retrying += 1,
             None => {}
         }
+        if entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope {
+            counters.unanswered += 1;
+        }
+        for bit in (0..32u8).filter(|bit| entry.holds & (1 << bit) != 0) {
+            *counters.holds.entry(bit).or_default() += 1;
+        }
     }
     assert_eq!(store.counters().unwrap(), counters, "{when}");
 }
@@ -403,6 +408,7 @@ fn random_entry(random: &mut ChaCha8Rng) -> Entry {
         base: Base::Common { referral: random.random(), lead: random.random() },
         referral_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(3) }),
         lead_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(4) }),
+        released: random.random_bool(0.2).then_some(Take::Lead),
     });
     let groups = groups.collect();
     Entry {
@@ -450,6 +456,8 @@ pub(super) fn entry() -> Entry {
         closed_by_us: None,
         reported_after_closing: None,
         trouble: None,
+        holds: 0,
+        primary_contact: None,
         look_at: None,
     }
 }
@@ -476,9 +484,10 @@ pub(super) fn full_entry(group_count: u32) -> Entry {
     let groups = (1..=group_count).map(|group| GroupMemory {
         group: random(group) as u32,
         mapping: random(group + 99) as u32,
-        base: Base::Apart { referral: random(group), lead: random(group + 1) },
+        base: Base::Apart { referral: random(group), lead: random(group + 1), is_disputed: true },
         referral_moved: None,
         lead_moved: (group == 1).then(|| Moved { to: random(7), at: now }),
+        released: None,
     });
     let link = Link {
         lead: lead(u128::MAX),
@@ -509,6 +518,8 @@ pub(super) fn full_entry(group_count: u32) -> Entry {
         closed_by_us: None,
         reported_after_closing: None,
         trouble: None,
+        primary_contact: Some(u32::MAX),
+        holds: u32::MAX,
         look_at: Some(now),
     }
 }
