@@ -233,9 +233,6 @@ pub enum FieldOwner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnSettings {
-    /// Off leaves a built-in column out.
-    #[serde(default = "yes")]
-    pub enabled: bool,
     /// Expressions; the first that gives a value counts.
     #[serde(default)]
     pub from: Vec<String>,
@@ -266,6 +263,9 @@ pub struct ColumnSettings {
     /// Without this column the lead is useless: a value that does not fit makes a dead letter, not a skipped column.
     #[serde(default)]
     pub is_required: bool,
+    /// Off leaves a built-in column out.
+    #[serde(default = "yes")]
+    pub enabled: bool,
 }
 
 /// One rule of owner assignment. All given conditions must fit.

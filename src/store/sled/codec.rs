@@ -111,6 +111,11 @@ pub(super) fn instant_key(instant: Timestamp, id: ReferralId) -> Vec<u8> {
     join(&[&sortable(instant), id.uuid().as_bytes()])
 }
 
+/// An instant followed by a referral: a key that sorts the latest first. Walking a sled tree backwards can panic.
+pub(super) fn latest_key(instant: Timestamp, id: ReferralId) -> Vec<u8> {
+    join(&[&sortable(instant).map(|byte| !byte), id.uuid().as_bytes().map(|byte| !byte).as_slice()])
+}
+
 /// Parts of a key, one after the other.
 pub(super) fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()

@@ -26,7 +26,7 @@ use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transa
 use ::sled::{Db, IVec, Tree};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{FORMAT, Failure, array_at, instant_key, join, referral_at, seal, unseal};
+use super::codec::{FORMAT, Failure, array_at, instant_key, join, latest_key, referral_at, seal, unseal};
 use super::entry::{self, Shape, Shapes};
 use super::failure::{disk, from_sled};
 use super::side::{Note, SideFile};
@@ -353,7 +353,8 @@ impl Indices<'_> {
         let instant_key = |instant| instant_key(instant, id);
         move_mark(self.leads, before.lead.map(lead_key), after.lead.map(lead_key))?;
         move_mark(self.due, before.due.map(instant_key), after.due.map(instant_key))?;
-        move_mark(self.newest, before.updated.map(instant_key), after.updated.map(instant_key))?;
+        let latest_key = |instant| latest_key(instant, id);
+        move_mark(self.newest, before.updated.map(latest_key), after.updated.map(latest_key))?;
         move_mark(self.deadlines, before.deadline.map(instant_key), after.deadline.map(instant_key))
     }
 }

@@ -54,8 +54,14 @@ impl Ledger {
 
     /// Referrals that were updated last, newest first.
     pub(super) fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, Failure> {
-        let newest = self.newest.iter().keys().rev().take(limit.min(NEWEST_MAX));
-        newest.map(|key| referral_at("a newest line", &key.map_err(|error| from_sled(&error))?, 8)).collect()
+        let newest = self.newest.iter().keys().take(limit.min(NEWEST_MAX));
+        newest
+            .map(|key| {
+                let key = key.map_err(|error| from_sled(&error))?;
+                let id: [u8; 16] = array_at("a newest line", &key, 8)?;
+                Ok(ReferralId::new(uuid::Uuid::from_bytes(id.map(|byte| !byte))))
+            })
+            .collect()
     }
 
     /// Deadlines of unanswered referrals up to an instant, the next first.

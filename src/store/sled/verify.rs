@@ -2,7 +2,7 @@
 //!
 //! Some damage makes sled forget records without a word. Counts and indices that disagree with the entries give it away.
 
-use super::codec::{Failure, instant_key, referral_at};
+use super::codec::{Failure, instant_key, latest_key, referral_at};
 use super::failure::from_sled;
 use super::ledger::{Ledger, lead_key};
 use crate::model::{Entry, ReferralId};
@@ -68,7 +68,7 @@ fn marks_found(ledger: &Ledger, id: ReferralId, entry: &Entry) -> Result<[bool; 
     let keys = [
         (&ledger.leads, marks.lead.map(|lead| lead_key(lead, id))),
         (&ledger.due, marks.due.map(|due| instant_key(due, id))),
-        (&ledger.newest, marks.updated.map(|updated| instant_key(updated, id))),
+        (&ledger.newest, marks.updated.map(|updated| latest_key(updated, id))),
         (&ledger.deadlines, marks.deadline.map(|deadline| instant_key(deadline, id))),
     ];
     let mut found = [false; 4];
