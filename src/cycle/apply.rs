@@ -101,13 +101,11 @@ impl Pass<'_> {
             let approved = self.decisions.approved.clone();
             match brakes::judge(brake, &actions, &window, |digest| approved.contains(digest), self.ports.clock.now()) {
                 Some(latch) => {
-                    self.report.pending += latch.count;
-                    *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() +=
-                        latch.count;
                     self.latch(brake.name, latch);
+                    self.deferred.extend(mine); // The next judgement of this pass is over all of them.
                 }
                 None => {
-                    if !actions.is_empty() || self.mode != Mode::Forecast {
+                    if self.mode != Mode::Forecast {
                         self.unlatch(brake.name);
                     }
                     self.consume(&digest);
@@ -370,6 +368,10 @@ impl Pass<'_> {
                 && let Some(entry) = &mut plan.entry
             {
                 entry.look_at = Some(now);
+            }
+            if plan.vanished.is_some() {
+                self.vanished.push((row, plan));
+                continue;
             }
             entries.extend(plan.entry.clone().map(|entry| (id, Some(entry))));
             let Some(action) = plan.action.clone() else {

@@ -1,12 +1,15 @@
 //! Scans that read everything: resumable, between other work, page by page.
 
-use super::{CycleError, Mode, OLD_OUTCOMES, Pass, VISIBILITY_BRAKE, distinct};
+use super::{CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
 use crate::model::{LeadState, ReferralId, ReferralStatus, Side, Standing};
 use crate::plan::{Row, brakes};
 use crate::ports::{Batch, Opening, Scan, SweepCursor};
 
 /// Entries of one step of the reading by id.
 const READING_STEP: usize = 200;
+
+/// While the brake of a sweep holds, another sweep looks this often.
+const SWEEP_AGAIN: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Pages of the peek at New referrals that begins a catch-up.
 const PEEK_PAGES_MAX: u32 = 5;
@@ -15,9 +18,15 @@ impl Pass<'_> {
     /// Goes on with the scans that are due, while there is time.
     pub(super) async fn background(&mut self) -> Result<(), CycleError> {
         self.note_what_is_due()?;
-        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() {
+        // While a person has stopped writing nothing may be remembered, so there is nothing to scan for.
+        if self.stopped.is_some() && self.mode != Mode::Forecast {
+            return Ok(());
+        }
+        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.both_up() {
+            self.learn_organization().await?;
             self.peek().await?;
             self.memo.sweep = Some(SweepCursor { began: self.began, ..SweepCursor::default() });
+            self.memo.entries_at_sweep = Some(self.ports.store.counters()?.entries);
             self.memo.is_sweep_due = false;
         }
         while self.memo.sweep.is_some() && self.has_time() && self.both_up() {
@@ -25,7 +34,8 @@ impl Pass<'_> {
                 break;
             }
         }
-        while self.memo.lead_reading.is_some() && self.has_time() && self.both_up() {
+        let may_read = self.may_write() || self.mode == Mode::Forecast;
+        while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.both_up() {
             if !self.reading_step().await? {
                 break;
             }
@@ -52,6 +62,10 @@ impl Pass<'_> {
             self.memo.is_sweep_due |= self.memo.sweep.is_none();
             self.memo.lead_reading.get_or_insert(None);
         }
+        let is_old = self.memo.swept.is_none_or(|at| self.began.since(at) >= SWEEP_AGAIN);
+        if self.decisions.brakes.contains_key(SWEEP_BRAKE) && is_old {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none(); // Only a sweep can say that all is well again.
+        }
         if !self.setup.is_first {
             return Ok(());
         }
@@ -64,6 +78,18 @@ impl Pass<'_> {
         }
         if is_long || is_rebuilt {
             self.memo.lead_reading.get_or_insert(None);
+        }
+        Ok(())
+    }
+
+    /// Which organization is ours decides what is in scope: one page tells, before anything is linked.
+    async fn learn_organization(&mut self) -> Result<(), CycleError> {
+        if self.memo.partner_organization.is_some() {
+            return Ok(());
+        }
+        match self.ports.portal.page(&Scan::Recent, None).await {
+            Ok(page) => self.stamp_portal(&page.items),
+            Err(error) => self.note(&error),
         }
         Ok(())
     }
@@ -83,7 +109,6 @@ impl Pass<'_> {
                     return Ok(());
                 }
             };
-            self.stamp_portal(&page.items);
             self.report.referrals_seen += page.items.len() as u64;
             let rows = self.join(page.items)?;
             self.process(rows).await?;
@@ -168,15 +193,16 @@ impl Pass<'_> {
     fn finish_sweep(&mut self, sweep: &SweepCursor) -> Result<(), CycleError> {
         let known = self.ports.store.counters()?.entries;
         let now = self.ports.clock.now();
-        let known_before = known.min(self.memo.entries_at_sweep.unwrap_or(known));
-        match brakes::judge_sweep(known_before.saturating_sub(sweep.met), known_before, &self.setup.brakes, now) {
-            Some(latch) => self.latch(VISIBILITY_BRAKE, latch),
-            None => self.unlatch(VISIBILITY_BRAKE),
+        let known_before = known.min(self.memo.entries_at_sweep.unwrap_or(0));
+        let approved = self.decisions.approved.clone();
+        let missing = known_before.saturating_sub(sweep.met);
+        match brakes::judge_sweep(missing, known_before, &self.setup.brakes, |digest| approved.contains(digest), now) {
+            Some(latch) => self.latch(SWEEP_BRAKE, latch),
+            None => self.unlatch(SWEEP_BRAKE),
         }
         tracing::info!(pages = sweep.pages, "sweep finished");
         self.memo.sweep = None;
         self.memo.swept = Some(now);
-        self.memo.entries_at_sweep = Some(known);
         if self.may_write() && !self.is_incomplete {
             let mark = self.memo.referrals_seen.unwrap_or_default();
             self.memo.referrals_seen = Some(mark.advanced_to(sweep.began));

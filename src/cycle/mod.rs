@@ -117,6 +117,8 @@ struct Pass<'a> {
     released: BTreeSet<crate::ports::ActionKind>,
     /// Something read in this pass could not be decided: the watermarks stand still.
     is_incomplete: bool,
+    /// Our clock and a service's were too far apart in this pass.
+    is_skewed: bool,
     /// Approvals used up in this pass.
     consumed: BTreeSet<String>,
     /// The brake has let the vanished leads of this pass go.
@@ -160,6 +162,7 @@ impl<'a> Pass<'a> {
             released: BTreeSet::new(),
             is_incomplete: false,
             consumed: BTreeSet::new(),
+            is_skewed: false,
             is_vanish_judged: false,
             decided: BTreeSet::new(),
         })
@@ -246,6 +249,9 @@ impl<'a> Pass<'a> {
 
     /// Writes the watermark, the counters and the report. The last act of a pass.
     async fn close(mut self) -> Result<Report, CycleError> {
+        if !self.is_skewed && self.down.is_empty() {
+            self.unlatch(CLOCK_BRAKE);
+        }
         self.keep_decisions().await?;
         let now = self.ports.clock.now();
         self.finish_report(now);
@@ -289,7 +295,16 @@ impl<'a> Pass<'a> {
         for (side, error) in &self.down {
             self.report.sides.insert(*side, error.to_string());
         }
-        for (name, brake) in &self.decisions.brakes {
+        let brakes = plan::brakes::brakes(&self.setup.brakes);
+        for (_, plan) in &self.deferred {
+            self.report.pending += 1;
+            let kind = plan.action.as_ref().map(crate::plan::Action::kind);
+            if brakes.iter().any(|brake| Some(brake.kind) == kind && self.decisions.brakes.contains_key(brake.name)) {
+                *self.report.holds.entry("brake".to_owned()).or_default() += 1;
+            }
+        }
+        // A list that waits for an approval stops nothing.
+        for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {
             self.report.brakes.insert(name.clone(), brake.reason.clone());
         }
         let brake = self.stopping_brake().map(|brake| brake.reason.clone());
@@ -362,13 +377,16 @@ pub const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 const MERGE_HOPS_MAX: usize = 10;
 
 /// Brakes that stop all writing.
-const STOPPING_BRAKES: [&str; 3] = [ORGANIZATION_BRAKE, VISIBILITY_BRAKE, CLOCK_BRAKE];
+const STOPPING_BRAKES: [&str; 4] = [ORGANIZATION_BRAKE, VISIBILITY_BRAKE, SWEEP_BRAKE, CLOCK_BRAKE];
 
 /// The CRM or partner organization is another one than the ledger's.
 pub const ORGANIZATION_BRAKE: &str = "organization";
 
 /// Known referrals are not listed any more.
 pub const VISIBILITY_BRAKE: &str = "visibility";
+
+/// Too many known referrals were missing from a complete listing.
+pub const SWEEP_BRAKE: &str = "visibility of a sweep";
 
 /// Our clock and a service's are too far apart.
 pub const CLOCK_BRAKE: &str = "clock skew";

@@ -47,8 +47,11 @@ impl Pass<'_> {
     /// Checks the partner organization of listed referrals against the stamp; the majority becomes the first stamp.
     pub(super) fn stamp_portal(&mut self, referrals: &[Referral]) {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for organization in referrals.iter().filter_map(|referral| referral.organization.as_deref()) {
-            *counts.entry(organization).or_default() += 1;
+        for referral in referrals {
+            // Copies of the inviting side may be listed beside ours; they are not ours.
+            if let Some(organization) = referral.organization.as_deref().filter(|id| !id.eq_ignore_ascii_case("msft")) {
+                *counts.entry(organization).or_default() += 1;
+            }
         }
         let Some((most, _)) = counts.iter().max_by_key(|(_, count)| **count) else { return };
         match &self.memo.partner_organization {
@@ -80,9 +83,8 @@ impl Pass<'_> {
                 "our clock ({local}) and that of {side} ({server}) are {} seconds apart: nothing is written until they agree; check the time service of this host (cycle.clock_skew_max)",
                 skew.as_secs()
             );
+            self.is_skewed = true;
             self.latch(CLOCK_BRAKE, stopping(self.began, reason));
-        } else {
-            self.unlatch(CLOCK_BRAKE);
         }
     }
 
@@ -286,12 +288,14 @@ impl Pass<'_> {
         let mut scan = Recent { floor, high: mark, met: BTreeSet::new(), rows: Vec::new(), ..Recent::default() };
         self.read_recent(&mut scan).await?;
         if scan.is_finished || scan.is_first_page_empty {
+            let approved = self.decisions.approved.clone();
             match brakes::judge_visibility(
                 &newest,
                 known,
                 |id| scan.met.contains(&id),
                 scan.is_first_page_empty,
                 &self.setup.brakes,
+                |digest| approved.contains(digest),
                 self.began,
             ) {
                 Some(latch) if scan.is_filtered => drop(latch),
@@ -336,7 +340,9 @@ impl Pass<'_> {
             if scan.pages == 0 {
                 self.check_clock(Side::Portal, page.server_time);
                 scan.is_first_page_empty = page.items.is_empty() && page.defects.is_empty() && !scan.is_filtered;
-                self.stamp_portal(&page.items);
+                if !scan.is_filtered {
+                    self.stamp_portal(&page.items);
+                }
             }
             scan.pages += 1;
             self.report.referrals_seen += page.items.len() as u64;
@@ -869,7 +875,8 @@ fn master(lead: &Lead) -> Option<LeadId> {
 /// Nothing new: the same version of a referral whose fate is settled.
 fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
     let is_same = referral.etag.is_some() && entry.referral_etag == referral.etag;
-    is_same && entry.standing != Standing::Pending
+    // A pending row comes back when it is due.
+    is_same && (entry.standing != Standing::Pending || entry.look_at.is_some())
 }
 
 fn stopping(since: Timestamp, reason: String) -> LatchedBrake {

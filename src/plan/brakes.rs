@@ -101,6 +101,7 @@ pub fn judge_visibility(
     met: impl Fn(ReferralId) -> bool,
     is_first_page_empty: bool,
     settings: &BrakeSettings,
+    is_approved: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Option<LatchedBrake> {
     if settings.visibility_min == 0 || known < settings.visibility_min {
@@ -109,33 +110,42 @@ pub fn judge_visibility(
     if !is_first_page_empty && newest.iter().any(|id| met(*id)) {
         return None;
     }
+    let mut lines: Vec<String> = newest.iter().map(|id| format!("not listed {id}")).collect();
+    let digest = digest_lines(&mut lines);
+    if is_approved(&digest) {
+        return None;
+    }
     let what = if is_first_page_empty {
         format!("the list is empty although {known} referrals are known")
     } else {
         format!("none of the {} newest known referrals is listed any more", newest.len())
     };
     let reason = format!(
-        "{what}: visibility is lost, probably a role (Referrals admin) or the signed-in user; nothing is written until the list shows them again (brakes.visibility_newest)"
+        "{what}: visibility is lost, probably a role (Referrals admin) or the signed-in user; nothing is written until the list shows them again (brakes.visibility_newest); if the loss is meant, `referrald approve {digest}` goes on"
     );
-    Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest: String::new(), reason })
+    Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest, reason })
 }
 
 /// Judges visibility on a finished sweep: by ids, how many known referrals it did not meet.
-pub fn judge_sweep(missing: u64, known: u64, settings: &BrakeSettings, now: Timestamp) -> Option<LatchedBrake> {
+pub fn judge_sweep(
+    missing: u64,
+    known: u64,
+    settings: &BrakeSettings,
+    is_approved: impl Fn(&str) -> bool,
+    now: Timestamp,
+) -> Option<LatchedBrake> {
     let is_many = known >= settings.visibility_min && missing * 100 > known * settings.visibility_missing_percent;
     if settings.visibility_min == 0 || settings.visibility_missing_percent == 0 || !is_many {
         return None;
     }
+    let digest = digest_lines(&mut [format!("{missing} of {known} not listed")]);
+    if is_approved(&digest) {
+        return None;
+    }
     let reason = format!(
-        "{missing} of {known} known referrals were missing from a complete listing: visibility is lost, probably a role (Referrals admin); nothing is written until a sweep meets them again (brakes.visibility_missing_percent)"
+        "{missing} of {known} known referrals were missing from a complete listing: visibility is lost, probably a role (Referrals admin); nothing is written until a sweep meets them again (brakes.visibility_missing_percent); if the loss is meant, `referrald approve {digest}` goes on"
     );
-    Some(LatchedBrake {
-        since: now,
-        count: missing,
-        limit: settings.visibility_missing_percent,
-        digest: String::new(),
-        reason,
-    })
+    Some(LatchedBrake { since: now, count: missing, limit: settings.visibility_missing_percent, digest, reason })
 }
 
 /// The digest that names an exact set of actions: 12 hexadecimal digits.

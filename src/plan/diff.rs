@@ -24,6 +24,9 @@ use crate::plan::snapshot::{Row, Seen};
 use crate::plan::status::{self, Outcome, Target};
 use crate::plan::{backoff, scope};
 
+/// How often a referral that several leads claim is searched again, besides its own changes.
+const CANDIDATES_AGAIN: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// What one row needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowPlan {
@@ -152,6 +155,7 @@ impl<'a> Draft<'a> {
             [lead] => self.adopt(entry, lead),
             several => {
                 entry.standing = Standing::Pending;
+                entry.look_at = Some(self.now.plus(CANDIDATES_AGAIN));
                 self.holds.push(Hold::TwoCandidates { leads: several.iter().map(|lead| lead.id).collect() });
             }
         }
