@@ -83,6 +83,7 @@ fn entry(number: u128) -> Entry {
         base: Base::Common { referral: u64::MAX / (number as u64 + 1), lead: u64::MAX - number as u64 },
         referral_moved: None,
         lead_moved: None,
+        released: None,
     });
     let link = Link {
         lead: LeadId::new(id(number).uuid()),
@@ -113,6 +114,8 @@ fn entry(number: u128) -> Entry {
         closed_by_us: None,
         reported_after_closing: None,
         trouble: None,
+        holds: 0,
+        primary_contact: None,
         look_at: None,
     }
 }

@@ -10,6 +10,8 @@ use crate::model::{
     ETag, Entry, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Timestamp, Watermark,
 };
 
+pub use crate::model::Take;
+
 /// Everything a cycle may touch.
 #[derive(Clone)]
 pub struct Ports {
@@ -263,6 +265,9 @@ pub trait StateStore: Send + Sync {
     /// The known referrals that were updated last (by `referral_updated`), newest first, at most `limit` (≤ 100).
     fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError>;
 
+    /// New referrals whose deadline is not later than `until`, the next deadline first, at most `limit`.
+    fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, StoreError>;
+
     /// What is remembered besides entries.
     fn memo(&self) -> Result<Memo, StoreError>;
 
@@ -427,6 +432,10 @@ pub struct Memo {
     pub sweep: Option<SweepCursor>,
     /// When the last sweep was finished.
     pub swept: Option<Timestamp>,
+    /// Entries there were when it was finished: what the next one should meet at least.
+    pub entries_at_sweep: Option<u64>,
+    /// When all linked leads were last read by id.
+    pub leads_read: Option<Timestamp>,
     /// A sweep is due whatever the schedule says (first start, damage, unordered answer).
     pub is_sweep_due: bool,
     /// When an unordered listing last forced a sweep: at most one an hour.
@@ -451,6 +460,8 @@ pub struct Memo {
     pub last_report: Option<(Timestamp, String)>,
     /// The last stop was orderly.
     pub is_stopped_cleanly: bool,
+    /// Hash of mapping, status and write settings of the last cycle; a change has every entry looked at once.
+    pub configuration: u64,
 }
 
 /// A sweep under way.
@@ -488,6 +499,10 @@ pub struct Counters {
     pub dead_letters: std::collections::BTreeMap<crate::model::Cause, u64>,
     /// Entries in trouble that are still tried.
     pub retrying: u64,
+    /// Entries by bit of `Entry::holds`.
+    pub holds: std::collections::BTreeMap<u8, u64>,
+    /// New referrals that wait for an answer.
+    pub unanswered: u64,
 }
 
 /// Operator decisions and latched brakes.
@@ -502,8 +517,6 @@ pub struct Decisions {
     pub brakes: std::collections::BTreeMap<String, LatchedBrake>,
     /// Digests of sets that were approved and are not sent yet.
     pub approved: std::collections::BTreeSet<String>,
-    /// Groups released by an operator: referral, group name, which side to take.
-    pub releases: Vec<Release>,
     /// Instants of the last hour's writes of braked kinds, for the hourly brakes.
     pub closings: Vec<Timestamp>,
     /// As `closings`.
@@ -523,27 +536,6 @@ pub struct LatchedBrake {
     pub digest: String,
     /// One sentence for people.
     pub reason: String,
-}
-
-/// A release of a hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Release {
-    /// The referral.
-    pub referral: ReferralId,
-    /// The group; `None` for all of its groups.
-    pub group: Option<String>,
-    /// Whose value wins; `None` only lifts the hold.
-    pub take: Option<Take>,
-}
-
-/// Whose value wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Take {
-    /// The referral's.
-    Referral,
-    /// The lead's.
-    Lead,
 }
 
 /// The ledger failed.

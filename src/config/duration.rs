@@ -14,6 +14,11 @@ impl HumanDuration {
         HumanDuration(Duration::from_secs(seconds))
     }
 
+    /// From whole milliseconds.
+    pub const fn from_millis(millis: u64) -> Self {
+        HumanDuration(Duration::from_millis(millis))
+    }
+
     /// As the standard type.
     pub const fn get(self) -> Duration {
         self.0
@@ -55,11 +60,16 @@ impl HumanDuration {
 impl std::fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = self.0.as_secs();
+        match self.0.subsec_nanos() {
+            0 => {}
+            nanos if nanos % 1_000_000 == 0 => return write!(f, "{}ms", self.0.as_millis()),
+            _ => return write!(f, "{}ns", self.0.as_nanos()),
+        }
         match seconds {
             0 => f.write_str("0s"),
-            _ if seconds % 86_400 == 0 => write!(f, "{}d", seconds / 86_400),
-            _ if seconds % 3600 == 0 => write!(f, "{}h", seconds / 3600),
-            _ if seconds % 60 == 0 => write!(f, "{}m", seconds / 60),
+            _ if seconds.is_multiple_of(86_400) => write!(f, "{}d", seconds / 86_400),
+            _ if seconds.is_multiple_of(3600) => write!(f, "{}h", seconds / 3600),
+            _ if seconds.is_multiple_of(60) => write!(f, "{}m", seconds / 60),
             _ => write!(f, "{seconds}s"),
         }
     }
@@ -97,6 +107,24 @@ mod tests {
         ] {
             assert_eq!(HumanDuration::parse(text), Ok(HumanDuration::from_seconds(seconds)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_printed_duration_reads_back_the_same() {
+        for (text, printed) in [
+            ("500ms", "500ms"),
+            ("1s 500ms", "1500ms"),
+            ("1d 1ms", "86400001ms"),
+            ("1500us", "1500000ns"),
+            ("90s", "90s"),
+            ("60m", "1h"),
+            ("2w", "14d"),
+        ] {
+            let duration = HumanDuration::parse(text).expect("it is a duration");
+            assert_eq!(duration.to_string(), printed);
+            assert_eq!(HumanDuration::parse(printed), Ok(duration), "{printed}");
+        }
+        assert_eq!(HumanDuration::parse("500ms"), Ok(HumanDuration::from_millis(500)));
     }
 
     #[test]

@@ -1,18 +1,31 @@
 //! The client stack, its order written in one place: deadline, limiter, shared gate, token, send, classify, retry.
 
+mod classify;
+mod client;
+pub mod exchange;
+mod limit;
+mod retry;
 pub mod settings;
+pub mod signin;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+pub use exchange::Exchange;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::{RemoteError, Side, Timestamp};
+use crate::model::{Fault, RemoteError, Side, Timestamp};
 
-/// A client for one service: everything both adapters share.
-pub struct Client {}
+pub use client::Client;
+pub use signin::Tokens;
+pub use transport::{SetupError, install_crypto};
 
 /// One call, before limits, token and correlation headers are added.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// A fixed phrase for messages, for example `get referral`.
     pub operation: &'static str,
@@ -44,7 +57,7 @@ pub enum Effect {
 }
 
 /// A 2xx (or 304) answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Answer {
     /// The status.
     pub status: http::StatusCode,
@@ -56,6 +69,81 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// The `Date` header: server time.
     pub server_time: Option<Timestamp>,
+}
+
+impl Answer {
+    /// Reads the body as JSON.
+    ///
+    /// # Errors
+    /// When it is no JSON of this shape. The error says where, never what: the text may hold personal data.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Malformed> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let kind = match (self.body.trim_ascii_start().first(), error.classify()) {
+                (None, _) => "the answer is empty",
+                (Some(b'<'), _) => "the answer is a web page and no JSON",
+                (_, serde_json::error::Category::Data) => "the answer has an unexpected shape",
+                (_, serde_json::error::Category::Eof) => "the answer is cut off",
+                (_, serde_json::error::Category::Syntax | serde_json::error::Category::Io) => "the answer is no JSON",
+            };
+            Malformed {
+                status: self.status.as_u16(),
+                request_id: self.request_id.clone(),
+                reason: format!("{kind} (line {}, column {})", error.line(), error.column()),
+            }
+        })
+    }
+}
+
+/// Headers and body stay out: both may hold personal data.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .field("body_bytes", &self.body.len())
+            .field("request_id", &self.request_id)
+            .field("server_time", &self.server_time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Query, headers and body stay out: all may hold personal data.
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("operation", &self.operation)
+            .field("method", &self.method)
+            .field("path", &self.url.path())
+            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
+            .field("effect", &self.effect)
+            .field("request", &self.request)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A successful answer that could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Malformed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The id to quote to support.
+    pub request_id: Option<String>,
+    /// What is wrong and where, without quoting.
+    pub reason: String,
+}
+
+impl Malformed {
+    /// The failure of the call that got this answer. A write that was answered with 2xx has been carried out, but what
+    /// came of it must be read: its outcome counts as unknown.
+    pub fn into_error(self, side: Side, operation: &'static str, effect: Effect) -> RemoteError {
+        RemoteError {
+            status: Some(self.status),
+            request_id: self.request_id,
+            is_outcome_unknown: effect == Effect::Write,
+            ..RemoteError::new(side, operation, Fault::Malformed).with_message(self.reason)
+        }
+    }
 }
 
 /// What one service's refusals mean: the part of classification that only its adapter knows.

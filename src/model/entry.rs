@@ -45,6 +45,10 @@ pub struct Entry {
     pub reported_after_closing: Option<i32>,
     /// What went wrong last, while it is not mended.
     pub trouble: Option<Trouble>,
+    /// Which kinds of holds it has, one bit each (`plan::Hold::bit`).
+    pub holds: u32,
+    /// Keyed hash of the contact person used last, so that the choice is sticky.
+    pub primary_contact: Option<u32>,
     /// Look at this referral again at this instant even if neither side changes.
     pub look_at: Option<Timestamp>,
 }
@@ -84,9 +88,6 @@ pub struct Link {
     /// The lead has been seen in another state since the link: an outcome is news (spec 5).
     pub has_changed_state: bool,
 }
-
-/// Short alias used where both are at hand.
-pub type LeadLink = Link;
 
 /// What the opportunities of a lead add up to: any Won, else any Open, else all Lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -129,6 +130,8 @@ pub struct GroupMemory {
     pub referral_moved: Option<Moved>,
     /// The lead's value has moved away from its half and that is not settled.
     pub lead_moved: Option<Moved>,
+    /// An operator decided which side wins; used up by the next plan.
+    pub released: Option<Take>,
 }
 
 /// The pair of keyed fingerprints of a group (spec 4).
@@ -147,7 +150,19 @@ pub enum Base {
         referral: u64,
         /// Half of the lead.
         lead: u64,
+        /// Both had a value: a person decides.
+        is_disputed: bool,
     },
+}
+
+/// Whose value wins when an operator releases a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Take {
+    /// The referral's.
+    Referral,
+    /// The lead's.
+    Lead,
 }
 
 /// A value that moved away from the base.
@@ -177,7 +192,7 @@ pub struct Trouble {
     pub cause: Cause,
     /// Failed attempts so far.
     pub attempts: u16,
-    /// When it began.
+    /// When the last attempt failed.
     pub since: Timestamp,
     /// We stopped trying until something changes.
     pub is_dead_letter: bool,

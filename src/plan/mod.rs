@@ -1,3 +1,20 @@
-//! Verbs: pure functions from values to values.
+//! Verbs: pure functions from values to values. No async, no logging, no clock, no randomness.
 
+pub mod action;
+pub mod backoff;
+pub mod brakes;
+pub mod diff;
+pub mod fields;
+pub mod mapping;
+pub mod policy;
+pub mod scope;
 pub mod settings;
+pub mod settle;
+pub mod snapshot;
+pub mod status;
+
+pub use action::{Action, GroupWrite, HOLD_NAMES, Hold, Needs, Rule, Step};
+pub use diff::{RowPlan, Urgency, plan_row};
+pub use policy::Policy;
+pub use settle::{Next, Outcome, settle};
+pub use snapshot::{Adoption, Claim, Row, Seen};

@@ -110,15 +110,26 @@ pub struct MappingSettings {
     /// What happens when the customer withdraws the consent to be contacted.
     pub on_consent_withdrawn: OnConsentWithdrawn,
     /// Boolean column set by `on_consent_withdrawn = "mark"`.
+    #[serde(default)]
     pub consent_mark_column: Option<String>,
     /// The groups by name.
     pub groups: BTreeMap<String, GroupSettings>,
     /// Value tables by name: text to text (or number).
+    #[serde(default)]
     pub tables: BTreeMap<String, BTreeMap<String, toml_value::Scalar>>,
     /// Owner assignment on create; the first rule that fits decides.
+    #[serde(default)]
     pub owners: Vec<OwnerRule>,
     /// Owner of leads that no rule fits.
+    #[serde(default)]
     pub fallback_owner: Option<Owner>,
+    /// Column that keeps texts whole which had to be cut elsewhere; empty: they are not kept.
+    #[serde(default = "description")]
+    pub overflow_column: String,
+}
+
+fn description() -> String {
+    "description".to_owned()
 }
 
 /// Scalars in value tables.
@@ -168,6 +179,21 @@ pub struct GroupSettings {
     /// Lead column to the referral path that is written back; empty: one way.
     #[serde(default)]
     pub write_back: BTreeMap<String, String>,
+    /// Lead column to the part of the opportunity that speaks instead of it once the lead is qualified.
+    #[serde(default)]
+    pub opportunity: BTreeMap<String, OpportunityField>,
+}
+
+/// What an opportunity can say in place of a lead column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpportunityField {
+    /// Actual value, else estimated value.
+    Value,
+    /// Currency as ISO 4217 code.
+    Currency,
+    /// Closing date: actual when closed, else estimated.
+    CloseDate,
 }
 
 fn yes() -> bool {
@@ -200,22 +226,29 @@ pub enum FieldOwner {
 }
 
 /// One lead column: where its value comes from.
+///
+/// Of `value`, `template` and `from` the first that is set counts, so that each can replace a built-in `from`. An
+/// expression is a JSON pointer into the referral (`/details/notes`), a pointer into its primary contact
+/// (`@contact/email`), or a template (it has braces).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnSettings {
-    /// JSON pointers into the referral; the first that gives a value counts.
+    /// Expressions; the first that gives a value counts.
     #[serde(default)]
     pub from: Vec<String>,
-    /// A template over the referral instead; see the documentation of templates.
+    /// A template over the referral instead; see the documentation of templates. Empty: none.
     #[serde(default)]
     pub template: Option<String>,
     /// A constant instead.
     #[serde(default)]
     pub value: Option<toml_value::Scalar>,
-    /// Name of a value table that translates the result.
+    /// Expressions tried when there is no value. A group that has nothing but these counts as empty.
+    #[serde(default)]
+    pub fallback: Vec<String>,
+    /// Name of a value table that translates what a pointer found; words it does not know stay as they are.
     #[serde(default)]
     pub table: Option<String>,
-    /// What to write when there is no value.
+    /// What to write when neither `from` nor `fallback` gives a value.
     #[serde(default)]
     pub default: Option<toml_value::Scalar>,
     /// Without a value leave the column alone instead of clearing it.
@@ -224,9 +257,15 @@ pub struct ColumnSettings {
     /// Numbers below this count as no value.
     #[serde(default)]
     pub min: Option<f64>,
+    /// Numbers above this are refused: the column is skipped.
+    #[serde(default)]
+    pub max: Option<f64>,
     /// Without this column the lead is useless: a value that does not fit makes a dead letter, not a skipped column.
     #[serde(default)]
     pub is_required: bool,
+    /// Off leaves a built-in column out.
+    #[serde(default = "yes")]
+    pub enabled: bool,
 }
 
 /// One rule of owner assignment. All given conditions must fit.

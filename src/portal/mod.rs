@@ -1,2 +1,28 @@
 //! Family: where referrals come from.
+
 pub mod partner_center;
+
+use std::sync::Arc;
+
+use crate::http::{Dialect, Exchange};
+use crate::ports::Portal;
+use partner_center::settings::PartnerCenterSettings;
+
+/// Which portal, and how it is set up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PortalSettings {
+    /// Microsoft Partner Center.
+    PartnerCenter(PartnerCenterSettings),
+}
+
+/// What the portal's refusals mean and which headers its calls carry: the client stack is built with it.
+pub fn dialect() -> Arc<dyn Dialect> {
+    Arc::new(partner_center::PartnerCenterDialect)
+}
+
+/// Opens the configured portal over a client stack. Nothing is sent yet.
+pub fn open(settings: &PortalSettings, exchange: Arc<dyn Exchange>) -> Arc<dyn Portal> {
+    match settings {
+        PortalSettings::PartnerCenter(settings) => Arc::new(partner_center::open(settings, exchange)),
+    }
+}

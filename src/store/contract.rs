@@ -11,11 +11,11 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::model::{
     Base, Cause, ETag, Entry, ExternalReference, GroupMemory, LeadId, LeadState, LeadStatus, Link, Moved, ReferralId,
-    ReferralStatus, Side, Standing, Substatus, Timestamp, Trouble, Watermark,
+    ReferralStatus, Side, Standing, Substatus, Take, Timestamp, Trouble, Watermark,
 };
 use crate::ports::{
     ActionKind, Batch, Counters, Cursor, Decisions, HistoryLine, IntendedAction, LatchedBrake, Memo, Opening, Pruned,
-    Release, StateStore, SweepCursor, Take,
+    RequestsToday, StateStore, SweepCursor,
 };
 use crate::store::{MemoryStore, NEWEST_MAX, OUTCOME_BYTES_MAX, SledStore};
 
@@ -45,10 +45,12 @@ contract!(
     a_lead_is_found_as_long_as_an_entry_claims_it,
     an_entry_that_lost_its_claim_is_not_found_by_the_lead,
     due_referrals_come_earliest_first,
+    deadlines_of_the_unanswered_come_next_first,
     the_newest_come_first_and_are_limited,
     the_newest_are_right_however_many_come_and_go,
     a_scan_goes_on_where_the_page_before_ended,
     counters_follow_standing_and_trouble,
+    holds_are_counted_by_their_bit,
     intents_last_until_each_of_their_referrals_is_settled,
     commit_numbers_grow,
     the_memo_comes_back_and_stays_without_a_new_one,
@@ -112,6 +114,27 @@ async fn due_referrals_come_earliest_first(store: &dyn StateStore) {
     put(store, 2, Some(entry())).await;
     put(store, 5, None).await;
     assert_eq!(due(100, 10), [referral(4), referral(1)]);
+}
+
+async fn deadlines_of_the_unanswered_come_next_first(store: &dyn StateStore) {
+    let new = |at: i64| Entry { deadline: Some(seconds(at)), ..entry() };
+    for (number, at) in [(1, 30), (2, 10), (3, 20), (4, -10)] {
+        put(store, number, Some(new(at))).await;
+    }
+    put(store, 5, Some(entry())).await;
+    put(store, 6, Some(Entry { standing: Standing::OutOfScope, ..new(5) })).await;
+    put(store, 7, Some(Entry { referral_status: ReferralStatus::Active, ..new(5) })).await;
+    let deadlines = |until, limit| store.deadlines(seconds(until), limit).unwrap();
+    let line = |number, at| (referral(number), seconds(at));
+    assert_eq!(deadlines(20, 10), [line(4, -10), line(2, 10), line(3, 20)], "a deadline that is now is among them");
+    assert_eq!(deadlines(100, 2), [line(4, -10), line(2, 10)]);
+    assert_eq!(deadlines(-11, 10), []);
+    put(store, 2, Some(Entry { referral_status: ReferralStatus::Active, ..new(10) })).await;
+    put(store, 3, Some(new(40))).await;
+    put(store, 4, None).await;
+    put(store, 6, Some(new(5))).await;
+    assert_eq!(deadlines(100, 10), [line(6, 5), line(1, 30), line(3, 40)], "an answer, a move, a removal, a new scope");
+    assert_eq!(store.counters().unwrap().unanswered, 4, "one of them has no deadline");
 }
 
 async fn the_newest_come_first_and_are_limited(store: &dyn StateStore) {
@@ -187,6 +210,17 @@ async fn counters_follow_standing_and_trouble(store: &dyn StateStore) {
     assert_eq!(counters.dead_letters, BTreeMap::from([(trouble("other", true).cause, 1)]));
 }
 
+async fn holds_are_counted_by_their_bit(store: &dyn StateStore) {
+    put(store, 1, Some(Entry { holds: 0b101, ..entry() })).await;
+    put(store, 2, Some(Entry { holds: 0b100, ..entry() })).await;
+    put(store, 3, Some(Entry { holds: 1 << 31, ..entry() })).await;
+    assert_eq!(store.counters().unwrap().holds, BTreeMap::from([(0, 1), (2, 2), (31, 1)]));
+    put(store, 1, Some(Entry { holds: 0b1, ..entry() })).await;
+    put(store, 2, Some(entry())).await;
+    put(store, 3, None).await;
+    assert_eq!(store.counters().unwrap().holds, BTreeMap::from([(0, 1)]), "a bit that nobody has is not told");
+}
+
 async fn intents_last_until_each_of_their_referrals_is_settled(store: &dyn StateStore) {
     let first = store.intend(vec![action(9), action(1), action(1)]).await.unwrap();
     let second = store.intend(vec![action(1)]).await.unwrap();
@@ -236,7 +270,6 @@ async fn decisions_come_back(store: &dyn StateStore) {
         held: BTreeSet::from([referral(1), referral(u128::MAX)]),
         brakes: BTreeMap::from([("closings per hour".to_owned(), brake)]),
         approved: BTreeSet::from(["77aa".to_owned()]),
-        releases: vec![Release { referral: referral(2), group: Some("deal".to_owned()), take: Some(Take::Lead) }],
         closings: vec![seconds(1), seconds(2)],
         acceptances: vec![],
     };
@@ -389,6 +422,14 @@ pub(super) fn assert_agrees(store: &dyn StateStore, model: &BTreeMap<ReferralId,
     due.retain(|(at, _)| *at <= seconds(50));
     let expected: Vec<_> = due.into_iter().map(|(_, id)| id).collect();
     assert_eq!(store.due(seconds(50), usize::MAX).unwrap(), expected, "{when}");
+    let is_unanswered =
+        |entry: &Entry| entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope;
+    let waiting = model.iter().filter(|(_, entry)| is_unanswered(entry));
+    let mut deadlines: Vec<_> = waiting.filter_map(|(id, entry)| Some((entry.deadline?, *id))).collect();
+    deadlines.sort_unstable();
+    deadlines.retain(|(at, _)| *at <= seconds(50));
+    let expected: Vec<_> = deadlines.into_iter().map(|(at, id)| (id, at)).collect();
+    assert_eq!(store.deadlines(seconds(50), usize::MAX).unwrap(), expected, "{when}");
     let mut newest: Vec<_> = model.iter().filter_map(|(id, entry)| Some((entry.referral_updated?, *id))).collect();
     newest.sort_unstable();
     let expected: Vec<_> = newest.into_iter().rev().take(20).map(|(_, id)| id).collect();
@@ -402,6 +443,12 @@ pub(super) fn assert_agrees(store: &dyn StateStore, model: &BTreeMap<ReferralId,
             }
             Some(_) => counters.retrying += 1,
             None => {}
+        }
+        if is_unanswered(entry) {
+            counters.unanswered += 1;
+        }
+        for bit in (0..32u8).filter(|bit| entry.holds & (1 << bit) != 0) {
+            *counters.holds.entry(bit).or_default() += 1;
         }
     }
     assert_eq!(store.counters().unwrap(), counters, "{when}");
@@ -420,7 +467,10 @@ pub(super) fn random_batch(random: &mut ChaCha8Rng) -> Batch {
 }
 
 fn random_entry(random: &mut ChaCha8Rng) -> Entry {
-    let standings = [Standing::Pending, Standing::Linked, Standing::LeadTaken, Standing::LeadGone];
+    let standings =
+        [Standing::Pending, Standing::Linked, Standing::OutOfScope, Standing::LeadTaken, Standing::LeadGone];
+    let statuses = [ReferralStatus::New, ReferralStatus::Active];
+    let holds = [0, 1, 1 << 31, 0b1010, u32::MAX];
     let some_instant = |random: &mut ChaCha8Rng| {
         let at = random.random_range(-100..100);
         random.random_bool(0.6).then(|| seconds(at))
@@ -431,9 +481,10 @@ fn random_entry(random: &mut ChaCha8Rng) -> Entry {
     let groups = (0..random.random_range(0..5)).map(|group| GroupMemory {
         group,
         mapping: random.random_range(0..3),
-        base: Base::Common { referral: random.random(), lead: random.random() },
+        base: random_base(random),
         referral_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(3) }),
         lead_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(4) }),
+        released: *[None, None, Some(Take::Referral), Some(Take::Lead)].choose(random).unwrap(),
     });
     let groups = groups.collect();
     Entry {
@@ -441,9 +492,22 @@ fn random_entry(random: &mut ChaCha8Rng) -> Entry {
         link: random.random_bool(0.7).then_some(link).flatten(),
         look_at: some_instant(random),
         referral_updated: some_instant(random),
+        referral_status: *statuses.choose(random).unwrap(),
+        deadline: some_instant(random),
+        holds: *holds.choose(random).unwrap(),
+        primary_contact: random.random_bool(0.5).then(|| random.random()),
         trouble: random.random_bool(0.4).then_some(trouble),
         groups,
         ..entry()
+    }
+}
+
+fn random_base(random: &mut ChaCha8Rng) -> Base {
+    let (referral, lead) = (random.random(), random.random());
+    match random.random_range(0..3) {
+        0 => Base::Common { referral, lead },
+        1 => Base::Apart { referral, lead, is_disputed: false },
+        _ => Base::Apart { referral, lead, is_disputed: true },
     }
 }
 
@@ -481,6 +545,8 @@ pub(super) fn entry() -> Entry {
         closed_by_us: None,
         reported_after_closing: None,
         trouble: None,
+        holds: 0,
+        primary_contact: None,
         look_at: None,
     }
 }
@@ -507,9 +573,10 @@ pub(super) fn full_entry(group_count: u32) -> Entry {
     let groups = (1..=group_count).map(|group| GroupMemory {
         group: random(group) as u32,
         mapping: random(group + 99) as u32,
-        base: Base::Apart { referral: random(group), lead: random(group + 1) },
+        base: Base::Apart { referral: random(group), lead: random(group + 1), is_disputed: true },
         referral_moved: None,
         lead_moved: (group == 1).then(|| Moved { to: random(7), at: now }),
+        released: None,
     });
     let link = Link {
         lead: lead(u128::MAX),
@@ -540,6 +607,8 @@ pub(super) fn full_entry(group_count: u32) -> Entry {
         closed_by_us: None,
         reported_after_closing: None,
         trouble: None,
+        primary_contact: Some(u32::MAX),
+        holds: u32::MAX,
         look_at: Some(now),
     }
 }
@@ -558,6 +627,8 @@ pub(super) fn full_memo() -> Memo {
         cycles: 4,
         sweep: Some(SweepCursor { cursor: Some(Cursor("next".to_owned())), began: seconds(5), pages: 6, met: 7 }),
         swept: Some(seconds(8)),
+        entries_at_sweep: Some(18),
+        leads_read: Some(seconds(19)),
         is_sweep_due: true,
         unordered_sweep: Some(seconds(9)),
         lead_reading: Some(Some(referral(10))),
@@ -568,8 +639,9 @@ pub(super) fn full_memo() -> Memo {
         crm_closed_until: Some(seconds(15)),
         last_success: Some(seconds(16)),
         last_report: Some((seconds(17), "{}".to_owned())),
+        requests_today: RequestsToday { day: 20, portal: 21, crm: 22 },
         is_stopped_cleanly: false,
-        ..Memo::default()
+        configuration: u64::MAX,
     }
 }
 

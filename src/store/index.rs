@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Cause, Entry, LeadId, Standing, Timestamp};
+use crate::model::{Cause, Entry, LeadId, ReferralStatus, Standing, Timestamp};
 use crate::ports::Counters;
 
 /// Under which marks an entry is found. Both stores keep their indices by these and by nothing else.
@@ -14,6 +14,8 @@ pub(super) struct Marks {
     pub(super) due: Option<Timestamp>,
     /// Last known update of the referral.
     pub(super) updated: Option<Timestamp>,
+    /// When it expires unanswered.
+    pub(super) deadline: Option<Timestamp>,
 }
 
 impl Marks {
@@ -27,8 +29,15 @@ impl Marks {
             | Standing::ClosedUnlinked
             | Standing::LeadGone => entry.link.as_ref().map(|link| link.lead),
         };
-        Marks { lead, due: entry.look_at, updated: entry.referral_updated }
+        let is_waiting = is_unanswered(entry);
+        let deadline = entry.deadline.filter(|_| is_waiting);
+        Marks { lead, due: entry.look_at, updated: entry.referral_updated, deadline }
     }
+}
+
+/// It is New, in scope and waits for our answer.
+fn is_unanswered(entry: &Entry) -> bool {
+    entry.referral_status == ReferralStatus::New && entry.standing != Standing::OutOfScope
 }
 
 /// What changes in the counters when entries come and go. Causes are kept apart, as there may be many.
@@ -40,6 +49,10 @@ pub(super) struct Tally {
     pub(super) by_standing: BTreeMap<Standing, i64>,
     /// In trouble and still tried.
     pub(super) retrying: i64,
+    /// By bit of `Entry::holds`.
+    pub(super) holds: BTreeMap<u8, i64>,
+    /// New and unanswered.
+    pub(super) unanswered: i64,
     /// Dead letters by cause.
     pub(super) dead_letters: BTreeMap<Cause, i64>,
 }
@@ -58,6 +71,12 @@ impl Tally {
     fn count(&mut self, entry: &Entry, by: i64) {
         self.entries += by;
         *self.by_standing.entry(entry.standing).or_default() += by;
+        for bit in (0..32u8).filter(|bit| entry.holds & (1 << bit) != 0) {
+            *self.holds.entry(bit).or_default() += by;
+        }
+        if is_unanswered(entry) {
+            self.unanswered += by;
+        }
         match &entry.trouble {
             Some(trouble) if trouble.is_dead_letter => {
                 *self.dead_letters.entry(trouble.cause.clone()).or_default() += by;
@@ -75,10 +94,16 @@ impl Tally {
             let count = counters.by_standing.entry(*standing).or_default();
             *count = moved(*count, *by);
         }
+        counters.unanswered = moved(counters.unanswered, self.unanswered);
+        for (bit, by) in &self.holds {
+            let count = counters.holds.entry(*bit).or_default();
+            *count = moved(*count, *by);
+        }
         for (cause, by) in &self.dead_letters {
             let count = counters.dead_letters.entry(cause.clone()).or_default();
             *count = moved(*count, *by);
         }
+        counters.holds.retain(|_, count| *count > 0);
         counters.by_standing.retain(|_, count| *count > 0);
         counters.dead_letters.retain(|_, count| *count > 0);
         counters

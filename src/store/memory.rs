@@ -29,6 +29,7 @@ struct Ledger {
     by_lead: BTreeSet<(LeadId, ReferralId)>,
     due: BTreeSet<(Timestamp, ReferralId)>,
     newest: BTreeSet<(Timestamp, ReferralId)>,
+    deadlines: BTreeSet<(Timestamp, ReferralId)>,
     counters: Counters,
     memo: Memo,
     intents: BTreeMap<u64, Vec<IntendedAction>>,
@@ -85,6 +86,7 @@ impl Ledger {
             marks.lead.map(|lead| self.by_lead.remove(&(lead, id)));
             marks.due.map(|due| self.due.remove(&(due, id)));
             marks.updated.map(|updated| self.newest.remove(&(updated, id)));
+            marks.deadline.map(|deadline| self.deadlines.remove(&(deadline, id)));
         }
         if let Some(entry) = entry {
             tally.add(&entry);
@@ -92,6 +94,7 @@ impl Ledger {
             marks.lead.map(|lead| self.by_lead.insert((lead, id)));
             marks.due.map(|due| self.due.insert((due, id)));
             marks.updated.map(|updated| self.newest.insert((updated, id)));
+            marks.deadline.map(|deadline| self.deadlines.insert((deadline, id)));
         }
         self.counters = tally.applied_to(std::mem::take(&mut self.counters));
     }
@@ -138,6 +141,12 @@ impl StateStore for MemoryStore {
 
     fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
         Ok(lock(&self.ledger).newest.iter().rev().take(limit.min(NEWEST_MAX)).map(|(_, id)| *id).collect())
+    }
+
+    fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, StoreError> {
+        let ledger = lock(&self.ledger);
+        let lines = ledger.deadlines.iter().take_while(|(at, _)| *at <= until).take(limit);
+        Ok(lines.map(|(at, id)| (*id, *at)).collect())
     }
 
     fn memo(&self) -> Result<Memo, StoreError> {

@@ -12,6 +12,7 @@ mod contract;
 mod index;
 pub mod keep;
 pub mod memory;
+pub mod settings;
 pub mod sled;
 
 pub use memory::MemoryStore;

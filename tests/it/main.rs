@@ -1,1 +1,7 @@
 //! End-to-end and contract tests.
+
+#![allow(clippy::unwrap_used)]
+
+mod command_line;
+mod once;
+mod stage;

@@ -40,3 +40,13 @@ pub enum Identity {
     /// A custom column with an alternate key carries the referral's id.
     AlternateKey,
 }
+
+impl Identity {
+    /// True when the lead's id is computed.
+    pub fn is_derived(self) -> bool {
+        match self {
+            Identity::Derived => true,
+            Identity::AlternateKey => false,
+        }
+    }
+}

@@ -113,6 +113,11 @@ pub(super) fn sortable(instant: Timestamp) -> [u8; 8] {
     (instant.millis() ^ i64::MIN).to_be_bytes()
 }
 
+/// The instant that [`sortable`] wrote.
+pub(super) fn unsortable(bytes: [u8; 8]) -> Timestamp {
+    Timestamp::from_millis(i64::from_be_bytes(bytes) ^ i64::MIN)
+}
+
 /// An instant followed by a referral: a key that sorts by the instant.
 pub(super) fn instant_key(instant: Timestamp, id: ReferralId) -> Vec<u8> {
     join(&[&sortable(instant), id.uuid().as_bytes()])

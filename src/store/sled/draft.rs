@@ -187,18 +187,24 @@ impl<'a> Draft<'a> {
             before.lead.map_or(Ok(()), |lead| self.change_lead(lead, id, false))?;
             after.lead.map_or(Ok(()), |lead| self.change_lead(lead, id, true))?;
         }
-        if before.due != after.due {
-            for (due, value) in [(before.due, None), (after.due, Some(Vec::new()))] {
-                if let Some(due) = due {
-                    self.put(Name::Due, instant_key(due, id), value);
-                }
-            }
-        }
+        self.change_instant(Name::Due, id, before.due, after.due);
+        self.change_instant(Name::Deadlines, id, before.deadline, after.deadline);
         if before.updated != after.updated {
             before.updated.map_or(Ok(()), |updated| self.change_newest(updated, id, false))?;
             after.updated.map_or(Ok(()), |updated| self.change_newest(updated, id, true))?;
         }
         Ok(())
+    }
+
+    fn change_instant(&mut self, index: Name, id: ReferralId, before: Option<Timestamp>, after: Option<Timestamp>) {
+        if before == after {
+            return;
+        }
+        for (instant, value) in [(before, None), (after, Some(Vec::new()))] {
+            if let Some(instant) = instant {
+                self.put(index, instant_key(instant, id), value);
+            }
+        }
     }
 
     fn change_lead(&mut self, lead: LeadId, id: ReferralId, is_there: bool) -> Result<(), Failure> {
@@ -252,12 +258,16 @@ impl<'a> Draft<'a> {
             entries: self.kept.entries,
             by_standing: std::mem::take(&mut self.kept.by_standing),
             retrying: self.kept.retrying,
+            holds: std::mem::take(&mut self.kept.holds),
+            unanswered: self.kept.unanswered,
             dead_letters: BTreeMap::new(),
         };
         let counters = tally.applied_to(counters);
         self.kept.entries = counters.entries;
         self.kept.by_standing = counters.by_standing;
         self.kept.retrying = counters.retrying;
+        self.kept.holds = counters.holds;
+        self.kept.unanswered = counters.unanswered;
         for (cause, by) in &tally.dead_letters {
             let key = seal(cause);
             let count = self.get(Name::Causes, &key)?.map(|bytes| unseal::<u64>("a cause", &bytes));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, Failure};
 use crate::model::{
     Base, Closing, ETag, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
-    ReferralStatus, Standing, Substatus, Timestamp, Trouble,
+    ReferralStatus, Standing, Substatus, Take, Timestamp, Trouble,
 };
 
 /// An entry is meant to stay within this, envelope included. Over it the words of its trouble are dropped first.
@@ -150,6 +150,8 @@ struct EntryV1 {
     closed_by_us: Option<Closing>,
     reported_after_closing: Option<i32>,
     trouble: Option<Trouble>,
+    holds: u32,
+    primary_contact: Option<u32>,
     look_at: Option<Timestamp>,
     shape: u32,
     own_shape: Shape,
@@ -173,6 +175,13 @@ const APART: u8 = 1;
 const REFERRAL_MOVED: u8 = 2;
 /// A move of the lead follows.
 const LEAD_MOVED: u8 = 4;
+
+/// The base is apart and both sides had a value.
+const DISPUTED: u8 = 8;
+/// An operator decided for the referral's value.
+const TAKE_REFERRAL: u8 = 16;
+/// An operator decided for the lead's value.
+const TAKE_LEAD: u8 = 32;
 
 /// A move; random 64 bits are longer as a variable-length number.
 #[derive(Serialize, Deserialize)]
@@ -205,6 +214,8 @@ impl EntryV1 {
             closed_by_us,
             reported_after_closing,
             trouble,
+            holds,
+            primary_contact,
             look_at,
         } = entry.clone();
         let keys = groups.iter().map(|group| (group.group, group.mapping)).collect();
@@ -233,6 +244,8 @@ impl EntryV1 {
             closed_by_us,
             reported_after_closing,
             trouble,
+            holds,
+            primary_contact,
             look_at,
             shape,
             own_shape,
@@ -259,7 +272,7 @@ impl EntryV1 {
         for ((group, mapping), GroupV1 { marks, referral, lead }) in shape.iter().zip(self.groups) {
             let base = match marks & APART {
                 0 => Base::Common { referral, lead },
-                _ => Base::Apart { referral, lead },
+                _ => Base::Apart { referral, lead, is_disputed: marks & DISPUTED != 0 },
             };
             groups.push(GroupMemory {
                 group: *group,
@@ -267,6 +280,11 @@ impl EntryV1 {
                 base,
                 referral_moved: next_move(marks & REFERRAL_MOVED != 0)?,
                 lead_moved: next_move(marks & LEAD_MOVED != 0)?,
+                released: match marks & (TAKE_REFERRAL | TAKE_LEAD) {
+                    0 => None,
+                    TAKE_REFERRAL => Some(Take::Referral),
+                    _ => Some(Take::Lead),
+                },
             });
         }
         Ok(Entry {
@@ -289,6 +307,8 @@ impl EntryV1 {
             closed_by_us: self.closed_by_us,
             reported_after_closing: self.reported_after_closing,
             trouble: self.trouble,
+            holds: self.holds,
+            primary_contact: self.primary_contact,
             look_at: self.look_at,
         })
     }
@@ -298,7 +318,8 @@ impl GroupV1 {
     fn of(memory: &GroupMemory) -> Self {
         let (mut marks, referral, lead) = match memory.base {
             Base::Common { referral, lead } => (0, referral, lead),
-            Base::Apart { referral, lead } => (APART, referral, lead),
+            Base::Apart { referral, lead, is_disputed: false } => (APART, referral, lead),
+            Base::Apart { referral, lead, is_disputed: true } => (APART | DISPUTED, referral, lead),
         };
         if memory.referral_moved.is_some() {
             marks |= REFERRAL_MOVED;
@@ -306,6 +327,11 @@ impl GroupV1 {
         if memory.lead_moved.is_some() {
             marks |= LEAD_MOVED;
         }
+        marks |= match memory.released {
+            None => 0,
+            Some(Take::Referral) => TAKE_REFERRAL,
+            Some(Take::Lead) => TAKE_LEAD,
+        };
         GroupV1 { marks, referral, lead }
     }
 }

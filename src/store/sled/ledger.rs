@@ -5,7 +5,8 @@
 //! | entries | upper bound of ids                 | a few entries (see `bucket`)                  |
 //! | leads   | 14 bits of a hash of the lead      | pairs of lead and referral                    |
 //! | due     | instant, referral                  | –                                             |
-//! | newest  | instant, referral; inverted              | –, for the few hundred newest                 |
+//! | newest  | instant, referral; inverted        | –, for the few hundred newest                 |
+//! | deadlines | instant, referral                | –                                             |
 //! | intents | commit, position, referral         | intended action                               |
 //! | history | commit, position                   | lines                                         |
 //! | causes  | cause                              | number of dead letters                        |
@@ -23,7 +24,7 @@ use std::sync::{Mutex, RwLock};
 use ::sled::{Db, IVec, Tree};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{FORMAT, Failure, array_at, instant_key, referral_at, unseal};
+use super::codec::{FORMAT, Failure, array_at, instant_key, referral_at, unseal, unsortable};
 use super::draft::Draft;
 use super::entry::{Shape, Shapes};
 use super::failure::{disk, from_sled};
@@ -39,6 +40,7 @@ pub(super) enum Name {
     Leads,
     Due,
     Newest,
+    Deadlines,
     Intents,
     History,
     Causes,
@@ -47,7 +49,8 @@ pub(super) enum Name {
 }
 
 /// In the order of `Name`.
-const NAMES: [&str; 9] = ["entries", "leads", "due", "newest", "intents", "history", "causes", "shapes", "meta"];
+const NAMES: [&str; 10] =
+    ["entries", "leads", "due", "newest", "deadlines", "intents", "history", "causes", "shapes", "meta"];
 
 /// An open ledger.
 pub(super) struct Ledger {
@@ -84,6 +87,10 @@ pub(super) struct TallyV1 {
     pub(super) entries: u64,
     pub(super) by_standing: BTreeMap<Standing, u64>,
     pub(super) retrying: u64,
+    /// By bit of `Entry::holds`.
+    pub(super) holds: BTreeMap<u8, u64>,
+    /// New and unanswered.
+    pub(super) unanswered: u64,
     /// Intended actions whose outcome is not known.
     pub(super) intended: u64,
     /// Lines in the index of the newest.
@@ -224,8 +231,7 @@ pub(super) fn lead_bucket(lead: LeadId) -> [u8; 2] {
 /// Instant and referral of an index key.
 pub(super) fn instant_line(key: &[u8]) -> Result<(Timestamp, ReferralId), Failure> {
     let instant: [u8; 8] = array_at("an index line", key, 0)?;
-    let millis = i64::from_be_bytes(instant) ^ i64::MIN;
-    Ok((Timestamp::from_millis(millis), referral_at("an index line", key, 8)?))
+    Ok((unsortable(instant), referral_at("an index line", key, 8)?))
 }
 
 /// The key of a referral among the newest: inverted, so that the newest comes first.

@@ -205,6 +205,10 @@ impl StateStore for SledStore {
         self.inner.with(|ledger| ledger.newest(limit))
     }
 
+    fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, StoreError> {
+        self.inner.with(|ledger| ledger.deadlines(until, limit))
+    }
+
     fn memo(&self) -> Result<Memo, StoreError> {
         self.inner.with(Ledger::memo)
     }

@@ -32,8 +32,11 @@ use crate::store::keep::{move_aside, private_directory, sync_directory};
 /// as it is used: what sled has read it keeps in memory for good (some 45 MB for 100,000 entries).
 pub const VERIFIED_CLEAN_MAX: u64 = 10_000;
 
-/// Entries read at an opening after any other stop: all of them, or so many of a larger ledger.
-pub const VERIFIED_UNCLEAN_MAX: u64 = 100_000;
+/// Entries read at an opening after any other stop: all of them, or so many of a larger ledger. The rest is checked as it
+/// is used, for the same price in memory. No promise hangs on reading more: the commit number tells whether the newest
+/// records are missing, intended actions are always read in full, and after such a stop a sweep is due, which meets every
+/// referral again. What a person may have entered is held back for an entry that is gone, as after the loss of them all.
+pub const VERIFIED_UNCLEAN_MAX: u64 = 10_000;
 
 /// An opening that takes longer hangs: the ledger is moved aside.
 const OPENING_TIME_MAX: Duration = Duration::from_secs(600);

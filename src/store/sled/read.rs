@@ -59,15 +59,31 @@ impl Ledger {
 
     /// Due referrals, earliest first.
     pub(super) fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<ReferralId>, Failure> {
-        let end = join(&[&sortable(now), &[0xff; 17]]);
-        let due = self.tree(Name::Due).range::<&[u8], _>(..=&end[..]).keys().take(limit);
-        due.map(|key| Ok(instant_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
+        self.lines_until(Name::Due, now, limit).map(|line| line.map(|(_, id)| id)).collect()
     }
 
     /// Referrals that were updated last, newest first.
     pub(super) fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, Failure> {
         let newest = self.tree(Name::Newest).iter().keys().take(limit.min(NEWEST_MAX));
         newest.map(|key| Ok(newest_line(&key.map_err(|error| from_sled(&error))?)?.1)).collect()
+    }
+
+    /// Deadlines of unanswered referrals up to an instant, the next first.
+    pub(super) fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, Failure> {
+        let lines = self.lines_until(Name::Deadlines, until, limit);
+        lines.map(|line| line.map(|(deadline, id)| (id, deadline))).collect()
+    }
+
+    /// Lines of an index by instant, the earliest first.
+    fn lines_until(
+        &self,
+        index: Name,
+        until: Timestamp,
+        limit: usize,
+    ) -> impl Iterator<Item = Result<(Timestamp, ReferralId), Failure>> + use<> {
+        let end = join(&[&sortable(until), &[0xff; 17]]);
+        let keys = self.tree(index).range::<&[u8], _>(..=&end[..]).keys().take(limit);
+        keys.map(|key| instant_line(&key.map_err(|error| from_sled(&error))?))
     }
 
     /// The memo.
@@ -84,13 +100,13 @@ impl Ledger {
 
     /// The counters.
     pub(super) fn counters(&self) -> Result<Counters, Failure> {
-        let tally = self.tally()?;
+        let TallyV1 { entries, by_standing, retrying, holds, unanswered, .. } = self.tally()?;
         let mut dead_letters = BTreeMap::new();
         for item in self.tree(Name::Causes).iter() {
             let (key, value) = item.map_err(|error| from_sled(&error))?;
             dead_letters.insert(unseal::<Cause>("a cause", &key)?, unseal::<u64>("a cause", &value)?);
         }
-        Ok(Counters { entries: tally.entries, by_standing: tally.by_standing, dead_letters, retrying: tally.retrying })
+        Ok(Counters { entries, by_standing, dead_letters, retrying, holds, unanswered })
     }
 
     /// Intents whose outcome is not known, oldest first.

@@ -53,7 +53,9 @@ fn verify_all(ledger: &Ledger, kept: &TallyV1) -> Result<(), Failure> {
         let lines: LeadLines = unseal("a lead's line", &lines.map_err(|error| from_sled(&error))?)?;
         found.leads += lines.len() as u64;
     }
-    for (name, count) in [(Name::Due, &mut found.due), (Name::Newest, &mut found.newest)] {
+    for (name, count) in
+        [(Name::Due, &mut found.due), (Name::Newest, &mut found.newest), (Name::Deadlines, &mut found.deadlines)]
+    {
         for key in ledger.tree(name).iter().keys() {
             instant_line(&key.map_err(|error| from_sled(&error))?)?;
             *count += 1;
@@ -88,6 +90,7 @@ struct Lines {
     leads: u64,
     due: u64,
     newest: u64,
+    deadlines: u64,
 }
 
 impl Lines {
@@ -108,6 +111,10 @@ impl Lines {
         if let Some(updated) = marks.updated.filter(|updated| is_above(*updated)) {
             self.newest += 1;
             is_whole &= is_there(Name::Newest, newest_key(updated, id))?;
+        }
+        if let Some(deadline) = marks.deadline {
+            self.deadlines += 1;
+            is_whole &= is_there(Name::Deadlines, instant_key(deadline, id))?;
         }
         if is_whole { Ok(()) } else { Err(Failure::Damage("an index line is missing".to_owned())) }
     }

@@ -1,0 +1,254 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::daemon::{DecisionRequest, Which};
+use crate::model::ReferralId;
+use crate::ports::Take;
+
+/// Keeps Partner Center referrals and Dynamics 365 leads in agreement.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "referrald", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    /// Configuration file [default: /etc/referrald/referrald.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "REFERRALD_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    /// The configuration file that was named, by flag or environment.
+    pub fn config(&self) -> Option<PathBuf> {
+        self.config.clone().filter(|file| !file.as_os_str().is_empty())
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Run,
+    /// Run one cycle and every scan that is due, then exit
+    Once,
+    /// Show what the next cycle would do; write nothing
+    Plan {
+        /// Show values as well
+        #[arg(long)]
+        values: bool,
+    },
+    /// Show how things stand
+    Status,
+    /// Ask the running daemon for a cycle now
+    Reconcile,
+    /// Pause writing
+    Suspend,
+    /// Go on writing
+    Resume,
+    /// Let go what a brake holds back
+    Approve {
+        /// As `status` prints it: the digest of the set, or `organization`
+        digest: String,
+    },
+    /// Leave referrals alone until they are released
+    Hold {
+        /// Referral ids
+        #[arg(value_name = "ID", required = true, value_parser = referral_id)]
+        ids: Vec<ReferralId>,
+    },
+    /// Lift holds
+    Release(Release),
+    /// Try dead letters again
+    Retry(Retry),
+    /// Look at the configuration
+    Config {
+        /// What to look at.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show the whole thing against built-in simulated services; no account needed
+    Demo(Demo),
+}
+
+/// `release`.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(false))]
+pub struct Release {
+    /// Referral ids
+    #[arg(value_name = "ID", group = "which", value_parser = referral_id)]
+    ids: Vec<ReferralId>,
+    /// Everything that is held
+    #[arg(long, group = "which")]
+    all: bool,
+    /// Only this mapping group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Whose value wins where there is no common base
+    #[arg(long, value_name = "SIDE")]
+    take: Option<TakeWord>,
+}
+
+/// `retry`.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).multiple(false))]
+pub struct Retry {
+    /// Referral ids
+    #[arg(value_name = "ID", group = "which", value_parser = referral_id)]
+    ids: Vec<ReferralId>,
+    /// Dead letters whose cause contains this text
+    #[arg(long, value_name = "TEXT", group = "which", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    cause: Option<String>,
+    /// Every dead letter
+    #[arg(long, group = "which")]
+    all: bool,
+}
+
+/// `demo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct Demo {
+    /// How many referrals the simulated services begin with
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub referrals: u32,
+    /// The same seed plays the same story
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// `config`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration and list every problem
+    Check,
+    /// Print the effective values, secrets hidden
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TakeWord {
+    Referral,
+    Lead,
+}
+
+impl Command {
+    /// The decision a command asks for; `None` for commands that are no decision.
+    pub fn decision(&self) -> Option<DecisionRequest> {
+        Some(match self {
+            Command::Suspend => DecisionRequest::Suspend,
+            Command::Resume => DecisionRequest::Resume,
+            Command::Approve { digest } => DecisionRequest::Approve { digest: digest.clone() },
+            Command::Hold { ids } => DecisionRequest::Hold { ids: ids.clone() },
+            Command::Release(Release { ids, all, group, take }) => DecisionRequest::Release {
+                which: if *all { Which::All } else { Which::Ids(ids.clone()) },
+                group: group.clone(),
+                take: take.map(|word| match word {
+                    TakeWord::Referral => Take::Referral,
+                    TakeWord::Lead => Take::Lead,
+                }),
+            },
+            Command::Retry(Retry { ids, cause, all }) => DecisionRequest::Retry {
+                which: match (all, cause) {
+                    (true, _) => Which::All,
+                    (false, Some(text)) => Which::Cause(text.clone()),
+                    (false, None) => Which::Ids(ids.clone()),
+                },
+            },
+            Command::Run
+            | Command::Once
+            | Command::Plan { .. }
+            | Command::Status
+            | Command::Reconcile
+            | Command::Config { .. }
+            | Command::Demo(_) => return None,
+        })
+    }
+}
+
+fn referral_id(text: &str) -> Result<ReferralId, String> {
+    ReferralId::parse(text).ok_or_else(|| "this is no referral id; expected a GUID".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Arguments;
+    use crate::daemon::{DecisionRequest, Which};
+    use crate::ports::Take;
+
+    const ID: &str = "00000000-0000-0000-0000-00000000000A";
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("referrald").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_file_may_stand_before_or_after_the_command() {
+        for line in
+            ["--config a.toml status --json", "status --json --config a.toml", "--json config check --config a.toml"]
+        {
+            let arguments = parse(line).expect(line);
+            assert_eq!(arguments.config().as_deref(), Some(std::path::Path::new("a.toml")), "{line}");
+            assert!(arguments.json, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_refused() {
+        for line in [
+            "",
+            "fly",
+            "hold",
+            "hold seven",
+            "release",
+            "retry",
+            "approve",
+            "config",
+            "demo --referrals 0",
+            "demo --seed x",
+            "release --all --take nobody",
+            "retry --cause",
+            "status extra",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        for line in [format!("release {ID} --all"), format!("retry {ID} --cause x"), "retry --all --cause x".to_owned()]
+        {
+            assert!(parse(&line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn decisions_are_read_as_they_are_meant() {
+        let id = super::referral_id(ID).expect("an id");
+        let decision = |line: &str| parse(line).expect(line).command.decision();
+        assert_eq!(decision(&format!("hold {ID} {ID}")), Some(DecisionRequest::Hold { ids: vec![id, id] }));
+        assert_eq!(
+            decision(&format!("release {ID} --group amount --take lead")),
+            Some(DecisionRequest::Release {
+                which: Which::Ids(vec![id]),
+                group: Some("amount".into()),
+                take: Some(Take::Lead)
+            })
+        );
+        assert_eq!(
+            decision("retry --cause refused"),
+            Some(DecisionRequest::Retry { which: Which::Cause("refused".into()) })
+        );
+        assert_eq!(decision("status"), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! Builds everything from the configuration. The one place that may name anything.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::arguments::Demo;
+use crate::config::{Settings, Sources};
+use crate::daemon::reconciler::{Credential, Reload};
+use crate::daemon::{DaemonSettings, Engine, Reconciler};
+use crate::http::settings::{Grant, LimitSettings};
+use crate::http::{self, Tokens};
+use crate::model::{Side, Timestamp};
+use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
+use crate::store::settings::StateSettings;
+use crate::telemetry::{self, LogSettings, TelemetryError};
+use crate::trigger::settings::ScheduleSettings;
+use crate::{crm, portal, store};
+
+/// What a command needs to know before it builds an engine, or instead of building one.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// `state.directory`.
+    pub state_directory: PathBuf,
+    /// `[daemon]`.
+    pub daemon: DaemonSettings,
+    /// `[schedule]`.
+    pub schedule: ScheduleSettings,
+    /// `[log]`.
+    pub log: LogSettings,
+}
+
+/// What an engine is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Cycles: `run`, `once`. The end is told by [`Engine::shutdown`].
+    Cycles,
+    /// A forecast. The ledger is only read.
+    Forecast,
+    /// A look at the ledger: `status`. No service is asked.
+    Look,
+    /// An operator's decision. No service is asked.
+    Decision,
+}
+
+/// Nothing can be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The configuration cannot be used; the text lists every problem.
+    #[error("{0}")]
+    Configuration(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Builds what commands need. The product has one, [`Product`]; tests have others.
+#[async_trait]
+pub trait Build: Send + Sync {
+    /// Reads the configuration: the file that was named, else the default one.
+    fn ground(&self, config: Option<&Path>) -> Result<Ground, StartError>;
+
+    /// Sets the log up, once for the process.
+    fn start_log(&self, log: &LogSettings) -> Result<(), TelemetryError> {
+        telemetry::init(log)
+    }
+
+    /// Opens the ledger and makes an engine.
+    async fn engine(&self, config: Option<&Path>, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError>;
+
+    /// `config check`; gives the exit code.
+    fn config_check(&self, config: Option<PathBuf>, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8>;
+
+    /// `config show`; gives the exit code.
+    fn config_show(
+        &self,
+        config: Option<PathBuf>,
+        is_json: bool,
+        with_origin: bool,
+        out: &mut dyn Write,
+        trouble: &mut dyn Write,
+    ) -> std::io::Result<u8>;
+
+    /// `demo`; gives the exit code.
+    async fn demo(&self, demo: Demo, is_json: bool, out: &mut (dyn Write + Send)) -> std::io::Result<u8>;
+}
+
+/// The real thing: both services as the configuration names them, the ledger on disk.
+pub struct Product;
+
+#[async_trait]
+impl Build for Product {
+    fn ground(&self, config: Option<&Path>) -> Result<Ground, StartError> {
+        let settings = load(config)?;
+        Ok(Ground {
+            state_directory: settings.state.directory,
+            daemon: settings.daemon,
+            schedule: settings.schedule,
+            log: settings.log,
+        })
+    }
+
+    async fn engine(&self, config: Option<&Path>, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
+        let settings = load(config)?;
+        let store = open_store(&settings.state, purpose).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (ports, credentials) = connect(&settings, store, clock)?;
+        let config = config.map(Path::to_path_buf);
+        let reload: Reload = Arc::new(move || match Settings::load(&Sources::from_process(config.clone())) {
+            Ok(loaded) => Ok(loaded.settings),
+            Err(problems) => {
+                Err(problems.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.message)).collect())
+            }
+        });
+        Ok(Arc::new(Reconciler::new(ports, settings, credentials, Some(reload))))
+    }
+
+    fn config_check(&self, config: Option<PathBuf>, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8> {
+        super::config::check(&Sources::from_process(config), is_json, out)
+    }
+
+    fn config_show(
+        &self,
+        config: Option<PathBuf>,
+        is_json: bool,
+        with_origin: bool,
+        out: &mut dyn Write,
+        trouble: &mut dyn Write,
+    ) -> std::io::Result<u8> {
+        super::config::show(&Sources::from_process(config), is_json, with_origin, out, trouble)
+    }
+
+    async fn demo(&self, demo: Demo, is_json: bool, out: &mut (dyn Write + Send)) -> std::io::Result<u8> {
+        super::demo::demo(demo, is_json, out).await
+    }
+}
+
+/// Reads the configuration; every problem is in the error.
+fn load(config: Option<&Path>) -> Result<Settings, StartError> {
+    match Settings::load(&Sources::from_process(config.map(Path::to_path_buf))) {
+        Ok(loaded) => Ok(loaded.settings),
+        Err(problems) => Err(StartError::Configuration(problems.to_string())),
+    }
+}
+
+/// Opens the ledger. A command that runs no cycle leaves it as orderly as it found it.
+async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn StateStore>, StartError> {
+    let (directory, cache_bytes) = (state.directory.clone(), state.cache_bytes);
+    let opened = tokio::task::spawn_blocking(move || store::open(&directory, cache_bytes)).await;
+    let store = opened.map_err(|error| StartError::Failed(format!("the ledger could not be opened: {error}")))??;
+    match purpose {
+        Purpose::Cycles => {}
+        Purpose::Forecast | Purpose::Look | Purpose::Decision => {
+            let is_orderly = matches!(store.opening(), Opening::Fresh | Opening::Clean);
+            let before = store.memo()?;
+            let memo =
+                Memo { is_stopped_cleanly: is_orderly, is_sweep_due: before.is_sweep_due || !is_orderly, ..before };
+            store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        }
+    }
+    Ok(Arc::new(store))
+}
+
+/// Builds both adapters over the client stack.
+pub(super) fn connect(
+    settings: &Settings,
+    store: Arc<dyn StateStore>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Ports, Vec<(Side, Credential)>), StartError> {
+    let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
+    let keep = settings.state.directory.join("keep");
+    let (portal_settings, crm_settings) = (&settings.partner_center, &settings.dataverse);
+    let crm_url = crm_settings.url.clone().ok_or_else(|| {
+        StartError::Configuration(
+            "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
+        )
+    })?;
+    let tokens = |side, section, url: &url::Url, auth| {
+        let audience = url.origin().ascii_serialization();
+        Tokens::new(side, section, &audience, auth, &settings.http, &keep, Arc::clone(&clock)).map(Arc::new)
+    };
+    let portal_tokens = tokens(Side::Portal, "partner_center.auth", &portal_settings.base_url, &portal_settings.auth)
+        .map_err(failed)?;
+    let crm_tokens = tokens(Side::Crm, "dataverse.auth", &crm_url, &crm_settings.auth).map_err(failed)?;
+    let columns = mapped_columns(settings);
+    let portal_client = http::Client::new(
+        portal::dialect(),
+        portal_settings.base_url.clone(),
+        &settings.http,
+        LimitSettings {
+            requests_per_minute: portal_settings.requests_per_minute,
+            in_flight_max: portal_settings.in_flight_max,
+        },
+        Arc::clone(&portal_tokens),
+        Arc::clone(&clock),
+    )
+    .map_err(failed)?;
+    let crm_client = http::Client::new(
+        crm::dialect(columns.clone()),
+        crm_url,
+        &settings.http,
+        LimitSettings {
+            requests_per_minute: crm_settings.requests_per_minute,
+            in_flight_max: crm_settings.in_flight_max,
+        },
+        Arc::clone(&crm_tokens),
+        Arc::clone(&clock),
+    )
+    .map_err(failed)?;
+    let portal_settings = portal::PortalSettings::PartnerCenter(portal_settings.clone());
+    let column = settings.referral_id_column.as_deref();
+    let ports = Ports {
+        portal: portal::open(&portal_settings, Arc::new(portal_client)),
+        crm: crm::open(crm_settings, settings.identity, column, columns, Arc::new(crm_client))
+            .map_err(StartError::Configuration)?,
+        store,
+        clock,
+    };
+    let credentials = vec![
+        (Side::Portal, credential(portal_tokens, settings.partner_center.auth.grant)),
+        (Side::Crm, credential(crm_tokens, settings.dataverse.auth.grant)),
+    ];
+    Ok((ports, credentials))
+}
+
+/// Every lead column that the configuration names.
+fn mapped_columns(settings: &Settings) -> BTreeSet<String> {
+    let groups = settings.mapping.groups.values().filter(|group| group.enabled);
+    let columns = groups.flat_map(|group| group.columns.keys().cloned());
+    columns.chain(settings.mapping.consent_mark_column.clone()).collect()
+}
+
+/// How a side signs in, for `status`.
+fn credential(tokens: Arc<Tokens>, grant: Grant) -> Credential {
+    Arc::new(move || {
+        let state = tokens.state();
+        let (how, ends) = match grant {
+            Grant::RefreshToken => ("refresh token", state.refresh_token_expires_at),
+            Grant::ClientCredentials => ("client credentials", state.certificate_not_after),
+            Grant::Password => ("user name and password (compatibility mode)", None),
+        };
+        let text = match state.last_error {
+            Some(error) => format!("{how}: {error}"),
+            None => how.to_owned(),
+        };
+        (text, ends)
+    })
+}
+
+/// The time of this host.
+pub struct SystemClock;
+
+#[async_trait]
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        jiff::Timestamp::now().into()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}

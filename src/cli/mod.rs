@@ -1,0 +1,176 @@
+//! The operator's surface: one file for each command that has something to it.
+
+pub mod arguments;
+pub mod build;
+pub mod config;
+pub mod decide;
+pub mod demo;
+pub mod exit;
+pub mod once;
+pub mod plan;
+pub mod run;
+pub mod status;
+mod words;
+
+use std::io::{self, Write};
+
+use clap::Parser;
+
+use crate::control::{Client, ControlError, Place};
+use crate::cycle::CycleError;
+use crate::telemetry::{self, LogFormat, LogSettings};
+
+use arguments::{Arguments, Command, ConfigCommand};
+use build::{Build, Ground, StartError};
+use exit::Exit;
+
+/// Threads that run the daemon: the work is waiting for two services.
+const WORKER_THREADS: usize = 2;
+
+/// Arguments in, exit code out.
+pub fn main(build: &dyn Build) -> u8 {
+    // Without a chosen provider the first TLS client would panic. An error means that one was chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code());
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let (mut out, mut trouble) = (anstream::stdout(), anstream::stderr());
+    let code = match runtime {
+        Ok(runtime) => runtime.block_on(run(&arguments, build, &mut out, &mut trouble)),
+        Err(error) => {
+            let _ = writeln!(trouble, "error: the runtime did not start: {error}");
+            Exit::Failed.code()
+        }
+    };
+    let _ = out.flush();
+    code
+}
+
+/// Runs one command; `out` is for what was asked, `trouble` for what went wrong.
+pub async fn run(
+    arguments: &Arguments,
+    build: &dyn Build,
+    out: &mut (dyn Write + Send),
+    trouble: &mut (dyn Write + Send),
+) -> u8 {
+    match dispatch(arguments, build, out, trouble).await {
+        Ok(code) => code,
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine.code(),
+        Err(failure) => {
+            let _ = writeln!(trouble, "{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            failure.exit().code()
+        }
+    }
+}
+
+async fn dispatch(
+    arguments: &Arguments,
+    build: &dyn Build,
+    out: &mut (dyn Write + Send),
+    trouble: &mut (dyn Write + Send),
+) -> Result<u8, Failure> {
+    let (config, is_json) = (arguments.config(), arguments.json);
+    let call = Call { build, config: config.as_deref(), is_json };
+    if let Some(decision) = arguments.command.decision() {
+        return Ok(decide::decide(&call, &decision, out).await?.code());
+    }
+    let exit = match &arguments.command {
+        Command::Run => run::run(&call).await?,
+        Command::Once => once::once(&call, out).await?,
+        Command::Plan { values } => plan::plan(&call, *values, out).await?,
+        Command::Status => status::status(&call, out).await?,
+        Command::Reconcile => decide::reconcile(&call, out).await?,
+        Command::Config { command: ConfigCommand::Check } => return Ok(build.config_check(config, is_json, out)?),
+        Command::Config { command: ConfigCommand::Show { origin } } => {
+            return Ok(build.config_show(config, is_json, *origin, out, trouble)?);
+        }
+        Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
+        Command::Suspend
+        | Command::Resume
+        | Command::Approve { .. }
+        | Command::Hold { .. }
+        | Command::Release(_)
+        | Command::Retry(_) => unreachable!("decisions were handled above"),
+    };
+    Ok(exit.code())
+}
+
+/// One command's surroundings.
+pub struct Call<'a> {
+    build: &'a dyn Build,
+    config: Option<&'a std::path::Path>,
+    is_json: bool,
+}
+
+impl Call<'_> {
+    fn ground(&self) -> Result<Ground, Failure> {
+        Ok(self.build.ground(self.config)?)
+    }
+
+    /// Reads the configuration, sets the log up for a command a person typed, and looks for a running daemon.
+    async fn daemon(&self) -> Result<Option<Client>, Failure> {
+        let ground = self.ground()?;
+        self.quiet_log(&ground.log)?;
+        Ok(Client::find(&place(&ground)).await?)
+    }
+
+    /// For commands other than `run` the answer is on standard output, and the log only tells trouble.
+    fn quiet_log(&self, log: &LogSettings) -> Result<(), Failure> {
+        let format = match log.format {
+            LogFormat::Json => LogFormat::Json,
+            LogFormat::Auto | LogFormat::Human | LogFormat::Journald => LogFormat::Human,
+        };
+        Ok(self.build.start_log(&LogSettings { level: "warn".to_owned(), format })?)
+    }
+}
+
+fn place(ground: &Ground) -> Place {
+    Place::of_this_process(ground.daemon.runtime_directory.as_deref(), &ground.state_directory)
+}
+
+fn print_json(out: &mut (dyn Write + Send), value: &impl serde::Serialize) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing could be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A cycle could not go on.
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+    /// The running daemon could not be asked, or said no.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The log could not be set up.
+    #[error(transparent)]
+    Log(#[from] telemetry::TelemetryError),
+    /// Anything else that keeps the command from doing what was asked.
+    #[error("{0}")]
+    Other(String),
+    /// The answer could not be printed.
+    #[error("the answer could not be printed: {0}")]
+    Print(#[from] io::Error),
+}
+
+impl Failure {
+    fn exit(&self) -> Exit {
+        match self {
+            Failure::Start(error) => Exit::of_start(error),
+            Failure::Cycle(error) => Exit::of_cycle(error),
+            Failure::Log(_) => Exit::Configuration,
+            Failure::Control(_) | Failure::Other(_) | Failure::Print(_) => Exit::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! `referrald run`: the daemon.
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::build::{Ground, Purpose, StartError};
+use super::exit::Exit;
+use super::{Call, Failure, place};
+use crate::control::{PlaceError, Server};
+use crate::daemon::{Daemon, DaemonSettings, Ending, Pulse, STUCK_AFTER};
+use crate::lifecycle::{self, Notifier, Wish};
+use crate::model::Timestamp;
+use crate::trigger::Bell;
+use crate::trigger::schedule::{Alarms, Schedules, Ticker};
+
+/// Runs until a signal asks to stop.
+pub(super) async fn run(call: &Call<'_>) -> Result<Exit, Failure> {
+    let ground = call.ground()?;
+    call.build.start_log(&ground.log)?;
+    // Listened to from the first moment: a stop while the ledger is being opened is a stop.
+    let wishes = lifecycle::wishes().map_err(|error| Failure::Other(format!("signals cannot be heard: {error}")))?;
+    match serve(call, ground, wishes, Notifier::systemd()).await? {
+        End::InOrder => Ok(Exit::Fine),
+        End::Locked => Ok(Exit::Locked),
+        // Nothing is dropped or waited for: that is what the second signal asked.
+        End::AtOnce => std::process::exit(i32::from(Exit::Failed.code())),
+    }
+}
+
+/// How the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// As asked.
+    InOrder,
+    /// Another daemon answers on the control socket.
+    Locked,
+    /// A second request to stop came before the first was done.
+    AtOnce,
+}
+
+/// Runs the daemon until a wish asks to stop.
+pub(super) async fn serve(
+    call: &Call<'_>,
+    ground: Ground,
+    wishes: mpsc::Receiver<Wish>,
+    notifier: Notifier,
+) -> Result<End, Failure> {
+    let schedules =
+        ground.schedule.parse().map_err(|problems| Failure::Start(StartError::Configuration(problems.join("\n"))))?;
+    notifier.status("opening the ledger");
+    let engine = call.build.engine(call.config, Purpose::Cycles).await?;
+
+    let (bell, stop, pulse) = (Bell::new(), CancellationToken::new(), Pulse::new());
+    let server = match Server::start(&place(&ground), engine.clone(), bell.clone()).await {
+        Ok(server) => server,
+        Err(error) => {
+            engine.shutdown().await;
+            return match error {
+                PlaceError::Taken(_) => {
+                    tracing::error!("{error}");
+                    Ok(End::Locked)
+                }
+                PlaceError::InTheWay(_) | PlaceError::Failed { .. } => Err(Failure::Other(error.to_string())),
+            };
+        }
+    };
+    let alarms = Alarms::new(schedules, now());
+    let (rung_by_clock, swept_by_clock) = (bell.clone(), engine.clone());
+    let ticker = Ticker::start(alarms.clone(), move |due| {
+        if due.sweep {
+            swept_by_clock.ask_for_sweep();
+            rung_by_clock.ring();
+        }
+        if due.reconcile {
+            rung_by_clock.ring();
+        }
+    });
+    let ticker = match ticker.await {
+        Ok(ticker) => Some(ticker),
+        Err(error) => {
+            // The loop runs by itself when the bell is silent for two ticks, so this is a degraded day, not the end.
+            tracing::error!("{error}; cycles come at every second tick only, and no sweeps; restart the daemon");
+            None
+        }
+    };
+
+    let (settings, settings_seen) = watch::channel(ground.daemon.clone());
+    let (tell, clock) = (notifier.clone(), alarms.clone());
+    let daemon = Daemon {
+        engine: engine.clone(),
+        bell,
+        pulse: pulse.clone(),
+        settings: settings_seen,
+        silence_max: Box::new(move || clock.silence_max(now())),
+        tell: Box::new(move |text| tell.status(text)),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "ready; the control socket is {}, the state is in {}",
+        server.path().display(),
+        ground.state_directory.display()
+    );
+    notifier.ready();
+
+    let watchdog = lifecycle::feed_watchdog(notifier.clone(), sd_notify::watchdog_enabled(), pulse, STUCK_AFTER);
+    let reload = async || {
+        let (schedules, limits) = reread(call, &ground)?;
+        engine.reload().await?;
+        alarms.set(schedules, now());
+        settings.send_replace(limits);
+        Ok(())
+    };
+    let obeying = lifecycle::obey(wishes, reload, notifier.clone(), stop.clone());
+    let working = async {
+        let ending = daemon.run(&stop).await;
+        // Commands that come now open the ledger themselves, once it is free.
+        drop(server);
+        if let Some(ticker) = ticker {
+            ticker.shutdown().await;
+        }
+        if ending == Ending::Orderly {
+            engine.shutdown().await;
+        }
+        ending
+    };
+    tokio::select! {
+        ending = working => {
+            match ending {
+                Ending::Orderly => tracing::info!("stopped in order"),
+                Ending::Abandoned => tracing::warn!("stopped with writes in flight"),
+            }
+            Ok(End::InOrder)
+        }
+        () = obeying => {
+            tracing::warn!("stopped at once, as asked; writes may be in flight, the next start reads them first");
+            Ok(End::AtOnce)
+        }
+        never = watchdog => match never {},
+    }
+}
+
+/// Reads the part of a changed configuration that concerns the loop; the error is every problem as a sentence.
+fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, DaemonSettings), Vec<String>> {
+    let ground = call.build.ground(call.config).map_err(|error| vec![error.to_string()])?;
+    let mut problems = Vec::new();
+    if ground.state_directory != running.state_directory {
+        problems.push("state.directory: it cannot change while the daemon runs; restart it".to_owned());
+    }
+    if ground.daemon.runtime_directory != running.daemon.runtime_directory {
+        problems.push("daemon.runtime_directory: it cannot change while the daemon runs; restart it".to_owned());
+    }
+    match ground.schedule.parse() {
+        Ok(schedules) if problems.is_empty() => Ok((schedules, ground.daemon)),
+        Ok(_) => Err(problems),
+        Err(more) => Err(problems.into_iter().chain(more).collect()),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(jiff::Timestamp::now())
+}

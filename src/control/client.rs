@@ -1,0 +1,128 @@
+//! A command's end of the control socket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+
+use super::place::Place;
+use super::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, PLAN_TIMEOUT, Refusal, request_of};
+use crate::cycle::Forecast;
+use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Status};
+
+/// A client waits a little longer than the server, so that the server's sentence arrives.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Talks to the running daemon; one connection for each request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    place: Place,
+}
+
+/// The daemon could not be asked, or said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket is there, and opening it is not allowed.
+    #[error(
+        "the control socket may not be opened ({0}); run this as root, as the daemon's user, or as a member of its group"
+    )]
+    Forbidden(std::io::Error),
+    /// The connection failed or the answer made no sense.
+    #[error("the daemon could not be asked: {0}")]
+    Failed(String),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Client {
+    /// Looks for a running daemon; `None` when there is none.
+    pub async fn find(place: &Place) -> Result<Option<Self>, ControlError> {
+        match place.connect().await {
+            Ok(Some(_)) => Ok(Some(Client { place: place.clone() })),
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(ControlError::Forbidden(error)),
+            Err(error) => Err(ControlError::Failed(error.to_string())),
+        }
+    }
+
+    /// Asks how things stand.
+    pub async fn status(&self) -> Result<Status, ControlError> {
+        self.call(http::Method::GET, "/status", None, ANSWER_TIMEOUT).await
+    }
+
+    /// Asks what the next cycle would do.
+    pub async fn plan(&self, detail: Detail) -> Result<Forecast, ControlError> {
+        let path = match detail {
+            Detail::Names => "/plan",
+            Detail::Values => "/plan?values=true",
+        };
+        self.call(http::Method::GET, path, None, PLAN_TIMEOUT).await
+    }
+
+    /// Rings the bell.
+    pub async fn reconcile(&self) -> Result<DecisionAnswer, ControlError> {
+        self.call(http::Method::POST, "/reconcile", None, ANSWER_TIMEOUT).await
+    }
+
+    /// Has a decision carried out.
+    pub async fn decide(&self, decision: &DecisionRequest) -> Result<DecisionAnswer, ControlError> {
+        let (path, body) = request_of(decision).map_err(failed)?;
+        self.call(http::Method::POST, path, body, ANSWER_TIMEOUT).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<T, ControlError> {
+        let (status, body) = tokio::time::timeout(limit + SLACK, self.exchange(method, path, body))
+            .await
+            .map_err(|_| failed("no answer in time"))??;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                failed(format!("its answer could not be read ({error}); is it another version? restart it"))
+            });
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => Err(ControlError::Refused(refusal.error)),
+            Err(_) => Err(failed(format!("it answered {status}"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(http::StatusCode, Bytes), ControlError> {
+        let stream = self.place.connect().await.map_err(failed)?.ok_or_else(|| failed("it has just stopped"))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let driver = tokio::spawn(connection);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "localhost")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(failed)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(failed)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(failed)?;
+            Ok((status, body.to_bytes()))
+        }
+        .await;
+        driver.abort();
+        answer
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> ControlError {
+    ControlError::Failed(error.to_string())
+}

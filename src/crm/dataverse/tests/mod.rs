@@ -1,0 +1,7 @@
+//! The adapter against a scripted client stack.
+
+mod fake;
+mod reads;
+mod schema;
+mod traps;
+mod writes;

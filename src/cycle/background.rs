@@ -1,0 +1,284 @@
+//! Scans that read everything: resumable, between other work, page by page.
+
+use super::{CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
+use crate::model::{LeadState, ReferralId, ReferralStatus, Side, Standing};
+use crate::plan::{Row, brakes};
+use crate::ports::{Batch, Opening, Scan, SweepCursor};
+
+/// Entries of one step of the reading by id.
+const READING_STEP: usize = 200;
+
+/// While the brake of a sweep holds, another sweep looks this often.
+const SWEEP_AGAIN: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Pages of the peek at New referrals that begins a catch-up.
+const PEEK_PAGES_MAX: u32 = 5;
+
+impl Pass<'_> {
+    /// Goes on with the scans that are due, while there is time.
+    pub(super) async fn background(&mut self) -> Result<(), CycleError> {
+        self.note_what_is_due()?;
+        // While a person has stopped writing nothing may be remembered, so there is nothing to scan for.
+        if self.stopped.is_some() && self.mode != Mode::Forecast {
+            return Ok(());
+        }
+        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.both_up() {
+            self.learn_organization().await?;
+            self.peek().await?;
+            self.memo.sweep = Some(SweepCursor { began: self.began, ..SweepCursor::default() });
+            self.memo.entries_at_sweep = Some(self.ports.store.counters()?.entries);
+            self.memo.is_sweep_due = false;
+        }
+        while self.memo.sweep.is_some() && self.has_time() && self.both_up() {
+            if !self.sweep_page().await? {
+                break;
+            }
+        }
+        let may_read = self.may_write() || self.mode == Mode::Forecast;
+        while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.both_up() {
+            if !self.reading_step().await? {
+                break;
+            }
+        }
+        self.list_old_outcomes()
+    }
+
+    fn both_up(&self) -> bool {
+        self.is_up(Side::Portal) && self.is_up(Side::Crm)
+    }
+
+    /// What starts a sweep besides its schedule: the first start, damage, an unclean stop, a long pause.
+    fn note_what_is_due(&mut self) -> Result<(), CycleError> {
+        if self.memo.configuration != self.setup.policy.configuration {
+            if self.memo.configuration != 0 {
+                self.memo.lead_reading.get_or_insert(None);
+            }
+            self.memo.configuration = self.setup.policy.configuration;
+        }
+        if self.memo.swept.is_none() && self.memo.sweep.is_none() {
+            self.memo.is_sweep_due = true;
+        }
+        if self.setup.is_sweep_asked {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+            self.memo.lead_reading.get_or_insert(None);
+        }
+        let is_old = self.memo.swept.is_none_or(|at| self.began.since(at) >= SWEEP_AGAIN);
+        if self.decisions.brakes.contains_key(SWEEP_BRAKE) && is_old {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none(); // Only a sweep can say that all is well again.
+        }
+        if !self.setup.is_first {
+            return Ok(());
+        }
+        let opening = self.ports.store.opening();
+        let pause = self.memo.last_success.map(|at| self.began.since(at));
+        let is_long = pause.is_some_and(|pause| pause > self.setup.sweep_after_pause);
+        let is_rebuilt = matches!(opening, Opening::TailLost { .. } | Opening::MovedAside { .. });
+        if is_long || is_rebuilt || opening == Opening::Unclean {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+        }
+        if is_long || is_rebuilt {
+            self.memo.lead_reading.get_or_insert(None);
+        }
+        Ok(())
+    }
+
+    /// Which organization is ours decides what is in scope: one page tells, before anything is linked.
+    async fn learn_organization(&mut self) -> Result<(), CycleError> {
+        if self.memo.partner_organization.is_some() {
+            return Ok(());
+        }
+        match self.ports.portal.page(&Scan::Recent, None).await {
+            Ok(page) => self.stamp_portal(&page.items),
+            Err(error) => self.note(&error),
+        }
+        Ok(())
+    }
+
+    /// The urgent first: New referrals, oldest first, before everything else is read.
+    async fn peek(&mut self) -> Result<(), CycleError> {
+        let mut cursor = None;
+        for _ in 0..PEEK_PAGES_MAX {
+            if !self.both_up() || !self.has_time() {
+                return Ok(());
+            }
+            let page = match self.ports.portal.page(&Scan::New, cursor.as_ref()).await {
+                Ok(page) => page,
+                Err(error) if self.waits_out(&error).await => continue,
+                Err(error) => {
+                    self.note(&error);
+                    return Ok(());
+                }
+            };
+            self.report.referrals_seen += page.items.len() as u64;
+            let rows = self.join(page.items)?;
+            self.process(rows).await?;
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one page of the sweep; false when it cannot go on now.
+    async fn sweep_page(&mut self) -> Result<bool, CycleError> {
+        let Some(mut sweep) = self.memo.sweep.clone() else { return Ok(false) };
+        let page = match self.ports.portal.page(&Scan::Sweep, sweep.cursor.as_ref()).await {
+            Ok(page) => page,
+            Err(error) if self.waits_out(&error).await => return Ok(true),
+            Err(error) => {
+                let is_lost = sweep.cursor.is_some() && !error.stops_side();
+                if is_lost {
+                    tracing::warn!("the sweep cannot go on where it was ({error}); it begins again");
+                    self.memo.sweep = None;
+                    self.memo.is_sweep_due = true;
+                }
+                self.note(&error);
+                return Ok(false);
+            }
+        };
+        if sweep.pages == 0 {
+            sweep.began = page.server_time.unwrap_or(self.began);
+            self.stamp_portal(&page.items);
+        }
+        self.report.referrals_seen += page.items.len() as u64;
+        self.note_defects("referral", &page.defects);
+        let mut gone = Vec::new();
+        for referral in &page.items {
+            if let Some(entry) = self.ports.store.get(referral.id)? {
+                sweep.met += 1;
+                if entry.standing == Standing::LeadGone {
+                    gone.push(referral.id);
+                }
+            }
+        }
+        let items = page.items;
+        let mut gone_rows = self.rows_of_gone(&items, &gone)?;
+        let mut rows = self.join(items)?;
+        rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
+        rows.append(&mut gone_rows);
+        self.process(rows).await?;
+        if self.is_incomplete && !self.both_up() {
+            return Ok(false); // This page is read again by the next pass.
+        }
+        sweep.pages += 1;
+        sweep.cursor = page.next;
+        let is_over = sweep.cursor.is_none();
+        if is_over {
+            self.finish_sweep(&sweep)?;
+        } else {
+            self.memo.sweep = Some(sweep);
+        }
+        if self.may_write() {
+            self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
+        }
+        Ok(!is_over)
+    }
+
+    /// Referrals whose lead was gone: a sweep looks whether it is back (recycle bin, restored backup).
+    fn rows_of_gone(&self, items: &[crate::model::Referral], gone: &[ReferralId]) -> Result<Vec<Row>, CycleError> {
+        let mut rows = Vec::new();
+        for referral in items.iter().filter(|referral| gone.contains(&referral.id)) {
+            if self.decided.contains(&referral.id) {
+                continue;
+            }
+            let mut row = Row::new(referral.id);
+            row.entry = self.ports.store.get(referral.id)?;
+            row.referral = crate::plan::Seen::from(referral.clone());
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn finish_sweep(&mut self, sweep: &SweepCursor) -> Result<(), CycleError> {
+        let known = self.ports.store.counters()?.entries;
+        let now = self.ports.clock.now();
+        let known_before = known.min(self.memo.entries_at_sweep.unwrap_or(0));
+        let approved = self.decisions.approved.clone();
+        let missing = known_before.saturating_sub(sweep.met);
+        match brakes::judge_sweep(missing, known_before, &self.setup.brakes, |digest| approved.contains(digest), now) {
+            Some(latch) => self.latch(SWEEP_BRAKE, latch),
+            None => self.unlatch(SWEEP_BRAKE),
+        }
+        tracing::info!(pages = sweep.pages, "sweep finished");
+        self.memo.sweep = None;
+        self.memo.swept = Some(now);
+        if self.may_write() && !self.is_incomplete {
+            let mark = self.memo.referrals_seen.unwrap_or_default();
+            self.memo.referrals_seen = Some(mark.advanced_to(sweep.began));
+        } else if self.memo.referrals_seen.is_none() {
+            self.memo.is_sweep_due = true;
+        }
+        Ok(())
+    }
+
+    /// Reads the leads (and opportunities) of one step of entries by id; false when it cannot go on now.
+    async fn reading_step(&mut self) -> Result<bool, CycleError> {
+        let after = self.memo.lead_reading.flatten();
+        let entries = self.ports.store.scan(after, READING_STEP)?;
+        let Some(last) = entries.last().map(|(id, _)| *id) else {
+            self.memo.lead_reading = None;
+            self.memo.leads_read = Some(self.ports.clock.now());
+            return Ok(false);
+        };
+        let mut rows = Vec::new();
+        for (id, entry) in entries {
+            let is_watched = match entry.standing {
+                Standing::Linked => is_alive(&entry),
+                Standing::LeadGone => entry.link.is_some(),
+                Standing::Pending | Standing::OutOfScope | Standing::ClosedUnlinked | Standing::LeadTaken => false,
+            };
+            if is_watched && !self.decided.contains(&id) {
+                let mut row = Row::new(id);
+                row.entry = Some(entry);
+                rows.push(row);
+            }
+        }
+        let ids = distinct(rows.iter().filter_map(|row| row.entry.as_ref()?.link.as_ref()).map(|link| link.lead));
+        let is_read = self.read_leads(&mut rows, &ids).await;
+        if !(is_read && self.follow(&mut rows).await && self.read_opportunities(&mut rows).await) {
+            return Ok(false);
+        }
+        // A lead that is still gone is no news.
+        rows.retain(|row| {
+            let was_gone = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);
+            !(was_gone && row.lead.present().is_none())
+        });
+        self.process(rows).await?;
+        if self.may_write() {
+            self.memo.lead_reading = Some(Some(last));
+            self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
+            Ok(true)
+        } else {
+            self.memo.lead_reading = Some(Some(last));
+            Ok(self.mode == Mode::Forecast)
+        }
+    }
+
+    /// Lists outcomes that are older than their link as one set for one approval.
+    fn list_old_outcomes(&mut self) -> Result<(), CycleError> {
+        let bit = self.old_outcome_bit();
+        let count = self.ports.store.counters()?.holds.get(&bit).copied().unwrap_or(0);
+        let listed = self.decisions.brakes.get(OLD_OUTCOMES).map_or(0, |latch| latch.count);
+        if count == listed {
+            return Ok(());
+        }
+        let mut ids = std::collections::BTreeSet::new();
+        let mut after = None;
+        while ids.len() < self.setup.settings.window as usize {
+            let entries = self.ports.store.scan(after, READING_STEP)?;
+            let Some((last, _)) = entries.last() else { break };
+            after = Some(*last);
+            ids.extend(entries.iter().filter(|(_, entry)| entry.holds & (1 << bit) != 0).map(|(id, _)| *id));
+        }
+        self.unlatch(OLD_OUTCOMES);
+        self.note_old_outcomes(&ids);
+        Ok(())
+    }
+}
+
+/// Entries whose lead can still have news: the referral is open, or the lead is.
+fn is_alive(entry: &crate::model::Entry) -> bool {
+    let is_open = matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
+    is_open || entry.link.as_ref().is_some_and(|link| link.status.state == LeadState::Open)
+}

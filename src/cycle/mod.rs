@@ -1,0 +1,406 @@
+//! One pass: observe, plan, apply, record. The only place where the plan meets the ports.
+//!
+//! ```text
+//! sign on → intents → leads and opportunities → due rows → referrals → braked kinds → scans → close
+//! ```
+
+mod apply;
+mod background;
+mod observe;
+pub mod report;
+pub mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{LeadId, ReferralId, RemoteError, Side, Standing, Timestamp};
+use crate::plan::{self, Hold, Policy, Row, RowPlan};
+use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
+
+pub use report::{Forecast, Report, Sentence};
+pub use settings::CycleSettings;
+
+/// How long a pass may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// What is left after this long is pending; the next pass goes on.
+    Work(Duration),
+    /// To the end: every scan that is due, and pending rows whether due or not.
+    Unlimited,
+}
+
+/// What ended a pass before its end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CycleError {
+    /// The ledger could not be read or written: nothing more is sent.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What one pass needs besides the ports.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What the plan decides by; `decisions` and what the CRM says about itself are filled in by the pass.
+    pub policy: Policy,
+    /// `[cycle]`.
+    pub settings: CycleSettings,
+    /// `[brakes]`.
+    pub brakes: crate::plan::settings::BrakeSettings,
+    /// How far behind the watermark a poll of leads begins.
+    pub poll_overlap: Duration,
+    /// Pages of one poll of leads; beyond, linked leads are read by id.
+    pub poll_pages_max: u32,
+    /// Ask for `updatedDateTime ge`.
+    pub use_updated_filter: bool,
+    /// Ways to find an existing lead, in this order.
+    pub adopt: Vec<crate::plan::settings::Adopt>,
+    /// A pause longer than this before a start asks for a sweep.
+    pub sweep_after_pause: Duration,
+    /// Daily request budgets: referrals side, leads side; 0 is unlimited.
+    pub requests_per_day: (u64, u64),
+    /// This is the first pass of this process.
+    pub is_first: bool,
+    /// The schedule (or a person) asked for a sweep.
+    pub is_sweep_asked: bool,
+    /// Why nothing may be written, for a reason outside this pass.
+    pub stopped: Option<String>,
+    /// Who we are in the CRM, when that was read just now: checked against the stamp in the ledger.
+    pub identity: Option<crate::ports::CrmIdentity>,
+}
+
+/// Runs one pass and reports what came of it.
+pub async fn run(ports: &Ports, setup: Setup, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
+    let mut pass = Pass::begin(ports, setup, Mode::Write(budget), stop)?;
+    pass.go().await?;
+    pass.close().await
+}
+
+/// The same path, stopped after the plan: says what the next pass would do, and writes nothing.
+pub async fn forecast(ports: &Ports, setup: Setup, stop: &CancellationToken) -> Result<Forecast, CycleError> {
+    let mut pass = Pass::begin(ports, setup, Mode::Forecast, stop)?;
+    pass.go().await?;
+    Ok(pass.into_forecast())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Write(Budget),
+    Forecast,
+}
+
+/// One pass under way.
+struct Pass<'a> {
+    ports: &'a Ports,
+    stop: &'a CancellationToken,
+    setup: Setup,
+    mode: Mode,
+    memo: Memo,
+    decisions: Decisions,
+    began: Timestamp,
+    requests_before: (u64, u64),
+    report: Report,
+    forecast: Forecast,
+    /// Sides that are down for the rest of the pass.
+    down: BTreeMap<Side, RemoteError>,
+    /// Rows of braked kinds: they wait until the last page is planned.
+    deferred: Vec<(Row, RowPlan)>,
+    /// Rows whose lead vanished: they wait for the brake.
+    vanished: Vec<(Row, RowPlan)>,
+    /// Rows from the leads side that the referrals side has not met yet.
+    leads: BTreeMap<ReferralId, Row>,
+    /// Writing is stopped as a whole, and why.
+    stopped: Option<String>,
+    /// Kinds that a brake lets pass in this pass, decided once over the whole plan.
+    released: BTreeSet<crate::ports::ActionKind>,
+    /// Something read in this pass could not be decided: the watermarks stand still.
+    is_incomplete: bool,
+    /// Our clock and a service's were too far apart in this pass.
+    is_skewed: bool,
+    /// Approvals used up in this pass.
+    consumed: BTreeSet<String>,
+    /// The brake has let the vanished leads of this pass go.
+    is_vanish_judged: bool,
+    /// Rows decided in this pass already: a later page does not decide them again.
+    decided: BTreeSet<ReferralId>,
+}
+
+impl<'a> Pass<'a> {
+    fn begin(ports: &'a Ports, mut setup: Setup, mode: Mode, stop: &'a CancellationToken) -> Result<Self, CycleError> {
+        let memo = ports.store.memo()?;
+        let decisions = ports.store.decisions()?;
+        let began = ports.clock.now();
+        setup.policy.decisions = decisions.clone();
+        setup.policy.crm_user = memo.crm_user;
+        setup.policy.organization.clone_from(&memo.partner_organization);
+        setup.policy.ignores_delays = mode == Mode::Write(Budget::Unlimited);
+        let mut stopped = setup.stopped.clone();
+        if decisions.is_suspended {
+            stopped = Some("writing is suspended by an operator; `referrald resume` goes on".to_owned());
+        }
+        if setup.policy.writes == plan::settings::Writes::Off {
+            stopped = Some("writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned());
+        }
+        Ok(Pass {
+            requests_before: (ports.portal.requests_sent(), ports.crm.requests_sent()),
+            ports,
+            stop,
+            setup,
+            mode,
+            memo,
+            decisions,
+            began,
+            report: Report { started: began, ..Report::default() },
+            forecast: Forecast::default(),
+            down: BTreeMap::new(),
+            deferred: Vec::new(),
+            vanished: Vec::new(),
+            leads: BTreeMap::new(),
+            stopped,
+            released: BTreeSet::new(),
+            is_incomplete: false,
+            consumed: BTreeSet::new(),
+            is_skewed: false,
+            is_vanish_judged: false,
+            decided: BTreeSet::new(),
+        })
+    }
+
+    async fn go(&mut self) -> Result<(), CycleError> {
+        self.restore_windows();
+        self.stamp_crm();
+        if self.may_write() {
+            self.resolve_intents().await?;
+        }
+        self.observe_crm().await?;
+        self.observe_portal().await?;
+        self.due().await?;
+        self.leftovers().await?;
+        self.braked().await?;
+        self.background().await?;
+        self.braked().await
+    }
+
+    /// True when this pass may send writes and move its memory.
+    fn may_write(&self) -> bool {
+        matches!(self.mode, Mode::Write(_)) && self.stopped.is_none() && self.stopping_brake().is_none()
+    }
+
+    /// A latched brake that stops all writing, not one kind.
+    fn stopping_brake(&self) -> Option<&LatchedBrake> {
+        STOPPING_BRAKES.iter().find_map(|name| self.decisions.brakes.get(*name))
+    }
+
+    /// True while there is time left and nobody asked to stop.
+    fn has_time(&self) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
+        match self.mode {
+            Mode::Write(Budget::Work(limit)) => self.ports.clock.now().since(self.began) < limit,
+            Mode::Write(Budget::Unlimited) | Mode::Forecast => true,
+        }
+    }
+
+    fn is_up(&self, side: Side) -> bool {
+        !self.down.contains_key(&side)
+    }
+
+    /// Notes that a side is down for the rest of the pass; trouble with one item does not count.
+    fn note_down(&mut self, error: &RemoteError) {
+        self.report.needs_human |=
+            matches!(error.fault, crate::model::Fault::NeedsHuman | crate::model::Fault::Unauthorized);
+        self.down.entry(error.side).or_insert_with(|| error.clone());
+    }
+
+    /// Waits out a closed window when this pass has no work budget; true when the call is worth repeating.
+    async fn waits_out(&mut self, error: &RemoteError) -> bool {
+        let crate::model::Fault::Throttled { until } = error.fault else { return false };
+        let wait = until.since(self.ports.clock.now());
+        let is_patient = self.mode == Mode::Write(Budget::Unlimited) && wait <= THROTTLE_WAIT_MAX;
+        if is_patient && !self.stop.is_cancelled() {
+            self.ports.clock.sleep(wait).await;
+        }
+        is_patient
+    }
+
+    fn restore_windows(&self) {
+        if let Some(until) = self.memo.portal_closed_until {
+            self.ports.portal.close_until(until);
+        }
+        if let Some(until) = self.memo.crm_closed_until {
+            self.ports.crm.close_until(until);
+        }
+    }
+
+    /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
+    async fn process(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in &rows {
+            self.decided.insert(row.id);
+        }
+        let planned = self.plan_rows(rows).await?;
+        self.act(planned).await
+    }
+
+    /// Writes the watermark, the counters and the report. The last act of a pass.
+    async fn close(mut self) -> Result<Report, CycleError> {
+        if !self.is_skewed && self.down.is_empty() {
+            self.unlatch(CLOCK_BRAKE);
+        }
+        self.keep_decisions().await?;
+        let now = self.ports.clock.now();
+        self.finish_report(now);
+        let counters = self.ports.store.counters()?;
+        self.report.pending =
+            self.report.pending.max(counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0));
+        self.memo.cycles += 1;
+        self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
+        self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);
+        self.count_requests(now);
+        if self.down.is_empty() {
+            self.memo.last_success = Some(now);
+        }
+        let text = serde_json::to_string(&self.report).unwrap_or_default();
+        self.memo.last_report = Some((now, text));
+        let batch = Batch { memo: Some(self.memo), ..Batch::default() };
+        self.ports.store.record(batch).await?;
+        Ok(self.report)
+    }
+
+    /// Writes what this pass decided; what operators decided meanwhile stays.
+    pub(super) async fn keep_decisions(&self) -> Result<(), StoreError> {
+        let before = self.ports.store.decisions()?;
+        let after = Decisions {
+            brakes: self.decisions.brakes.clone(),
+            closings: self.decisions.closings.clone(),
+            acceptances: self.decisions.acceptances.clone(),
+            approved: before.approved.difference(&self.consumed).cloned().collect(),
+            ..before.clone()
+        };
+        if after != before {
+            self.ports.store.decide(after).await?;
+        }
+        Ok(())
+    }
+
+    fn finish_report(&mut self, now: Timestamp) {
+        self.report.duration_ms = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.report.requests.insert(Side::Portal, self.ports.portal.requests_sent() - self.requests_before.0);
+        self.report.requests.insert(Side::Crm, self.ports.crm.requests_sent() - self.requests_before.1);
+        for (side, error) in &self.down {
+            self.report.sides.insert(*side, error.to_string());
+        }
+        let brakes = plan::brakes::brakes(&self.setup.brakes);
+        for (_, plan) in &self.deferred {
+            self.report.pending += 1;
+            let kind = plan.action.as_ref().map(crate::plan::Action::kind);
+            if brakes.iter().any(|brake| Some(brake.kind) == kind && self.decisions.brakes.contains_key(brake.name)) {
+                *self.report.holds.entry("brake".to_owned()).or_default() += 1;
+            }
+        }
+        // A list that waits for an approval stops nothing.
+        for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {
+            self.report.brakes.insert(name.clone(), brake.reason.clone());
+        }
+        let brake = self.stopping_brake().map(|brake| brake.reason.clone());
+        self.report.writes_stopped = self.stopped.clone().or(brake);
+        self.report.is_complete = self.down.is_empty() && self.memo.sweep.is_none() && !self.memo.is_sweep_due;
+        if let Some(sweep) = &self.memo.sweep {
+            self.report.progress.push(format!("sweep: {} pages read, {} known referrals met", sweep.pages, sweep.met));
+        }
+    }
+
+    fn count_requests(&mut self, now: Timestamp) {
+        let day = now.millis().div_euclid(86_400_000);
+        if self.memo.requests_today.day != day {
+            self.memo.requests_today = crate::ports::RequestsToday { day, portal: 0, crm: 0 };
+        }
+        self.memo.requests_today.portal += self.report.requests.get(&Side::Portal).copied().unwrap_or(0);
+        self.memo.requests_today.crm += self.report.requests.get(&Side::Crm).copied().unwrap_or(0);
+    }
+
+    fn into_forecast(mut self) -> Forecast {
+        let now = self.ports.clock.now();
+        self.finish_report(now);
+        Forecast {
+            brakes: self.report.brakes,
+            sides: self.report.sides,
+            needs_human: self.report.needs_human,
+            requests: self.report.requests,
+            ..self.forecast
+        }
+    }
+
+    /// Latches a brake (or keeps it latched since before) and says so once.
+    fn latch(&mut self, name: &str, latch: LatchedBrake) {
+        let since = self.decisions.brakes.get(name).map_or(latch.since, |before| before.since);
+        if !self.decisions.brakes.contains_key(name) {
+            tracing::warn!(brake = name, "{}", latch.reason);
+        }
+        self.decisions.brakes.insert(name.to_owned(), LatchedBrake { since, ..latch });
+    }
+
+    fn unlatch(&mut self, name: &str) {
+        if self.decisions.brakes.remove(name).is_some() {
+            tracing::info!(brake = name, "the brake {name} is released");
+        }
+    }
+
+    /// Notes holds of a planned row in the report or the forecast.
+    fn note_holds(&mut self, plan: &RowPlan) {
+        for hold in &plan.holds {
+            if let Hold::NotSettled { .. } = hold {
+                self.report.settling += 1;
+                self.report.pending += 1;
+            }
+            *self.report.holds.entry(hold.name().to_owned()).or_default() += 1;
+            if self.mode == Mode::Forecast {
+                self.forecast.holds.push(Sentence {
+                    referral: plan.id.to_string(),
+                    kind: hold.name().to_owned(),
+                    text: format!("hold: referral {}: {hold}", plan.id),
+                });
+            }
+        }
+    }
+}
+
+/// The longest closed window that a pass without a work budget waits out.
+pub const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Hops followed from a merged lead to its master.
+const MERGE_HOPS_MAX: usize = 10;
+
+/// Brakes that stop all writing.
+const STOPPING_BRAKES: [&str; 4] = [ORGANIZATION_BRAKE, VISIBILITY_BRAKE, SWEEP_BRAKE, CLOCK_BRAKE];
+
+/// The CRM or partner organization is another one than the ledger's.
+pub const ORGANIZATION_BRAKE: &str = "organization";
+
+/// Known referrals are not listed any more.
+pub const VISIBILITY_BRAKE: &str = "visibility";
+
+/// Too many known referrals were missing from a complete listing.
+pub const SWEEP_BRAKE: &str = "visibility of a sweep";
+
+/// Our clock and a service's are too far apart.
+pub const CLOCK_BRAKE: &str = "clock skew";
+
+/// Many linked leads are gone at once.
+pub const VANISHED_BRAKE: &str = "leads vanished";
+
+/// Outcomes that are older than their link, listed together for one approval.
+pub const OLD_OUTCOMES: &str = "outcomes older than the link";
+
+/// Sorted ids without repeats.
+fn distinct(ids: impl IntoIterator<Item = LeadId>) -> Vec<LeadId> {
+    ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Shared by tests and the engine: the ports are cheap to clone.
+pub type SharedPorts = Arc<Ports>;

@@ -1,0 +1,87 @@
+//! What a cycle tells about itself. No personal data: ids, counts and our own sentences.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Side, Timestamp};
+use crate::ports::ActionKind;
+
+/// What came of one cycle.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// When it began.
+    pub started: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Referrals read.
+    pub referrals_seen: u64,
+    /// Leads read.
+    pub leads_seen: u64,
+    /// Writes done, by kind.
+    pub done: BTreeMap<ActionKind, u64>,
+    /// Writes that failed for the referral's own reason, by kind.
+    pub failed: BTreeMap<ActionKind, u64>,
+    /// Rows left for a later cycle: out of budget, a side is down, a closing that has not settled, a conflict that lasts.
+    pub pending: u64,
+    /// Closings among `pending` that only wait for their settle time.
+    pub settling: u64,
+    /// Differences left alone, by the name of the hold.
+    pub holds: BTreeMap<String, u64>,
+    /// Brakes that hold, by name: a sentence each.
+    pub brakes: BTreeMap<String, String>,
+    /// Trouble that concerns a whole side: a sentence each.
+    pub sides: BTreeMap<Side, String>,
+    /// Sign-in trouble that a person must mend, among `sides`.
+    pub needs_human: bool,
+    /// Requests sent, by side, retries included.
+    pub requests: BTreeMap<Side, u64>,
+    /// Background scans under way: a sentence each.
+    pub progress: Vec<String>,
+    /// Everything that was due has been read to its end.
+    pub is_complete: bool,
+    /// Writing was off, suspended or stopped.
+    pub writes_stopped: Option<String>,
+}
+
+impl Report {
+    /// Writes done, all kinds.
+    pub fn writes(&self) -> u64 {
+        self.done.values().sum()
+    }
+
+    /// Failures, all kinds.
+    pub fn failures(&self) -> u64 {
+        self.failed.values().sum()
+    }
+}
+
+/// What the next cycle would do: the same path, stopped after the plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forecast {
+    /// Writes that would be sent, as sentences, in order.
+    pub actions: Vec<Sentence>,
+    /// Differences that are left alone, as sentences.
+    pub holds: Vec<Sentence>,
+    /// Brakes that hold or would trip.
+    pub brakes: BTreeMap<String, String>,
+    /// Trouble that concerns a whole side.
+    pub sides: BTreeMap<Side, String>,
+    /// Sign-in trouble that a person must mend.
+    pub needs_human: bool,
+    /// Requests spent.
+    pub requests: BTreeMap<Side, u64>,
+}
+
+/// One line of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sentence {
+    /// The referral it is about.
+    pub referral: String,
+    /// Name of the kind of action or hold, for grouping.
+    pub kind: String,
+    /// The sentence: ids, columns, rule and configuration key; no values.
+    pub text: String,
+}

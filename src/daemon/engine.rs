@@ -1,0 +1,110 @@
+//! What the daemon, the control socket and the commands need of the reconcile core, and nothing else.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::status::Status;
+use crate::cycle::{Budget, CycleError, Forecast, Report};
+use crate::model::ReferralId;
+use crate::ports::Take;
+
+/// The reconcile core with its adapters, ready to run.
+///
+/// Everything but `cycle` may be called at any time, also while a cycle runs; cycles are never started side by side.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Runs one cycle. When `stop` is cancelled it finishes the writes in flight, records them and returns.
+    async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError>;
+
+    /// Says what the next cycle would do; writes nothing. With [`Detail::Values`] the sentences carry values, for a
+    /// person at a terminal.
+    async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError>;
+
+    /// Tells how things stand. Must answer quickly while a cycle runs.
+    async fn status(&self) -> Result<Status, CycleError>;
+
+    /// Carries out an operator's decision durably. A decision about something that does not exist is an answer, not an
+    /// error.
+    async fn decide(&self, request: DecisionRequest) -> Result<DecisionAnswer, CycleError>;
+
+    /// The sweep schedule fired: the next cycles read everything.
+    fn ask_for_sweep(&self);
+
+    /// Takes over a changed configuration, only if it checks out as a whole; the error is every problem as a sentence.
+    async fn reload(&self) -> Result<(), Vec<String>>;
+
+    /// Stops in order: marks the stop as clean, flushes. Called after the last cycle has returned.
+    async fn shutdown(&self);
+}
+
+/// How much a forecast tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// Ids, columns, rules and configuration keys.
+    #[default]
+    Names,
+    /// Values as well. Never logged.
+    Values,
+}
+
+/// An operator's decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum DecisionRequest {
+    /// Pause writing.
+    Suspend,
+    /// Go on writing.
+    Resume,
+    /// Let go what a brake holds back: the digest of the set, or `organization`.
+    Approve {
+        /// As `status` prints it.
+        digest: String,
+    },
+    /// Leave these referrals alone until they are released.
+    Hold {
+        /// The referrals.
+        ids: Vec<ReferralId>,
+    },
+    /// Lift holds.
+    Release {
+        /// Whose.
+        which: Which,
+        /// Only this mapping group.
+        group: Option<String>,
+        /// Whose value wins where there is no common base.
+        take: Option<Take>,
+    },
+    /// Try dead letters again.
+    Retry {
+        /// Which.
+        which: Which,
+    },
+}
+
+/// Which referrals a decision is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    /// These.
+    Ids(Vec<ReferralId>),
+    /// Dead letters whose cause contains this text; only for a retry.
+    Cause(String),
+    /// All it can be about.
+    All,
+}
+
+/// What came of a decision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecisionAnswer {
+    /// It was carried out, as far as it named anything. False: nothing fits, for example an unknown digest.
+    pub is_done: bool,
+    /// How many referrals it concerned.
+    pub changed: u64,
+    /// One sentence: what happened, or why nothing did and what to do.
+    pub text: String,
+    /// Referrals that were named and are not known.
+    pub unknown: Vec<ReferralId>,
+}

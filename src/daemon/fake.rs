@@ -1,0 +1,127 @@
+//! An engine without anything behind it, for tests of the daemon, the control socket and the commands.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{DecisionAnswer, DecisionRequest, Detail, Engine};
+use super::status::Status;
+use crate::cycle::{Budget, CycleError, Forecast, Report};
+
+/// What the next cycle does.
+#[derive(Clone, Debug)]
+pub(crate) enum Script {
+    /// Gives this report.
+    Report(Box<Report>),
+    /// Fails.
+    Fail(CycleError),
+    /// Panics.
+    Panic,
+}
+
+/// Counts, and plays a script.
+pub(crate) struct FakeEngine {
+    pub(crate) cycles: AtomicUsize,
+    pub(crate) running: AtomicUsize,
+    pub(crate) side_by_side: AtomicUsize,
+    pub(crate) shutdowns: AtomicUsize,
+    pub(crate) sweeps: AtomicUsize,
+    pub(crate) duration: Duration,
+    /// How long a cycle goes on after a request to stop.
+    pub(crate) stubbornness: Duration,
+    pub(crate) script: Mutex<Vec<Script>>,
+    pub(crate) otherwise: Report,
+    pub(crate) forecast: Forecast,
+    pub(crate) status: Status,
+    pub(crate) answer: DecisionAnswer,
+    pub(crate) decisions: Mutex<Vec<DecisionRequest>>,
+    pub(crate) reload: Mutex<Result<(), Vec<String>>>,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        FakeEngine {
+            cycles: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            side_by_side: AtomicUsize::new(0),
+            shutdowns: AtomicUsize::new(0),
+            sweeps: AtomicUsize::new(0),
+            duration: Duration::ZERO,
+            stubbornness: Duration::ZERO,
+            script: Mutex::default(),
+            otherwise: Report { is_complete: true, ..Report::default() },
+            forecast: Forecast::default(),
+            status: Status::default(),
+            answer: DecisionAnswer { is_done: true, text: "done".to_owned(), ..DecisionAnswer::default() },
+            decisions: Mutex::default(),
+            reload: Mutex::new(Ok(())),
+        }
+    }
+}
+
+impl FakeEngine {
+    /// Plays these cycles first.
+    pub(crate) fn playing(script: impl IntoIterator<Item = Script>) -> Self {
+        let mut script: Vec<Script> = script.into_iter().collect();
+        script.reverse();
+        FakeEngine { script: Mutex::new(script), ..FakeEngine::default() }
+    }
+
+    pub(crate) fn refuse_reload(&self, problems: Vec<String>) {
+        *self.reload.lock().expect("not poisoned") = Err(problems);
+    }
+
+    pub(crate) fn cycles(&self) -> usize {
+        self.cycles.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn cycle(&self, _budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
+        self.cycles.fetch_add(1, Ordering::SeqCst);
+        if self.running.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.side_by_side.fetch_add(1, Ordering::SeqCst);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(self.duration) => {}
+            () = stop.cancelled() => tokio::time::sleep(self.stubbornness).await,
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        let next = self.script.lock().expect("not poisoned").pop();
+        match next {
+            Some(Script::Report(report)) => Ok(*report),
+            Some(Script::Fail(error)) => Err(error),
+            Some(Script::Panic) => panic!("a value that must not be told"),
+            None => Ok(self.otherwise.clone()),
+        }
+    }
+
+    async fn forecast(&self, _detail: Detail, _stop: &CancellationToken) -> Result<Forecast, CycleError> {
+        Ok(self.forecast.clone())
+    }
+
+    async fn status(&self) -> Result<Status, CycleError> {
+        Ok(self.status.clone())
+    }
+
+    async fn decide(&self, request: DecisionRequest) -> Result<DecisionAnswer, CycleError> {
+        self.decisions.lock().expect("not poisoned").push(request);
+        Ok(self.answer.clone())
+    }
+
+    fn ask_for_sweep(&self) {
+        self.sweeps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn reload(&self) -> Result<(), Vec<String>> {
+        self.reload.lock().expect("not poisoned").clone()
+    }
+
+    async fn shutdown(&self) {
+        self.shutdowns.fetch_add(1, Ordering::SeqCst);
+    }
+}

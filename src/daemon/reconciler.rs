@@ -1,0 +1,663 @@
+//! The engine behind the daemon and the commands: ports, settings and what has to outlive one pass.
+
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use siphasher::sip::SipHasher24;
+use tokio_util::sync::CancellationToken;
+
+use super::status::{BrakeStatus, DealClock, LastCycle, SideStatus, Status, Writing};
+use super::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
+use crate::config::Settings;
+use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
+use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
+use crate::plan::mapping::Mapping;
+use crate::plan::settings::Writes;
+use crate::plan::{HOLD_NAMES, Policy};
+use crate::ports::{Batch, CrmIdentity, LeadSchema, Opening, Ports};
+
+/// How long the CRM's answer to "who are we" is believed.
+const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// How long the live schema is believed.
+const SCHEMA_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
+const OFF_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Entries read at once when a set is looked for.
+const SCAN_STEP: usize = 500;
+
+/// Deadlines looked at for the deal clock.
+const DEADLINES_MAX: usize = 100_000;
+
+/// What tells how a side signs in: sentence, and when it ends.
+pub type Credential = Arc<dyn Fn() -> (String, Option<Timestamp>) + Send + Sync>;
+
+/// Reads the configuration again; the error is every problem as a sentence.
+pub type Reload = Arc<dyn Fn() -> Result<Settings, Vec<String>> + Send + Sync>;
+
+/// The reconcile core with its ports.
+pub struct Reconciler {
+    ports: Ports,
+    settings: Mutex<Arc<Settings>>,
+    reload: Option<Reload>,
+    credentials: Vec<(Side, Credential)>,
+    ground: tokio::sync::Mutex<Ground>,
+    is_sweep_asked: AtomicBool,
+    is_running: AtomicBool,
+    cycles: AtomicU64,
+}
+
+/// What has to outlive one pass and is used by one pass at a time.
+#[derive(Default)]
+struct Ground {
+    schema: Option<(Arc<LeadSchema>, Timestamp)>,
+    mapping: Option<Arc<Mapping>>,
+    mapped_for: u64,
+    identity_at: Option<Timestamp>,
+    has_run: bool,
+    planned_off_at: Option<Timestamp>,
+}
+
+impl Reconciler {
+    /// An engine over these ports. `reload` is what SIGHUP reads again; without it the settings stay.
+    pub fn new(
+        ports: Ports,
+        settings: Settings,
+        credentials: Vec<(Side, Credential)>,
+        reload: Option<Reload>,
+    ) -> Reconciler {
+        Reconciler {
+            ports,
+            settings: Mutex::new(Arc::new(settings)),
+            reload,
+            credentials,
+            ground: tokio::sync::Mutex::default(),
+            is_sweep_asked: AtomicBool::new(false),
+            is_running: AtomicBool::new(false),
+            cycles: AtomicU64::new(0),
+        }
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Everything one pass decides by. Asks the CRM who we are and what it allows, when that is old.
+    async fn setup(&self, ground: &mut Ground) -> Result<Setup, RemoteError> {
+        let settings = self.settings();
+        let now = self.ports.clock.now();
+        let is_old = |at: Option<Timestamp>, age: Duration| at.is_none_or(|at| now.since(at) >= age);
+        let mut identity: Option<CrmIdentity> = None;
+        if is_old(ground.identity_at, IDENTITY_AGE_MAX) {
+            identity = Some(self.ports.crm.identity().await?);
+            ground.identity_at = Some(now);
+        }
+        if is_old(ground.schema.as_ref().map(|(_, at)| *at), SCHEMA_AGE_MAX) {
+            match self.ports.crm.schema().await {
+                Ok(schema) => {
+                    ground.schema = Some((schema, now));
+                    ground.mapping = None;
+                }
+                Err(error) if ground.schema.is_none() => {
+                    ground.identity_at = None;
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!("the schema could not be read again, the one read before stays: {error}"),
+            }
+        }
+        let schema = ground.schema.as_ref().map(|(schema, _)| Arc::clone(schema)).unwrap_or_default();
+        let configuration = configuration(&settings);
+        let mapping = match &ground.mapping {
+            Some(mapping) if ground.mapped_for == configuration => Arc::clone(mapping),
+            Some(_) | None => {
+                let key = self.ports.store.fingerprint_key();
+                let (mapping, problems) = Mapping::compile(&settings.mapping, &schema, key);
+                for problem in problems {
+                    tracing::warn!("{problem}");
+                }
+                let mapping = Arc::new(mapping);
+                ground.mapping = Some(Arc::clone(&mapping));
+                ground.mapped_for = configuration;
+                mapping
+            }
+        };
+        let is_first = !ground.has_run;
+        ground.has_run = true;
+        Ok(Setup {
+            policy: policy(&settings, mapping, &schema, configuration),
+            settings: settings.cycle.clone(),
+            brakes: settings.brakes.clone(),
+            poll_overlap: settings.dataverse.poll_overlap.get(),
+            poll_pages_max: settings.dataverse.poll_pages_max,
+            use_updated_filter: settings.partner_center.use_updated_filter,
+            adopt: settings.link.adopt.clone(),
+            sweep_after_pause: settings.schedule.sweep_on_start_after.get(),
+            requests_per_day: (settings.partner_center.requests_per_day, settings.dataverse.requests_per_day),
+            is_first,
+            is_sweep_asked: self.is_sweep_asked.swap(false, Ordering::Relaxed),
+            identity,
+            stopped: key_trouble(&settings, &schema),
+        })
+    }
+
+    /// The report of a pass that could not begin because the CRM does not answer.
+    fn could_not_begin(&self, error: &RemoteError) -> Report {
+        tracing::warn!(operation = error.operation, request_id = error.request_id.as_deref(), "{error}");
+        let mut report = Report { started: self.ports.clock.now(), ..Report::default() };
+        report.needs_human = matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized);
+        report.sides.insert(error.side, error.to_string());
+        report
+    }
+
+    async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
+        let mut ground = self.ground.lock().await;
+        self.cycles.fetch_add(1, Ordering::Relaxed);
+        let setup = loop {
+            match self.setup(&mut ground).await {
+                Ok(setup) => break setup,
+                Err(error) => {
+                    let wait = match error.fault {
+                        Fault::Throttled { until } => until.since(self.ports.clock.now()),
+                        _ => Duration::MAX,
+                    };
+                    if budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX && !stop.is_cancelled() {
+                        self.ports.clock.sleep(wait).await;
+                        continue;
+                    }
+                    return self.remember_trouble(self.could_not_begin(&error)).await;
+                }
+            }
+        };
+        if setup.policy.writes == Writes::Off {
+            return self.plan_while_off(setup, &mut ground, budget, stop).await;
+        }
+        cycle::run(&self.ports, setup, budget, stop).await
+    }
+
+    /// The report of a failed beginning is the last report, too.
+    async fn remember_trouble(&self, report: Report) -> Result<Report, CycleError> {
+        let mut memo = self.ports.store.memo()?;
+        let text = serde_json::to_string(&report).unwrap_or_default();
+        memo.last_report = Some((self.ports.clock.now(), text));
+        self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        Ok(report)
+    }
+
+    /// With writing off a pass is a forecast: nothing is written and nothing is remembered.
+    async fn plan_while_off(
+        &self,
+        setup: Setup,
+        ground: &mut Ground,
+        budget: Budget,
+        stop: &CancellationToken,
+    ) -> Result<Report, CycleError> {
+        let now = self.ports.clock.now();
+        let reason = "writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned();
+        let mut report = Report { started: now, is_complete: true, writes_stopped: Some(reason), ..Report::default() };
+        let is_recent = ground.planned_off_at.is_some_and(|at| now.since(at) < OFF_INTERVAL);
+        if is_recent && budget != Budget::Unlimited {
+            return Ok(report);
+        }
+        ground.planned_off_at = Some(now);
+        let forecast = cycle::forecast(&self.ports, setup, stop).await?;
+        for sentence in &forecast.actions {
+            tracing::info!(referral.id = %sentence.referral, "would {}", sentence.text);
+        }
+        for sentence in &forecast.holds {
+            *report.holds.entry(sentence.kind.clone()).or_default() += 1;
+        }
+        report.pending = forecast.actions.len() as u64;
+        report.brakes = forecast.brakes;
+        report.sides = forecast.sides;
+        report.needs_human = forecast.needs_human;
+        report.requests = forecast.requests;
+        self.remember_trouble(report).await
+    }
+
+    /// Changes entries that fit; returns how many, and the named ones that are not known.
+    async fn change(
+        &self,
+        which: &Which,
+        mut change: impl FnMut(ReferralId, &mut Entry) -> bool + Send,
+    ) -> Result<(u64, Vec<ReferralId>), CycleError> {
+        let _ground = self.ground.lock().await; // Not while a pass holds rows.
+        let mut entries = Vec::new();
+        let mut unknown = Vec::new();
+        match which {
+            Which::Ids(ids) => {
+                for id in ids {
+                    match self.ports.store.get(*id)? {
+                        Some(mut entry) => {
+                            if change(*id, &mut entry) {
+                                entries.push((*id, Some(entry)));
+                            }
+                        }
+                        None => unknown.push(*id),
+                    }
+                }
+            }
+            Which::Cause(_) | Which::All => {
+                let mut after = None;
+                loop {
+                    let page = self.ports.store.scan(after, SCAN_STEP)?;
+                    let Some((last, _)) = page.last() else { break };
+                    after = Some(*last);
+                    for (id, mut entry) in page {
+                        if change(id, &mut entry) {
+                            entries.push((id, Some(entry)));
+                        }
+                    }
+                }
+            }
+        }
+        let changed = entries.len() as u64;
+        for part in entries.chunks(SCAN_STEP) {
+            self.ports.store.record(Batch { entries: part.to_vec(), ..Batch::default() }).await?;
+        }
+        Ok((changed, unknown))
+    }
+
+    async fn retry(&self, which: Which) -> Result<DecisionAnswer, CycleError> {
+        let now = self.ports.clock.now();
+        let cause = match &which {
+            Which::Cause(text) => Some(text.to_lowercase()),
+            Which::Ids(_) | Which::All => None,
+        };
+        let (changed, unknown) = self
+            .change(&which, |_, entry| {
+                let Some(trouble) = &entry.trouble else { return false };
+                let fits = cause.as_ref().is_none_or(|text| trouble.cause.to_string().to_lowercase().contains(text));
+                if fits {
+                    entry.trouble = None;
+                    entry.look_at = Some(now);
+                }
+                fits
+            })
+            .await?;
+        let text = match changed {
+            0 => "no referral that failed fits; `referrald status` lists dead letters by cause".to_owned(),
+            _ => format!("{changed} referrals are tried again by the next cycle"),
+        };
+        Ok(DecisionAnswer { is_done: changed > 0, changed, text, unknown })
+    }
+
+    async fn release(
+        &self,
+        which: Which,
+        group: Option<String>,
+        take: Option<crate::model::Take>,
+    ) -> Result<DecisionAnswer, CycleError> {
+        let now = self.ports.clock.now();
+        let key = self.ports.store.fingerprint_key();
+        let schema = LeadSchema::default();
+        let keys: Vec<(String, u32)> = Mapping::compile(&self.settings().mapping, &schema, key)
+            .0
+            .groups()
+            .iter()
+            .map(|group| (group.name.clone(), group.key))
+            .collect();
+        let wanted = group.as_ref().map(|name| keys.iter().find(|(known, _)| known == name).map(|(_, key)| *key));
+        if wanted == Some(None) {
+            let names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
+            let text =
+                format!("there is no mapping group {:?}; there are {}", group.unwrap_or_default(), names.join(", "));
+            return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
+        }
+        let wanted = wanted.flatten();
+        let mut decisions = self.ports.store.decisions()?;
+        let mut lifted = 0u64;
+        match &which {
+            Which::Ids(ids) => ids.iter().for_each(|id| lifted += u64::from(decisions.held.remove(id))),
+            Which::Cause(_) | Which::All => {
+                if group.is_none() && take.is_none() {
+                    lifted = decisions.held.len() as u64;
+                    decisions.held.clear();
+                }
+            }
+        }
+        self.ports.store.decide(decisions).await?;
+        let (changed, unknown) = self
+            .change(&which, |_, entry| {
+                let mut is_changed = entry.standing == Standing::LeadTaken;
+                for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {
+                    let waits = memory.lead_moved.is_some()
+                        || memory.referral_moved.is_some()
+                        || matches!(memory.base, crate::model::Base::Apart { is_disputed: true, .. });
+                    if take.is_some() && waits {
+                        memory.released = take;
+                        is_changed = true;
+                    }
+                }
+                let is_named = matches!(which, Which::Ids(_));
+                if is_changed || is_named {
+                    entry.look_at = Some(now);
+                }
+                is_changed || is_named
+            })
+            .await?;
+        let text = match (changed + lifted, take) {
+            (0, _) => "nothing is held that this could release; `referrald status` lists holds".to_owned(),
+            (_, Some(_)) => format!("{changed} referrals are decided by the next cycle"),
+            (_, None) => format!("{} referrals are looked at again by the next cycle", changed.max(lifted)),
+        };
+        Ok(DecisionAnswer { is_done: changed + lifted > 0, changed: changed.max(lifted), text, unknown })
+    }
+
+    async fn approve(&self, digest: String) -> Result<DecisionAnswer, CycleError> {
+        if digest == "organization" {
+            return self.approve_organization().await;
+        }
+        let mut decisions = self.ports.store.decisions()?;
+        let Some((name, brake)) = decisions.brakes.iter().find(|(_, brake)| brake.digest == digest) else {
+            let text = format!("no brake holds a set named {digest}; `referrald status` prints the names of today");
+            return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
+        };
+        let (name, count) = (name.clone(), brake.count);
+        decisions.approved.insert(digest);
+        self.ports.store.decide(decisions).await?;
+        let text = format!("approved: the next cycle sends exactly the {count} that the brake {name} holds back");
+        Ok(DecisionAnswer { is_done: true, changed: count, text, unknown: Vec::new() })
+    }
+
+    /// Accepts a move to another organization; every id is kept.
+    async fn approve_organization(&self) -> Result<DecisionAnswer, CycleError> {
+        let mut ground = self.ground.lock().await;
+        let mut decisions = self.ports.store.decisions()?;
+        if decisions.brakes.remove(cycle::ORGANIZATION_BRAKE).is_none() {
+            let text = "no change of organization is waiting for an approval".to_owned();
+            return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
+        }
+        let mut memo = self.ports.store.memo()?;
+        memo.crm_organization = None;
+        memo.partner_organization = None;
+        memo.is_sweep_due = true;
+        memo.lead_reading = Some(None);
+        self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        self.ports.store.decide(decisions).await?;
+        ground.identity_at = None;
+        let text = "approved: the organizations found next become the ledger's, and everything is read once".to_owned();
+        Ok(DecisionAnswer { is_done: true, changed: 1, text, unknown: Vec::new() })
+    }
+
+    async fn suspend(&self, is_suspended: bool) -> Result<DecisionAnswer, CycleError> {
+        let mut decisions = self.ports.store.decisions()?;
+        let is_changed = decisions.is_suspended != is_suspended;
+        decisions.is_suspended = is_suspended;
+        self.ports.store.decide(decisions).await?;
+        let text = match (is_suspended, is_changed) {
+            (true, true) => "writing is suspended; reading goes on, `referrald resume` goes on writing",
+            (true, false) => "writing was suspended already",
+            (false, true) => "writing goes on with the next cycle",
+            (false, false) => "writing was not suspended",
+        };
+        Ok(DecisionAnswer { is_done: true, changed: u64::from(is_changed), text: text.to_owned(), unknown: Vec::new() })
+    }
+
+    async fn hold(&self, ids: Vec<ReferralId>) -> Result<DecisionAnswer, CycleError> {
+        let mut decisions = self.ports.store.decisions()?;
+        let before = decisions.held.len();
+        decisions.held.extend(ids.iter().copied());
+        let changed = (decisions.held.len() - before) as u64;
+        self.ports.store.decide(decisions).await?;
+        let mut unknown = Vec::new();
+        for id in ids {
+            if self.ports.store.get(id)?.is_none() {
+                unknown.push(id);
+            }
+        }
+        let text = format!("{changed} referrals are left alone until `referrald release`");
+        Ok(DecisionAnswer { is_done: true, changed, text, unknown })
+    }
+
+    fn sides(
+        &self,
+        report: &Report,
+        now: Timestamp,
+    ) -> Result<std::collections::BTreeMap<Side, SideStatus>, CycleError> {
+        let settings = self.settings();
+        let memo = self.ports.store.memo()?;
+        let day = now.millis().div_euclid(86_400_000);
+        let today = if memo.requests_today.day == day { memo.requests_today } else { Default::default() };
+        let mut sides = std::collections::BTreeMap::new();
+        for (side, requests, budget, closed) in [
+            (Side::Portal, today.portal, settings.partner_center.requests_per_day, memo.portal_closed_until),
+            (Side::Crm, today.crm, settings.dataverse.requests_per_day, memo.crm_closed_until),
+        ] {
+            let credential = self.credentials.iter().find(|(of, _)| *of == side).map(|(_, credential)| credential());
+            let ends = credential.as_ref().and_then(|(_, ends)| *ends);
+            let days = |end: Timestamp| (end.millis() - now.millis()).div_euclid(86_400_000);
+            let trouble = report.sides.get(&side).cloned();
+            let status = SideStatus {
+                needs_human: report.needs_human && trouble.is_some(),
+                trouble,
+                closed_until: closed.filter(|until| *until > now),
+                requests_today: requests,
+                requests_per_day: budget,
+                credential: credential.map(|(text, _)| text),
+                credential_days_left: ends.map(days),
+            };
+            sides.insert(side, status);
+        }
+        Ok(sides)
+    }
+
+    fn deals(&self, now: Timestamp) -> Result<DealClock, CycleError> {
+        let counters = self.ports.store.counters()?;
+        let mut clock = DealClock { new: counters.unanswered, ..DealClock::default() };
+        if counters.unanswered == 0 {
+            return Ok(clock);
+        }
+        let soon = now.plus(self.settings().status.deadline_warning.get());
+        for (id, deadline) in self.ports.store.deadlines(soon, DEADLINES_MAX)? {
+            if deadline <= now {
+                clock.expired += 1;
+            } else {
+                clock.expiring += 1;
+            }
+            if clock.next_deadline.is_none() && deadline > now {
+                clock.next_deadline = Some(deadline);
+                clock.next_referral = Some(id);
+            }
+        }
+        Ok(clock)
+    }
+}
+
+#[async_trait]
+impl Engine for Reconciler {
+    async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
+        self.is_running.store(true, Ordering::Relaxed);
+        let result = self.run_cycle(budget, stop).await;
+        self.is_running.store(false, Ordering::Relaxed);
+        result
+    }
+
+    async fn forecast(&self, _detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
+        let mut ground = self.ground.lock().await;
+        match self.setup(&mut ground).await {
+            Ok(setup) => cycle::forecast(&self.ports, setup, stop).await,
+            Err(error) => {
+                let report = self.could_not_begin(&error);
+                Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })
+            }
+        }
+    }
+
+    async fn status(&self) -> Result<Status, CycleError> {
+        let now = self.ports.clock.now();
+        let store = &self.ports.store;
+        let (memo, counters, decisions) = (store.memo()?, store.counters()?, store.decisions()?);
+        let report: Option<Report> = memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str(text).ok());
+        let last_cycle = report.as_ref().map(|report| LastCycle {
+            started: report.started,
+            duration_ms: report.duration_ms,
+            done: report.done.clone(),
+            failed: report.failures(),
+            pending: report.pending,
+            settling: report.settling,
+        });
+        let report = report.unwrap_or_default();
+        let holds = counters
+            .holds
+            .iter()
+            .filter_map(|(bit, count)| HOLD_NAMES.get(usize::from(*bit)).map(|name| ((*name).to_owned(), *count)));
+        let pending = counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0);
+        let mode =
+            serde_json::to_value(self.settings().writes).ok().and_then(|value| value.as_str().map(str::to_owned));
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now,
+            last_cycle,
+            is_cycle_running: self.is_running.load(Ordering::Relaxed),
+            last_success: memo.last_success,
+            writing: Writing {
+                mode: mode.unwrap_or_default(),
+                is_suspended: decisions.is_suspended,
+                stopped: report.writes_stopped.clone().filter(|_| !decisions.is_suspended),
+            },
+            referrals: counters.entries,
+            linked: counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0),
+            backlog: pending.max(report.pending),
+            holds: holds.collect(),
+            dead_letters: counters.dead_letters.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
+            retrying: counters.retrying,
+            brakes: decisions.brakes.iter().map(|(name, brake)| brake_status(name, brake)).collect(),
+            sides: self.sides(&report, now)?,
+            progress: report.progress.clone(),
+            swept: memo.swept,
+            deals: self.deals(now)?,
+            opening: opening_note(&store.opening()),
+        })
+    }
+
+    async fn decide(&self, request: DecisionRequest) -> Result<DecisionAnswer, CycleError> {
+        match request {
+            DecisionRequest::Suspend => self.suspend(true).await,
+            DecisionRequest::Resume => self.suspend(false).await,
+            DecisionRequest::Approve { digest } => self.approve(digest).await,
+            DecisionRequest::Hold { ids } => self.hold(ids).await,
+            DecisionRequest::Release { which, group, take } => self.release(which, group, take).await,
+            DecisionRequest::Retry { which } => self.retry(which).await,
+        }
+    }
+
+    fn ask_for_sweep(&self) {
+        self.is_sweep_asked.store(true, Ordering::Relaxed);
+    }
+
+    async fn reload(&self) -> Result<(), Vec<String>> {
+        let Some(reload) = &self.reload else { return Ok(()) };
+        let settings = reload()?;
+        let before = self.settings();
+        let is_fixed =
+            |name: &str, changed: bool| changed.then(|| format!("{name} changed: restart the daemon to take it over"));
+        let fixed: Vec<String> = [
+            is_fixed("state.directory", before.state.directory != settings.state.directory),
+            is_fixed("identity", before.identity != settings.identity),
+            is_fixed("referral_id_column", before.referral_id_column != settings.referral_id_column),
+            is_fixed("partner_center", before.partner_center != settings.partner_center),
+            is_fixed("dataverse", before.dataverse != settings.dataverse),
+            is_fixed("http", before.http != settings.http),
+            is_fixed("link.namespace", before.link.namespace != settings.link.namespace),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !fixed.is_empty() {
+            return Err(fixed);
+        }
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        let _ground = self.ground.lock().await;
+        let marked = async {
+            let memo = crate::ports::Memo { is_stopped_cleanly: true, ..self.ports.store.memo()? };
+            self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await
+        };
+        if let Err(error) = marked.await {
+            tracing::error!("the stop could not be recorded as orderly; the next start reads everything: {error}");
+        }
+    }
+}
+
+/// What a plan decides by, from the settings and the live schema.
+fn policy(settings: &Settings, mapping: Arc<Mapping>, schema: &LeadSchema, configuration: u64) -> Policy {
+    let column = settings.referral_id_column.clone().filter(|_| schema.has_referral_column);
+    Policy {
+        writes: settings.writes,
+        link: settings.link.clone(),
+        scope: settings.scope.clone(),
+        status: settings.status.clone(),
+        retry: settings.retry.clone(),
+        mapping,
+        on_consent_withdrawn: settings.mapping.on_consent_withdrawn,
+        consent_mark_column: settings.mapping.consent_mark_column.clone(),
+        referral_column: column,
+        is_derived: settings.identity.is_derived(),
+        crm_user: None,
+        organization: None,
+        configuration,
+        decisions: Default::default(),
+        ignores_delays: false,
+    }
+}
+
+/// In alternate-key mode nothing is written while the key is not active.
+fn key_trouble(settings: &Settings, schema: &LeadSchema) -> Option<String> {
+    let is_ready = settings.identity.is_derived() || schema.is_key_active;
+    (!is_ready).then(|| {
+        "the alternate key on the referral id column is missing or not Active: nothing is written; create the key in the maker portal and wait until it is Active (identity, referral_id_column)".to_owned()
+    })
+}
+
+/// Hash of everything configured that can change a decision.
+fn configuration(settings: &Settings) -> u64 {
+    let text = serde_json::to_string(&(
+        &settings.writes,
+        &settings.link,
+        &settings.scope,
+        &settings.mapping,
+        &settings.status,
+        &settings.referral_id_column,
+    ))
+    .expect("settings are plain data");
+    let mut hasher = SipHasher24::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
+    let command = match (name, brake.digest.as_str()) {
+        (cycle::ORGANIZATION_BRAKE, _) => "referrald approve organization".to_owned(),
+        (_, "") => String::new(),
+        (_, digest) => format!("referrald approve {digest}"),
+    };
+    BrakeStatus {
+        name: name.to_owned(),
+        since: brake.since,
+        reason: brake.reason.clone(),
+        digest: brake.digest.clone(),
+        command,
+    }
+}
+
+fn opening_note(opening: &Opening) -> Option<String> {
+    match opening {
+        Opening::Fresh | Opening::Clean => None,
+        Opening::Unclean => Some("the last stop was not in order; everything is read once".to_owned()),
+        Opening::TailLost { expected, found } => Some(format!(
+            "the newest records of the ledger are missing (commit {found}, {expected} expected); everything is read once"
+        )),
+        Opening::MovedAside { to, reason } => Some(format!(
+            "the ledger could not be read ({reason}) and was moved to {}; it is rebuilt from both services",
+            to.display()
+        )),
+    }
+}

@@ -1,0 +1,142 @@
+//! How things stand, on one page. No personal data: ids, counts, instants and our own sentences.
+//!
+//! This is also the shape of `status --json` and of `GET /status`. Instants are milliseconds since 1970 in UTC, spans are
+//! seconds. Fields may be added; none is renamed or removed within a major version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ReferralId, Side, Timestamp};
+use crate::ports::ActionKind;
+
+/// How things stand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the program that answers.
+    pub version: String,
+    /// When this was put together.
+    pub now: Timestamp,
+    /// The last cycle that ended; `None` before the first.
+    pub last_cycle: Option<LastCycle>,
+    /// A cycle is running now.
+    pub is_cycle_running: bool,
+    /// When the last cycle that observed both sides ended; the lag is `now` minus this.
+    pub last_success: Option<Timestamp>,
+    /// How far writing goes.
+    pub writing: Writing,
+    /// Referrals known to the ledger.
+    pub referrals: u64,
+    /// Referrals with a lead.
+    pub linked: u64,
+    /// Referrals that wait for a later cycle.
+    pub backlog: u64,
+    /// Differences left alone, by the name of the hold.
+    pub holds: BTreeMap<String, u64>,
+    /// Referrals we stopped trying, by cause.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// Referrals that failed and are still tried.
+    pub retrying: u64,
+    /// Brakes that hold.
+    pub brakes: Vec<BrakeStatus>,
+    /// Both services.
+    pub sides: BTreeMap<Side, SideStatus>,
+    /// Background scans under way, a sentence each.
+    pub progress: Vec<String>,
+    /// When the last sweep was finished.
+    pub swept: Option<Timestamp>,
+    /// Referrals that wait for our answer.
+    pub deals: DealClock,
+    /// What was noticed when the ledger was opened, if it needs telling.
+    pub opening: Option<String>,
+}
+
+impl Status {
+    /// Seconds since both sides were last observed; `None` when they never were.
+    pub fn lag_seconds(&self) -> Option<u64> {
+        self.last_success.map(|at| self.now.since(at).as_secs())
+    }
+}
+
+/// The last cycle that ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastCycle {
+    /// When it began.
+    pub started: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// Writes done, by kind.
+    pub done: BTreeMap<ActionKind, u64>,
+    /// Writes that failed for the referral's own reason.
+    pub failed: u64,
+    /// Rows left for a later cycle.
+    pub pending: u64,
+    /// Closings among them that only wait for their settle time.
+    pub settling: u64,
+}
+
+/// How far writing goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Writing {
+    /// The key `writes` of the configuration: `off`, `leads-only` or `both`.
+    pub mode: String,
+    /// An operator suspended it.
+    pub is_suspended: bool,
+    /// Why nothing is written although it is switched on: a sentence.
+    pub stopped: Option<String>,
+}
+
+/// A brake that holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BrakeStatus {
+    /// Its name.
+    pub name: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why: one sentence.
+    pub reason: String,
+    /// Names the exact set it holds back.
+    pub digest: String,
+    /// What to type to let that set go.
+    pub command: String,
+}
+
+/// One service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SideStatus {
+    /// What is wrong, in a sentence; `None` when nothing is.
+    pub trouble: Option<String>,
+    /// Only a person can mend it.
+    pub needs_human: bool,
+    /// It asked us not to send anything before this instant.
+    pub closed_until: Option<Timestamp>,
+    /// Requests spent since 00:00 UTC.
+    pub requests_today: u64,
+    /// How many may be spent in a day; 0 is no limit.
+    pub requests_per_day: u64,
+    /// How we sign in, in a sentence.
+    pub credential: Option<String>,
+    /// Days until that ends; `None` when it does not or is not known.
+    pub credential_days_left: Option<i64>,
+}
+
+/// Referrals that wait for our answer (spec: the deal clock).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DealClock {
+    /// New referrals in scope.
+    pub new: u64,
+    /// Those about to expire unanswered.
+    pub expiring: u64,
+    /// Those that have expired unanswered.
+    pub expired: u64,
+    /// The next deadline.
+    pub next_deadline: Option<Timestamp>,
+    /// Whose deadline that is.
+    pub next_referral: Option<ReferralId>,
+}

@@ -1,0 +1,219 @@
+//! The client of one service: gate, limiter and token around one `send`, and a loop that asks whether to go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use uuid::Uuid;
+
+use super::classify::{Closing, Verdict, classify};
+use super::limit::{Gate, Limiter, Permit};
+use super::retry;
+use super::settings::{HttpSettings, LimitSettings};
+use super::transport::{Request, SetupError, Transport};
+use super::{Answer, Call, Dialect, Effect, Tokens};
+use crate::model::{Fault, RemoteError, Timestamp};
+use crate::ports::Clock;
+
+/// A client for one service: everything both adapters share.
+pub struct Client {
+    dialect: Arc<dyn Dialect>,
+    transport: Transport,
+    settings: HttpSettings,
+    limiter: Limiter,
+    gate: Gate,
+    tokens: Arc<Tokens>,
+    clock: Arc<dyn Clock>,
+    requests_sent: AtomicU64,
+}
+
+impl Client {
+    /// A client for the scheme, host and port of `base`.
+    ///
+    /// # Errors
+    /// When `base` is plain http to another machine, a limit is zero, or proxy or root certificates cannot be used.
+    pub fn new(
+        dialect: Arc<dyn Dialect>,
+        base: Url,
+        http: &HttpSettings,
+        limits: LimitSettings,
+        tokens: Arc<Tokens>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SetupError> {
+        Ok(Client {
+            transport: Transport::new(&base, http)?,
+            settings: http.clone(),
+            limiter: Limiter::new(limits, Arc::clone(&clock))?,
+            gate: Gate::new(dialect.side(), Arc::clone(&clock)),
+            dialect,
+            tokens,
+            clock,
+            requests_sent: AtomicU64::new(0),
+        })
+    }
+
+    /// Sends one call: admission (gate, limiter, token, gate again), send, classify, and again while it makes sense.
+    ///
+    /// # Errors
+    /// See `Effect` for what a lost answer means. `Fault::Throttled` comes at once, and nothing is sent, while the
+    /// service is closed for longer than `retry_after_wait_max`.
+    pub async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
+        if let Some(reason) = self.transport.refuse(&call.url) {
+            return Err(RemoteError::new(self.dialect.side(), call.operation, Fault::Refused).with_message(reason));
+        }
+        let mut deadline = None;
+        let mut attempt = 1;
+        let mut is_renewed = false;
+        loop {
+            let (permit, token) = self.admit(&call).await?;
+            // Standing in line for the first time does not count.
+            let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
+            let result = self.transport.send(self.request(&call, &token)).await;
+            let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
+            if let Some(closing) = judged.closing {
+                self.close(closing, &permit);
+            }
+            drop(permit);
+            match judged.verdict {
+                Verdict::Done(answer) => {
+                    self.limiter.speed_up();
+                    return Ok(answer);
+                }
+                Verdict::Final(error) => return Err(error),
+                Verdict::Renew(error) if is_renewed => return Err(error),
+                Verdict::Renew(_) => {
+                    is_renewed = true;
+                    self.tokens.invalidate(&token);
+                    continue;
+                }
+                Verdict::Again(error) => {
+                    let is_last = attempt >= self.settings.attempts_max || self.clock.now() >= deadline;
+                    if is_last || self.gate.remaining() > self.settings.retry_after_wait_max.get() {
+                        return Err(self.with_window(error));
+                    }
+                    // A closed gate is waited for on the way in.
+                    if self.gate.remaining().is_zero() {
+                        let (first, longest) = (self.settings.retry_delay.get(), self.settings.retry_delay_max.get());
+                        self.clock.sleep(retry::delay(attempt, first, longest)).await;
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Until when the service asked us not to send anything; `None` when it is open.
+    pub fn closed_until(&self) -> Option<Timestamp> {
+        self.gate.closed_until()
+    }
+
+    /// Restores a window that a former process was told of. A longer one that is known already stays.
+    pub fn close_until(&self, until: Timestamp) {
+        self.gate.close(until.since(self.clock.now()));
+    }
+
+    /// Requests sent since the process started, retries included, tokens excluded.
+    pub fn requests_sent(&self) -> u64 {
+        self.requests_sent.load(Ordering::Relaxed)
+    }
+
+    /// Requests that may be under way at once, at the moment; falls when the service refuses parallel ones.
+    pub fn parallelism(&self) -> usize {
+        self.limiter.parallelism()
+    }
+
+    /// The sign-in of this service.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Waits until one request may leave, and gets what it needs. The gate is asked last, without waiting, so that
+    /// nothing leaves inside a window that closed while we stood in line.
+    async fn admit(&self, call: &Call) -> Result<(Permit, SecretString), RemoteError> {
+        let throttled = |until| RemoteError::new(self.dialect.side(), call.operation, Fault::Throttled { until });
+        let mut closings = 0;
+        loop {
+            self.gate.pass(self.settings.retry_after_wait_max.get()).await.map_err(throttled)?;
+            let permit = self.limiter.admit().await;
+            let token = self.tokens.bearer().await?;
+            closings += 1;
+            match self.gate.closed_until() {
+                None => return Ok((permit, token)),
+                Some(until) if closings >= self.settings.attempts_max => return Err(throttled(until)),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn request(&self, call: &Call, token: &SecretString) -> Request {
+        let mut headers = self.dialect.headers(Uuid::new_v4(), call.request);
+        if call.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        for name in call.headers.keys() {
+            headers.remove(name);
+        }
+        headers.extend(call.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        headers.insert(AUTHORIZATION, authorization(token));
+        self.requests_sent.fetch_add(1, Ordering::Relaxed);
+        Request {
+            method: call.method.clone(),
+            url: call.url.clone(),
+            headers,
+            body: call.body.clone(),
+            timeout: self.timeout(call),
+        }
+    }
+
+    fn close(&self, closing: Closing, permit: &Permit) {
+        // A window of nothing must not make the next attempt follow at once.
+        self.gate.close(closing.window.max(self.settings.retry_delay.get()));
+        if closing.is_concurrency {
+            self.limiter.slow_down(permit);
+        }
+    }
+
+    /// A throttled failure tells the end of the window that is known by now.
+    fn with_window(&self, error: RemoteError) -> RemoteError {
+        match (&error.fault, self.gate.closed_until()) {
+            (Fault::Throttled { .. }, Some(until)) => RemoteError { fault: Fault::Throttled { until }, ..error },
+            (_, _) => error,
+        }
+    }
+
+    fn timeout(&self, call: &Call) -> Duration {
+        call.timeout.unwrap_or(match call.effect {
+            Effect::Read => self.settings.read_timeout.get(),
+            Effect::Write => self.settings.write_timeout.get(),
+        })
+    }
+
+    /// After this time no further attempt is begun: every attempt and every pause at its longest.
+    fn call_time_max(&self, call: &Call) -> Duration {
+        let pause = self.settings.retry_delay_max.get().max(self.settings.retry_after_wait_max.get());
+        self.timeout(call).saturating_add(pause).saturating_mul(self.settings.attempts_max)
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("side", &self.dialect.side())
+            .field("closed_until", &self.closed_until())
+            .field("requests_sent", &self.requests_sent())
+            .finish_non_exhaustive()
+    }
+}
+
+fn authorization(token: &SecretString) -> HeaderValue {
+    // `Tokens` hands out nothing but header characters.
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+        .expect("an access token consists of header characters");
+    value.set_sensitive(true);
+    value
+}

@@ -1,0 +1,38 @@
+//! The narrow seam below the adapters: one call in, one answer out.
+
+use async_trait::async_trait;
+
+use super::{Answer, Call};
+use crate::model::{RemoteError, Timestamp};
+
+/// What an adapter needs of the client stack; a test may answer in its place.
+#[async_trait]
+pub trait Exchange: Send + Sync {
+    /// Sends one call through the whole stack.
+    async fn send(&self, call: Call) -> Result<Answer, RemoteError>;
+    /// Until when the service asked us not to send anything; `None` when it is open.
+    fn closed_until(&self) -> Option<Timestamp>;
+    /// Restores a window that a former process was told of.
+    fn close_until(&self, until: Timestamp);
+    /// Requests sent so far, retries included, tokens excluded.
+    fn requests_sent(&self) -> u64;
+}
+
+#[async_trait]
+impl Exchange for super::Client {
+    async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
+        super::Client::send(self, call).await
+    }
+
+    fn closed_until(&self) -> Option<Timestamp> {
+        super::Client::closed_until(self)
+    }
+
+    fn close_until(&self, until: Timestamp) {
+        super::Client::close_until(self, until);
+    }
+
+    fn requests_sent(&self) -> u64 {
+        super::Client::requests_sent(self)
+    }
+}

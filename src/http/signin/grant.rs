@@ -1,0 +1,279 @@
+//! One token request. The `oauth2` crate writes the form and reads the token; refusals are ours, because it hides
+//! status, `Retry-After` and error numbers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use http::HeaderValue;
+use oauth2::basic::{
+    BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
+};
+use oauth2::{
+    AccessToken, AsyncHttpClient, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken,
+    RequestTokenError, ResourceOwnerPassword, ResourceOwnerUsername, Scope, StandardRevocableToken, TokenResponse,
+    TokenUrl,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::refusal::{self, Refusal};
+use crate::http::settings::EndpointVersion;
+use crate::http::transport::{Lost, Request, Transport};
+use crate::model::Timestamp;
+
+/// Lifetime of an access token that does not say.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
+
+/// `oauth2`'s client with our token response.
+type Endpoint = oauth2::Client<
+    BasicErrorResponse,
+    Wire,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+>;
+
+/// Where and for what a token is asked.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The token endpoint.
+    pub url: url::Url,
+    /// Its version.
+    pub version: EndpointVersion,
+    /// What the token is for, without a slash at the end.
+    pub audience: String,
+    /// The application.
+    pub client_id: String,
+    /// How long one request may take.
+    pub timeout: Duration,
+}
+
+/// What the application shows of itself.
+pub enum Proof {
+    /// Nothing: a public client.
+    None,
+    /// A secret.
+    Secret(SecretString),
+    /// A signed assertion.
+    Assertion(String),
+}
+
+/// What is shown for the sign-in.
+pub enum Grant<'a> {
+    /// The application alone.
+    ClientCredentials,
+    /// A user's refresh token.
+    RefreshToken(&'a SecretString),
+    /// A user's name and password.
+    Password(&'a str, &'a SecretString),
+}
+
+/// A new access token.
+pub struct Granted {
+    /// The token; header characters only.
+    pub token: SecretString,
+    /// How long it lives.
+    pub lifetime: Duration,
+    /// The refresh token that came with it.
+    pub refresh_token: Option<SecretString>,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum NotGranted {
+    /// The endpoint said no.
+    #[error("refused")]
+    Refused(Refusal),
+    /// There is no answer.
+    #[error("no answer")]
+    Lost(Lost),
+    /// A success that holds no token that can be used.
+    #[error("malformed")]
+    Malformed,
+}
+
+/// Asks once.
+///
+/// # Errors
+/// See `NotGranted`; nothing in it quotes the answer.
+pub async fn ask(
+    transport: &Transport,
+    target: &Target,
+    proof: &Proof,
+    grant: &Grant<'_>,
+    now: Timestamp,
+) -> Result<Granted, NotGranted> {
+    let send = Exchange { transport, target, now };
+    let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
+        .set_auth_type(AuthType::RequestBody)
+        .set_token_uri(TokenUrl::from_url(target.url.clone()));
+    let (endpoint, assertion) = match proof {
+        Proof::None => (endpoint, None),
+        Proof::Secret(secret) => {
+            (endpoint.set_client_secret(ClientSecret::new(secret.expose_secret().to_owned())), None)
+        }
+        Proof::Assertion(assertion) => (endpoint, Some(assertion.as_str())),
+    };
+    // Each request is a type of its own in `oauth2`; they share these parameters.
+    macro_rules! complete {
+        ($request:expr, $is_delegated:expr) => {{
+            let mut request = $request;
+            for (name, value) in parameters(target, assertion) {
+                request = request.add_extra_param(name, value);
+            }
+            for scope in scopes(target, $is_delegated) {
+                request = request.add_scope(scope);
+            }
+            request.request_async(&send).await
+        }};
+    }
+    let answer = match grant {
+        Grant::ClientCredentials => complete!(endpoint.exchange_client_credentials(), false),
+        Grant::RefreshToken(token) => {
+            let token = RefreshToken::new(token.expose_secret().to_owned());
+            complete!(endpoint.exchange_refresh_token(&token), true)
+        }
+        Grant::Password(name, password) => {
+            let name = ResourceOwnerUsername::new((*name).to_owned());
+            let password = ResourceOwnerPassword::new(password.expose_secret().to_owned());
+            complete!(endpoint.exchange_password(&name, &password), true)
+        }
+    };
+    match answer {
+        Ok(wire) => wire.into_granted(),
+        Err(RequestTokenError::Request(reason)) => Err(reason),
+        // These may quote the answer, tokens included.
+        Err(RequestTokenError::Parse(..) | RequestTokenError::ServerResponse(_) | RequestTokenError::Other(_)) => {
+            Err(NotGranted::Malformed)
+        }
+    }
+}
+
+fn parameters<'a>(target: &'a Target, assertion: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
+    let mut parameters = Vec::new();
+    if target.version == EndpointVersion::V1 {
+        parameters.push(("resource", target.audience.as_str()));
+    }
+    if let Some(assertion) = assertion {
+        parameters.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"));
+        parameters.push(("client_assertion", assertion));
+    }
+    parameters
+}
+
+fn scopes(target: &Target, is_delegated: bool) -> Vec<Scope> {
+    let mut scopes = Vec::new();
+    if target.version == EndpointVersion::V2 {
+        scopes.push(Scope::new(format!("{}/.default", target.audience)));
+        if is_delegated {
+            scopes.push(Scope::new("offline_access".to_owned()));
+        }
+    }
+    scopes
+}
+
+/// Our transport as the client of `oauth2`.
+struct Exchange<'a> {
+    transport: &'a Transport,
+    target: &'a Target,
+    now: Timestamp,
+}
+
+impl<'c> AsyncHttpClient<'c> for Exchange<'_> {
+    type Error = NotGranted;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, NotGranted>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(self.send(request))
+    }
+}
+
+impl Exchange<'_> {
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, NotGranted> {
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+            headers.insert("client-request-id", id);
+        }
+        let request = Request {
+            method: parts.method,
+            url: self.target.url.clone(),
+            headers,
+            body: Some(body.into()),
+            timeout: self.target.timeout,
+        };
+        let response = self.transport.send(request).await.map_err(NotGranted::Lost)?;
+        if !response.status.is_success() {
+            let refusal = refusal::read(response.status, &response.headers, &response.body, self.now);
+            return Err(NotGranted::Refused(refusal));
+        }
+        let mut answer = HttpResponse::new(response.body.to_vec());
+        *answer.headers_mut() = response.headers;
+        Ok(answer)
+    }
+}
+
+/// The token answer: v1 writes numbers as text (partner-center §2.2).
+#[derive(Debug, Serialize, Deserialize)]
+struct Wire {
+    access_token: AccessToken,
+    #[serde(default, deserialize_with = "seconds")]
+    expires_in: Option<u64>,
+    #[serde(default)]
+    refresh_token: Option<RefreshToken>,
+    #[serde(skip, default = "bearer")]
+    token_type: BasicTokenType,
+}
+
+impl Wire {
+    fn into_granted(self) -> Result<Granted, NotGranted> {
+        let token = self.access_token.secret();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(NotGranted::Malformed);
+        }
+        Ok(Granted {
+            token: token.as_str().into(),
+            lifetime: self.expires_in().unwrap_or(LIFETIME_DEFAULT),
+            refresh_token: self
+                .refresh_token
+                .filter(|token| !token.secret().is_empty())
+                .map(|token| token.secret().as_str().into()),
+        })
+    }
+}
+
+impl TokenResponse for Wire {
+    type TokenType = BasicTokenType;
+
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &BasicTokenType {
+        &self.token_type
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        self.expires_in.map(Duration::from_secs)
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        self.refresh_token.as_ref()
+    }
+
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
+
+fn bearer() -> BasicTokenType {
+    BasicTokenType::Bearer
+}
+
+/// A number, written as number or text; anything else counts as absent.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Ok(text.trim().parse().ok())
+}

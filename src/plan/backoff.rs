@@ -1,0 +1,90 @@
+//! How long to wait after a failure, when to stop trying, and what wakes a dead letter.
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use siphasher::sip::SipHasher24;
+
+use crate::model::{Cause, ETag, Entry, Fault, Lead, Referral, ReferralId, RemoteError, Timestamp, Trouble};
+use crate::plan::settings::RetrySettings;
+use crate::plan::snapshot::Seen;
+
+/// When a failed row is tried again: exponential with full jitter, capped; the jitter comes from the row itself, so that
+/// the same input gives the same plan.
+pub fn next_attempt(trouble: &Trouble, id: ReferralId, settings: &RetrySettings) -> Timestamp {
+    let doublings = u32::from(trouble.attempts.saturating_sub(1)).min(20);
+    let ceiling = settings.delay.get().saturating_mul(1 << doublings).min(settings.delay_max.get());
+    let mut hasher = SipHasher24::new();
+    (id, trouble.attempts).hash(&mut hasher);
+    let share = (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64;
+    let floor = settings.delay.get().min(ceiling) / 2;
+    let wait = floor + Duration::from_secs_f64((ceiling.saturating_sub(floor)).as_secs_f64() * share);
+    trouble.since.plus(wait)
+}
+
+/// Forgets trouble when what it was about has changed: either side's version, or the configuration.
+pub fn wake(entry: &mut Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) {
+    let about = about(entry, referral, lead, configuration);
+    if entry.trouble.as_ref().is_some_and(|trouble| trouble.about != about) {
+        entry.trouble = None;
+    }
+}
+
+/// Notes a failure that belongs to this row.
+pub fn failed(
+    entry: &mut Entry,
+    error: &RemoteError,
+    now: Timestamp,
+    configuration: u64,
+    referral: &Seen<Referral>,
+    lead: &Seen<Lead>,
+    settings: &RetrySettings,
+) {
+    let what = match (&error.code, error.status) {
+        (Some(code), _) => format!("{} {code}", error.operation),
+        (None, Some(status)) => format!("{} HTTP {status}", error.operation),
+        (None, None) => format!("{} {}", error.operation, error.fault),
+    };
+    let attempts = entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts).saturating_add(1);
+    let is_final = matches!(error.fault, Fault::Refused);
+    entry.trouble = Some(Trouble {
+        cause: Cause::new(Some(error.side), &what),
+        attempts,
+        since: now,
+        is_dead_letter: is_final || attempts >= settings.attempts_max,
+        about: about(entry, referral, lead, configuration),
+    });
+}
+
+/// Notes that a row cannot be written for a reason of our own: a dead letter until something changes.
+pub fn block(
+    entry: &mut Entry,
+    reason: &str,
+    now: Timestamp,
+    configuration: u64,
+    referral: &Seen<Referral>,
+    lead: &Seen<Lead>,
+) {
+    entry.trouble = Some(Trouble {
+        cause: Cause::new(None, reason),
+        attempts: 1,
+        since: now,
+        is_dead_letter: true,
+        about: about(entry, referral, lead, configuration),
+    });
+}
+
+/// Fingerprint of what an attempt is about: both versions and the configuration.
+fn about(entry: &Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) -> u64 {
+    let mut hasher = SipHasher24::new();
+    let referral_etag: Option<&ETag> = match referral {
+        Seen::Present(referral) => referral.etag.as_ref(),
+        Seen::Unseen | Seen::Absent => entry.referral_etag.as_ref(),
+    };
+    let lead_etag: Option<&ETag> = match lead {
+        Seen::Present(lead) => lead.etag.as_ref(),
+        Seen::Unseen | Seen::Absent => entry.link.as_ref().and_then(|link| link.etag.as_ref()),
+    };
+    (referral_etag, lead_etag, configuration).hash(&mut hasher);
+    hasher.finish()
+}

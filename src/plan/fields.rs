@@ -1,0 +1,256 @@
+//! The three-way merge of one mapping group: both sides now, and what they last agreed on (spec 4).
+//!
+//! | base   | referral | lead  | then                                                            |
+//! |--------|----------|-------|-----------------------------------------------------------------|
+//! | none   | equal    | equal | that is the base                                                |
+//! | none   | value    | empty | write the lead                                                  |
+//! | none   | empty    | value | leave it; apart, undisputed                                     |
+//! | none   | value    | value | hold: no common base                                            |
+//! | common |          |       | nothing                                                         |
+//! | common | moved    |       | write the lead                                                  |
+//! | common |          | moved | write back if two-way, else it stays                            |
+//! | common | moved    | moved | equal: that is the base; else the owner                         |
+//! | apart  |          |       | hold if disputed                                                |
+//! | apart  | moved or | moved | the owner, as if both had moved                                 |
+
+use std::time::Duration;
+
+use crate::model::{Base, GroupMemory, Moved, Take, Timestamp};
+use crate::plan::action::Rule;
+use crate::plan::mapping::GroupValue;
+use crate::plan::settings::FieldOwner;
+
+/// Two moves closer than this have no order that a machine should decide.
+pub const NEWEST_MARGIN: Duration = Duration::from_secs(5 * 60);
+
+/// One group as one cycle sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// Hash of the mapping in force.
+    pub mapping: u32,
+    /// Key of the group in the ledger.
+    pub group: u32,
+    /// Who wins when both moved.
+    pub owner: FieldOwner,
+    /// The lead's value may go back to the referral.
+    pub is_two_way: bool,
+    /// The referral's value, if the referral was read.
+    pub referral: Option<&'a GroupValue>,
+    /// The lead's value, if the lead (and what speaks for it) was read.
+    pub lead: Option<&'a GroupValue>,
+    /// When the referral last changed, by its service.
+    pub referral_changed: Option<Timestamp>,
+    /// When the lead (or its opportunity) last changed, by its service.
+    pub lead_changed: Option<Timestamp>,
+    /// Fingerprints of a write of ours whose outcome was unknown: referral's half, lead's half.
+    pub intent: Option<(u64, u64)>,
+}
+
+/// What the merge of one group decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// Nothing to do.
+    Rest,
+    /// Write the referral's value to the lead.
+    WriteLead(Rule),
+    /// Write the lead's value back to the referral.
+    WriteBack(Rule),
+    /// Both have a value and nobody knows which came first.
+    NoCommonBase,
+    /// Both moved and a person decides.
+    BothMoved,
+    /// The referral must be read to decide.
+    NeedReferral,
+    /// The lead must be read to decide.
+    NeedLead,
+}
+
+/// Merges one group: the decision, and what to remember of what was seen (a write that is done sets the base later).
+pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
+    let Some(memory) = memory else { return first_sight(sight) };
+    if memory.mapping != sight.mapping {
+        return mapping_changed(memory, sight);
+    }
+    let (base_referral, base_lead) = halves(memory.base);
+    let referral =
+        sight.referral.map_or_else(|| current(memory.referral_moved, base_referral), |value| value.fingerprint);
+    let lead = sight.lead.map_or_else(|| current(memory.lead_moved, base_lead), |value| value.fingerprint);
+    let mut next = GroupMemory {
+        referral_moved: moved(memory.referral_moved, base_referral, referral, now),
+        lead_moved: moved(memory.lead_moved, base_lead, lead, now),
+        ..memory.clone()
+    };
+    let is_agreed = is_ours(sight, referral, lead) || is_equal(sight, referral, lead);
+    let has_moved = next.referral_moved.is_some() || next.lead_moved.is_some();
+    if is_agreed && (has_moved || matches!(memory.base, Base::Apart { .. })) {
+        return (Merge::Rest, Some(common(sight, referral, lead)));
+    }
+    if let Some(take) = memory.released {
+        return released(take, sight, referral, lead, next);
+    }
+    let is_apart = matches!(memory.base, Base::Apart { .. });
+    let decision = match (next.referral_moved, next.lead_moved) {
+        (None, None) => match memory.base {
+            Base::Common { .. } | Base::Apart { is_disputed: false, .. } => Merge::Rest,
+            Base::Apart { is_disputed: true, .. } => Merge::NoCommonBase,
+        },
+        (Some(_), None) if !is_apart => Merge::WriteLead(Rule::ReferralMoved),
+        (None, Some(_)) if !is_apart => match sight.is_two_way {
+            true => Merge::WriteBack(Rule::LeadMoved),
+            false => Merge::Rest,
+        },
+        (referral_moved, lead_moved) => by_owner(sight, referral_moved, lead_moved),
+    };
+    let decision = match decision {
+        Merge::WriteLead(_) if sight.referral.is_none() => Merge::NeedReferral,
+        Merge::WriteBack(_) if sight.lead.is_none() => Merge::NeedLead,
+        other => other,
+    };
+    next.released = None;
+    (decision, Some(next))
+}
+
+/// Decides a group that was never compared.
+fn first_sight(sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
+    let Some(referral) = sight.referral else { return (Merge::NeedReferral, None) };
+    let Some(lead) = sight.lead else { return (Merge::NeedLead, None) };
+    let (referral_half, lead_half) = (referral.fingerprint, lead.fingerprint);
+    if is_ours(sight, referral_half, lead_half) || is_equal(sight, referral_half, lead_half) {
+        return (Merge::Rest, Some(common(sight, referral_half, lead_half)));
+    }
+    if lead.is_empty {
+        return (Merge::WriteLead(Rule::LeadWasEmpty), None);
+    }
+    let is_disputed = !referral.is_empty;
+    let memory = remember(sight, Base::Apart { referral: referral_half, lead: lead_half, is_disputed });
+    (if is_disputed { Merge::NoCommonBase } else { Merge::Rest }, Some(memory))
+}
+
+/// Records the halves under a new mapping: a change of mapping moves no lead.
+fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
+    let (Some(referral), Some(lead)) = (sight.referral, sight.lead) else {
+        let need = if sight.referral.is_none() { Merge::NeedReferral } else { Merge::NeedLead };
+        return (need, Some(memory.clone()));
+    };
+    let base = match memory.base {
+        Base::Common { .. } => Base::Common { referral: referral.fingerprint, lead: lead.fingerprint },
+        Base::Apart { is_disputed, .. } => {
+            Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed }
+        }
+    };
+    (Merge::Rest, Some(remember(sight, base)))
+}
+
+/// Carries out an operator's release.
+fn released(
+    take: Take,
+    sight: &Sight<'_>,
+    referral: u64,
+    lead: u64,
+    next: GroupMemory,
+) -> (Merge, Option<GroupMemory>) {
+    match take {
+        Take::Referral if sight.referral.is_none() => (Merge::NeedReferral, Some(next)),
+        Take::Referral => (Merge::WriteLead(Rule::Released), Some(next)),
+        Take::Lead if sight.is_two_way && sight.lead.is_none() => (Merge::NeedLead, Some(next)),
+        Take::Lead if sight.is_two_way => (Merge::WriteBack(Rule::Released), Some(next)),
+        Take::Lead => (Merge::Rest, Some(common(sight, referral, lead))),
+    }
+}
+
+/// Decides by the owner when both sides moved.
+fn by_owner(sight: &Sight<'_>, referral: Option<Moved>, lead: Option<Moved>) -> Merge {
+    let back = |owner| match sight.is_two_way {
+        true => Merge::WriteBack(Rule::Owner(owner)),
+        false => Merge::Rest,
+    };
+    match sight.owner {
+        FieldOwner::PartnerCenter => Merge::WriteLead(Rule::Owner("owner partner_center")),
+        FieldOwner::Crm => back("owner crm"),
+        FieldOwner::Hold => Merge::BothMoved,
+        FieldOwner::Newest => match newest(sight, referral, lead) {
+            Newest::Referral => Merge::WriteLead(Rule::Owner("owner newest: the referral changed last")),
+            Newest::Lead => back("owner newest: the lead changed last"),
+            Newest::TooClose => Merge::BothMoved,
+        },
+    }
+}
+
+enum Newest {
+    Referral,
+    Lead,
+    TooClose,
+}
+
+/// Says which side moved last: by our first observations, within one cycle by the services' own times.
+fn newest(sight: &Sight<'_>, referral: Option<Moved>, lead: Option<Moved>) -> Newest {
+    let (referral_at, lead_at) = match (referral, lead) {
+        (Some(_), None) => return Newest::Referral,
+        (None, Some(_)) => return Newest::Lead,
+        (None, None) => return Newest::TooClose,
+        (Some(referral), Some(lead)) if referral.at != lead.at => (referral.at, lead.at),
+        (Some(_), Some(_)) => match (sight.referral_changed, sight.lead_changed) {
+            (Some(referral), Some(lead)) => (referral, lead),
+            (None, _) | (_, None) => return Newest::TooClose,
+        },
+    };
+    let apart = referral_at.since(lead_at).max(lead_at.since(referral_at));
+    if apart < NEWEST_MARGIN {
+        Newest::TooClose
+    } else if referral_at > lead_at {
+        Newest::Referral
+    } else {
+        Newest::Lead
+    }
+}
+
+/// The memory of a group whose halves are the base now.
+pub fn agreed(group: u32, mapping: u32, referral: u64, lead: u64) -> GroupMemory {
+    GroupMemory {
+        group,
+        mapping,
+        base: Base::Common { referral, lead },
+        referral_moved: None,
+        lead_moved: None,
+        released: None,
+    }
+}
+
+fn common(sight: &Sight<'_>, referral: u64, lead: u64) -> GroupMemory {
+    agreed(sight.group, sight.mapping, referral, lead)
+}
+
+fn remember(sight: &Sight<'_>, base: Base) -> GroupMemory {
+    GroupMemory { base, ..agreed(sight.group, sight.mapping, 0, 0) }
+}
+
+fn halves(base: Base) -> (u64, u64) {
+    match base {
+        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } => (referral, lead),
+    }
+}
+
+fn current(moved: Option<Moved>, half: u64) -> u64 {
+    moved.map_or(half, |moved| moved.to)
+}
+
+/// Remembers a move with the instant at which this value was first seen.
+fn moved(before: Option<Moved>, half: u64, now_at: u64, now: Timestamp) -> Option<Moved> {
+    if now_at == half {
+        return None;
+    }
+    Some(match before {
+        Some(before) if before.to == now_at => before,
+        Some(_) | None => Moved { to: now_at, at: now },
+    })
+}
+
+/// Both sides show the value: the lead holds what would be written to it.
+fn is_equal(sight: &Sight<'_>, referral: u64, lead: u64) -> bool {
+    referral == lead || sight.referral.is_some_and(|value| value.draft_fingerprint == lead)
+}
+
+/// The lead still shows what a write of ours, whose answer was lost, was about to write.
+fn is_ours(sight: &Sight<'_>, referral: u64, lead: u64) -> bool {
+    sight.intent == Some((referral, lead))
+}

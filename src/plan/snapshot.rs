@@ -1,0 +1,93 @@
+//! What one cycle saw of one referral: one row, both sides and our memory.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Entry, Lead, LeadId, Opportunity, Referral, ReferralId, Timestamp};
+use crate::ports::IntendedAction;
+
+/// One row: everything a decision about one referral may look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Which referral.
+    pub id: ReferralId,
+    /// The referral, as far as it was read this cycle.
+    pub referral: Seen<Referral>,
+    /// `referral` was read by itself just now, or is the answer to our own write: good enough for an irreversible step.
+    pub is_referral_fresh: bool,
+    /// The linked lead (a merged lead is already followed to its master), as far as it was read this cycle.
+    pub lead: Seen<Lead>,
+    /// All opportunities of the lead, if they were read.
+    pub opportunities: Option<Vec<Opportunity>>,
+    /// What the search for an existing lead gave; `None` when it was not searched.
+    pub adoption: Option<Adoption>,
+    /// Which referral speaks for a lead that this row may link.
+    pub claims: BTreeMap<LeadId, Claim>,
+    /// Our memory.
+    pub entry: Option<Entry>,
+    /// A write of ours whose outcome was not known when this row was read.
+    pub intent: Option<IntendedAction>,
+}
+
+/// How much of one side was read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen<T> {
+    /// Not read in this cycle: as last seen.
+    Unseen,
+    /// Read.
+    Present(Box<T>),
+    /// Asked for by id, and the service says that it does not exist.
+    Absent,
+}
+
+impl<T> Seen<T> {
+    /// The value, if it was read.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Seen::Present(value) => Some(value),
+            Seen::Unseen | Seen::Absent => None,
+        }
+    }
+}
+
+impl<T> From<T> for Seen<T> {
+    fn from(value: T) -> Self {
+        Seen::Present(Box::new(value))
+    }
+}
+
+/// What the search for an existing lead gave (spec 2).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Adoption {
+    /// Leads that claim this referral, each once, merged ones followed.
+    pub candidates: Vec<Lead>,
+    /// `externalReferenceId` names a lead that does not exist: asked by id and confirmed.
+    pub is_reference_gone: bool,
+    /// Merged leads from which a candidate was followed.
+    pub followed: Vec<LeadId>,
+}
+
+/// Who speaks for a lead already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The referral that has it.
+    pub referral: ReferralId,
+    /// When that referral was created.
+    pub created: Option<Timestamp>,
+}
+
+impl Row {
+    /// A row about which nothing is known yet but its id.
+    pub fn new(id: ReferralId) -> Self {
+        Row {
+            id,
+            referral: Seen::Unseen,
+            is_referral_fresh: false,
+            lead: Seen::Unseen,
+            opportunities: None,
+            adoption: None,
+            claims: BTreeMap::new(),
+            entry: None,
+            intent: None,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The world behind the ports, without sockets: thousands of histories on a paused clock.
+//!
+//! It reads the world's JSON with its own small decoder and behaves as a well-mannered client: one gate per service that
+//! honours `Retry-After`, short retries of reads, and an unknown outcome whenever the answer to a write is lost.
+
+mod crm;
+mod portal;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::model::{Fault, RemoteError, Side, Timestamp};
+
+use super::clock::{SimClock, read_http_date, read_retry_after};
+use super::exchange::{Answer, Delivery, Request, Service};
+use super::world::World;
+
+pub use crm::{DirectCrm, DirectCrmSettings};
+pub use portal::DirectPortal;
+
+/// How long a caller waits for an answer that never comes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a 429 without `Retry-After` closes a service (dataverse §6.3).
+const DEFAULT_WAIT: Duration = Duration::from_secs(30);
+/// Attempts of a read, the first included.
+const READ_ATTEMPTS_MAX: u32 = 3;
+/// Simulated time that every request takes.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// What both sides share: the way into the world and the gate.
+#[derive(Debug)]
+struct Line {
+    world: Arc<Mutex<World>>,
+    clock: SimClock,
+    service: Service,
+    side: Side,
+    gate: Mutex<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed_until: Option<Timestamp>,
+    sent: u64,
+}
+
+impl Line {
+    fn new(world: Arc<Mutex<World>>, service: Service, side: Side) -> Self {
+        let clock = lock(&world).clock().clone();
+        Line { world, clock, service, side, gate: Mutex::new(Gate::default()) }
+    }
+
+    fn closed_until(&self) -> Option<Timestamp> {
+        lock(&self.gate).closed_until.filter(|until| *until > self.clock.at())
+    }
+
+    fn close_until(&self, until: Timestamp) {
+        let mut gate = lock(&self.gate);
+        gate.closed_until = gate.closed_until.max(Some(until));
+    }
+
+    fn sent(&self) -> u64 {
+        lock(&self.gate).sent
+    }
+
+    fn server_time(answer: &Answer) -> Option<Timestamp> {
+        read_http_date(answer.header("date")?)
+    }
+
+    /// Sends a request; reads are tried a few times.
+    async fn send(&self, operation: &'static str, request: Request) -> Result<Answer, RemoteError> {
+        // Let other tasks in, as a socket would.
+        tokio::task::yield_now().await;
+        let mut attempt = 1;
+        loop {
+            let failure = match self.once(operation, &request) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let is_worth_it = matches!(failure.fault, Fault::Unavailable | Fault::Malformed) && !request.is_write();
+            if !is_worth_it || attempt >= READ_ATTEMPTS_MAX {
+                return Err(failure);
+            }
+            self.clock.advance(Duration::from_secs(1 << attempt));
+            attempt += 1;
+        }
+    }
+
+    fn once(&self, operation: &'static str, request: &Request) -> Result<Answer, RemoteError> {
+        let failure = |fault| RemoteError::new(self.side, operation, fault);
+        if let Some(until) = self.closed_until() {
+            return Err(failure(Fault::Throttled { until }));
+        }
+        let mut answer = self.exchange(request);
+        if answer.status == 401 && arrives(&answer) {
+            // A fresh token, once.
+            answer = self.exchange(request);
+        }
+        let lost = |fault| RemoteError { is_outcome_unknown: request.is_write(), ..failure(fault) };
+        match answer.delivery {
+            Delivery::Whole => {}
+            Delivery::Slow(delay) => self.clock.advance(delay),
+            Delivery::Hang => {
+                self.clock.advance(PATIENCE);
+                return Err(lost(Fault::Unavailable));
+            }
+            Delivery::Reset => return Err(lost(Fault::Unavailable)),
+            Delivery::Truncated(_) => return Err(lost(Fault::Malformed)),
+        }
+        let is_html = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html"));
+        match answer.status {
+            200..=299 if is_html => Err(lost(Fault::Malformed)),
+            200..=299 => Ok(answer),
+            _ => Err(self.refusal(operation, request, &answer)),
+        }
+    }
+
+    fn exchange(&self, request: &Request) -> Answer {
+        self.clock.advance(ROUND_TRIP);
+        lock(&self.gate).sent += 1;
+        let mut request = request.clone();
+        request.is_trusted = true;
+        request.in_flight = 1;
+        lock(&self.world).ask(self.service, &request)
+    }
+
+    fn refusal(&self, operation: &'static str, request: &Request, answer: &Answer) -> RemoteError {
+        let body = answer.value();
+        let inner = body.pointer("/error/innerError/code").and_then(Value::as_str);
+        let code = inner.or(body.pointer("/error/code").or(body.get("code")).and_then(Value::as_str));
+        let until = answer.header("retry-after").and_then(|text| read_retry_after(text, self.clock.at()));
+        let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+        let fault = match answer.status {
+            429 => self.throttle(until.unwrap_or(self.clock.at().plus(DEFAULT_WAIT))),
+            503 if until.is_some() => self.throttle(until.unwrap_or(self.clock.at())),
+            401 if code == Some("900421") => Fault::NeedsHuman,
+            401 | 403 => Fault::Unauthorized,
+            // A 404 may speak of a bound lookup (dataverse §8 row 28).
+            404 if code == Some("0x80040217") && !message.starts_with("lead ") => Fault::Refused,
+            404 | 410 => Fault::Missing,
+            409 | 412 => Fault::Conflict,
+            500.. => Fault::Unavailable,
+            _ => Fault::Refused,
+        };
+        let is_outcome_unknown = fault == Fault::Unavailable && request.is_write();
+        RemoteError {
+            status: Some(answer.status),
+            code: code.map(str::to_owned),
+            is_outcome_unknown,
+            ..RemoteError::new(self.side, operation, fault)
+        }
+    }
+
+    fn throttle(&self, until: Timestamp) -> Fault {
+        self.close_until(until);
+        Fault::Throttled { until }
+    }
+
+    fn malformed(&self, operation: &'static str) -> RemoteError {
+        RemoteError::new(self.side, operation, Fault::Malformed)
+    }
+}
+
+fn arrives(answer: &Answer) -> bool {
+    matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_))
+}
+
+/// A panic of another test thread must not hide the first failure.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn text(value: &Value, pointer: &str) -> Option<String> {
+    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn stamp(value: &Value, pointer: &str) -> Option<Timestamp> {
+    Timestamp::parse(value.pointer(pointer)?.as_str()?)
+}

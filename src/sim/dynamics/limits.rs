@@ -1,0 +1,87 @@
+//! Service protection: three counters and the 429 of each (dataverse §6.1).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::model::Timestamp;
+
+use super::super::exchange::{Answer, Request};
+use super::super::options::ProtectionLimits;
+
+/// What the last window held.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Protection {
+    requests: VecDeque<(Timestamp, Duration)>,
+    execution: Duration,
+}
+
+impl Protection {
+    /// Counts a request, or refuses it.
+    pub(super) fn admit(&mut self, limits: &ProtectionLimits, request: &Request, now: Timestamp) -> Option<Answer> {
+        while let Some((at, cost)) = self.requests.front().copied() {
+            if now.since(at) < limits.window {
+                break;
+            }
+            self.requests.pop_front();
+            self.execution = self.execution.saturating_sub(cost);
+        }
+        let until_room = self.requests.front().map_or(limits.window, |(at, _)| at.plus(limits.window).since(now));
+        if request.in_flight > limits.concurrent {
+            let message = format!("Number of concurrent requests exceeded the limit of {}.", limits.concurrent);
+            return Some(refusal("0x80072326", &message, Duration::from_secs(5)));
+        }
+        if self.requests.len() >= limits.requests {
+            let message = format!(
+                "Number of requests exceeded the limit of {} over time window of {} seconds.",
+                limits.requests,
+                limits.window.as_secs()
+            );
+            return Some(refusal("0x80072322", &message, until_room));
+        }
+        if self.execution >= limits.execution {
+            let message = format!(
+                "Combined execution time of incoming requests exceeded limit of {} milliseconds over time window of {} seconds.",
+                limits.execution.as_millis(),
+                limits.window.as_secs()
+            );
+            return Some(refusal("0x80072321", &message, until_room));
+        }
+        let cost = if request.is_write() { limits.write_cost } else { limits.read_cost };
+        self.requests.push_back((now, cost));
+        self.execution += cost;
+        None
+    }
+}
+
+fn refusal(code: &str, message: &str, wait: Duration) -> Answer {
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    Answer::crm_error(429, code, message).with("retry-after", &seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_the_three_counters_refuses_with_its_own_code() {
+        let limits = ProtectionLimits { requests: 2, concurrent: 3, ..ProtectionLimits::default() };
+        let request = Request::new("GET", "/");
+        let mut protection = Protection::default();
+        let now = Timestamp::from_seconds(1000);
+        assert_eq!(protection.admit(&limits, &request, now), None);
+        assert_eq!(protection.admit(&limits, &request, now), None);
+        let refused = protection.admit(&limits, &request, now).expect("over the limit");
+        assert_eq!(refused.value()["error"]["code"], "0x80072322");
+        assert_eq!(refused.header("retry-after"), Some("300"));
+        let later = now.plus(Duration::from_secs(300));
+        assert_eq!(protection.admit(&limits, &request, later), None, "the window slides");
+
+        let crowd = Request { in_flight: 4, ..request.clone() };
+        let refused = protection.admit(&limits, &crowd, later).expect("too many at once");
+        assert_eq!(refused.value()["error"]["code"], "0x80072326");
+
+        let limits = ProtectionLimits { execution: Duration::from_millis(10), ..limits };
+        let refused = protection.admit(&limits, &request, later).expect("too much work");
+        assert_eq!(refused.value()["error"]["code"], "0x80072321");
+    }
+}

@@ -1,0 +1,453 @@
+//! The leads side: the Dataverse Web API over a handful of tables (dataverse §1–§7).
+
+pub mod columns;
+
+mod actions;
+mod batch;
+mod checks;
+mod delta;
+mod limits;
+mod metadata;
+mod query;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::model::Timestamp;
+
+pub use columns::{Column, Kind, Table};
+
+use super::clock::print_seconds;
+use super::exchange::{Answer, Request, decode};
+use super::journal::Event;
+use super::options::{CrmOptions, KeyState, Options};
+use super::world::Turn;
+use limits::Protection;
+
+/// Root of the Web API.
+const ROOT: &str = "/api/data/v9.2/";
+
+/// The organization with its rows.
+#[derive(Clone, Debug)]
+pub struct Dynamics {
+    tables: BTreeMap<Table, Rows>,
+    schema: BTreeMap<Table, Vec<Column>>,
+    graveyard: BTreeMap<Uuid, Row>,
+    /// Leads that were deleted and whose place a newer lead took: new lead, old leads.
+    ghosts: BTreeMap<Uuid, Vec<Uuid>>,
+    referral_column: Option<String>,
+    key: KeyState,
+    key_active_at: Option<Timestamp>,
+    key_index: BTreeMap<String, Uuid>,
+    versions: u64,
+    /// Deleted leads and the version at which they went, for change tracking.
+    deletions: BTreeMap<Uuid, u64>,
+    organization: Uuid,
+    business_unit: Uuid,
+    application_user: Uuid,
+    system_user: Uuid,
+    sellers: Vec<Uuid>,
+    protection: Protection,
+}
+
+/// The rows of one table.
+#[derive(Clone, Debug, Default)]
+struct Rows {
+    rows: BTreeMap<Uuid, Row>,
+    /// By `modifiedon` in seconds.
+    modified: BTreeSet<(i64, Uuid)>,
+}
+
+/// One row; an absent column is null.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    columns: BTreeMap<String, Value>,
+    version: u64,
+    modified: i64,
+    hidden_until: Option<Timestamp>,
+}
+
+impl Row {
+    fn get(&self, property: &str) -> &Value {
+        self.columns.get(property).unwrap_or(&Value::Null)
+    }
+
+    fn id(&self, property: &str) -> Option<Uuid> {
+        Uuid::try_parse(self.get(property).as_str()?).ok()
+    }
+
+    fn set(&mut self, property: &str, value: impl Into<Value>) {
+        match value.into() {
+            Value::Null => self.columns.remove(property),
+            value => self.columns.insert(property.to_owned(), value),
+        };
+    }
+
+    fn etag(&self) -> String {
+        format!("W/\"{}\"", self.version)
+    }
+}
+
+impl Dynamics {
+    pub(crate) fn new(options: &Options, turn: &mut Turn<'_>) -> Self {
+        let schema = columns::TABLES.into_iter().map(|table| (table, columns::columns(table, &options.crm))).collect();
+        let mut crm = Dynamics {
+            tables: columns::TABLES.into_iter().map(|table| (table, Rows::default())).collect(),
+            schema,
+            graveyard: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
+            referral_column: options.crm.referral_column.clone(),
+            key: if options.crm.referral_column.is_some() { options.crm.key } else { KeyState::Absent },
+            key_active_at: None,
+            key_index: BTreeMap::new(),
+            versions: 1_000_000,
+            deletions: BTreeMap::new(),
+            organization: turn.guid(),
+            business_unit: turn.guid(),
+            application_user: turn.guid(),
+            system_user: turn.guid(),
+            sellers: (0..3).map(|_| turn.guid()).collect(),
+            protection: Protection::default(),
+        };
+        crm.furnish(&options.crm, turn);
+        crm
+    }
+
+    /// The rows every organization has.
+    fn furnish(&mut self, options: &CrmOptions, turn: &mut Turn<'_>) {
+        let mut base = None;
+        for (code, places) in &options.currencies {
+            let id = turn.guid();
+            base = base.or(Some(id));
+            let row = json!({"isocurrencycode": code, "currencyname": code, "currencysymbol": code,
+                "currencyprecision": places, "exchangerate": 1, "statecode": 0});
+            self.place(turn, Table::Currency, id, row);
+        }
+        let organization = json!({"name": "Contoso", "languagecode": 1033,
+            "expirechangetrackingindays": options.delta_life.as_secs() / 86_400, "_basecurrencyid_value": base});
+        self.place(turn, Table::Organization, self.organization, organization);
+        self.place(
+            turn,
+            Table::User,
+            self.application_user,
+            json!({"fullname": "# referral link", "isdisabled": false}),
+        );
+        self.place(turn, Table::User, self.system_user, json!({"fullname": "SYSTEM", "isdisabled": false}));
+        for (number, id) in self.sellers.clone().into_iter().enumerate() {
+            self.place(turn, Table::User, id, json!({"fullname": format!("Seller {number}"), "isdisabled": false}));
+        }
+        let team = turn.guid();
+        self.place(turn, Table::Team, team, json!({"name": "Inside sales"}));
+        let campaign = turn.guid();
+        self.place(turn, Table::Campaign, campaign, json!({"name": "Spring"}));
+    }
+
+    /// Puts a row in its place without any check.
+    fn place(&mut self, turn: &Turn<'_>, table: Table, id: Uuid, columns: Value) {
+        let mut row = Row::default();
+        if let Value::Object(map) = columns {
+            row.columns = map.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        }
+        row.set(table.key(), id.to_string());
+        row.set("createdon", print_seconds(turn.now));
+        self.store(turn.now, table, id, row, self.system_user);
+    }
+
+    /// Stores a changed row under a new version.
+    fn store(&mut self, now: Timestamp, table: Table, id: Uuid, mut row: Row, by: Uuid) {
+        self.versions += 1;
+        row.version = self.versions;
+        row.set("versionnumber", row.version);
+        row.set("modifiedon", print_seconds(now));
+        self.deletions.remove(&id);
+        row.set("_modifiedby_value", by.to_string());
+        let rows = self.tables.entry(table).or_default();
+        if let Some(old) = rows.rows.remove(&id) {
+            rows.modified.remove(&(old.modified, id));
+            if table == Table::Lead {
+                self.unindex(&old);
+            }
+        }
+        row.modified = now.millis().div_euclid(1000);
+        if table == Table::Lead
+            && let Some(key) = self.key_of(&row)
+        {
+            self.key_index.entry(key).or_insert(id);
+        }
+        let rows = self.tables.entry(table).or_default();
+        rows.modified.insert((row.modified, id));
+        rows.rows.insert(id, row);
+    }
+
+    fn unindex(&mut self, row: &Row) {
+        if let (Some(key), Some(id)) = (self.key_of(row), row.id("leadid"))
+            && self.key_index.get(&key) == Some(&id)
+        {
+            self.key_index.remove(&key);
+        }
+    }
+
+    /// Keys are compared without case and trailing blanks (dataverse §3.3).
+    fn key_of(&self, row: &Row) -> Option<String> {
+        let text = row.get(self.referral_column.as_deref()?).as_str()?;
+        Some(text.trim_end().to_lowercase())
+    }
+
+    fn row(&self, table: Table, id: Uuid) -> Option<&Row> {
+        self.tables.get(&table)?.rows.get(&id)
+    }
+
+    fn columns_of(&self, table: Table) -> &[Column] {
+        self.schema.get(&table).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn column(&self, table: Table, property: &str) -> Option<&Column> {
+        self.columns_of(table).iter().find(|column| column.property == property)
+    }
+
+    /// The rows of a table as the service would show them in full, for tests and checks.
+    pub fn all(&self, table: Table) -> Vec<(Uuid, BTreeMap<String, Value>)> {
+        let rows = self.tables.get(&table);
+        rows.into_iter().flat_map(|rows| &rows.rows).map(|(id, row)| (*id, row.columns.clone())).collect()
+    }
+
+    /// One column of one row; null when either is missing.
+    pub fn value(&self, table: Table, id: Uuid, property: &str) -> &Value {
+        self.row(table, id).map_or(&Value::Null, |row| row.get(property))
+    }
+
+    /// The columns of a table.
+    pub fn columns(&self, table: Table) -> &[Column] {
+        self.columns_of(table)
+    }
+
+    /// The ids of all leads.
+    pub fn lead_ids(&self) -> Vec<Uuid> {
+        self.ids(Table::Lead)
+    }
+
+    /// The ids of a table's rows.
+    pub fn ids(&self, table: Table) -> Vec<Uuid> {
+        self.tables.get(&table).map(|rows| rows.rows.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// The ids of deleted leads that can be restored.
+    pub fn deleted_lead_ids(&self) -> Vec<Uuid> {
+        self.graveyard.keys().copied().collect()
+    }
+
+    /// Our application user.
+    pub fn application_user(&self) -> Uuid {
+        self.application_user
+    }
+
+    /// The organization.
+    pub fn organization(&self) -> Uuid {
+        self.organization
+    }
+
+    /// People who work with leads.
+    pub fn sellers(&self) -> &[Uuid] {
+        &self.sellers
+    }
+
+    /// The id of a currency by its code.
+    pub fn currency(&self, code: &str) -> Option<Uuid> {
+        let rows = &self.tables.get(&Table::Currency)?.rows;
+        rows.iter().find(|(_, row)| row.get("isocurrencycode") == code).map(|(id, _)| *id)
+    }
+
+    /// The custom column that holds the referral id, when it exists.
+    pub fn referral_column(&self) -> Option<&str> {
+        self.referral_column.as_deref()
+    }
+
+    /// State of the alternate key.
+    pub fn key_state(&self) -> KeyState {
+        self.key
+    }
+
+    pub(crate) fn ghosts_of(&self, lead: Uuid) -> Vec<Uuid> {
+        self.ghosts.get(&lead).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn hide(&mut self, lead: Uuid, until: Timestamp) {
+        if let Some(row) = self.tables.get_mut(&Table::Lead).and_then(|rows| rows.rows.get_mut(&lead)) {
+            row.hidden_until = Some(until);
+        }
+    }
+
+    /// Saves a row again without a change: a new version and a new `modifiedon`.
+    pub(crate) fn touch(&mut self, turn: &Turn<'_>, id: Uuid) {
+        for table in [Table::Lead, Table::Opportunity] {
+            if let Some(row) = self.row(table, id).cloned() {
+                self.store(turn.now, table, id, row, self.system_user);
+            }
+        }
+    }
+
+    pub(crate) fn pass_time(&mut self, now: Timestamp) {
+        if self.key != KeyState::Pending || self.key_active_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.key = if self.has_duplicate_keys() { KeyState::Failed } else { KeyState::Active };
+        let rows = self.tables.get(&Table::Lead).into_iter().flat_map(|rows| &rows.rows);
+        self.key_index = rows.filter_map(|(id, row)| Some((self.key_of(row)?, *id))).collect();
+    }
+
+    fn has_duplicate_keys(&self) -> bool {
+        let rows = self.tables.get(&Table::Lead);
+        let mut seen = BTreeSet::new();
+        rows.into_iter()
+            .flat_map(|rows| rows.rows.values())
+            .filter_map(|row| self.key_of(row))
+            .any(|key| !seen.insert(key))
+    }
+
+    pub(crate) fn answer(&mut self, options: &CrmOptions, request: &Request, turn: &mut Turn<'_>) -> Answer {
+        if let Some(answer) = self.protection.admit(&options.limits, request, turn.now) {
+            turn.note.operation = Some("over the limit");
+            return answer;
+        }
+        self.route(options, request, turn).unwrap_or_else(|answer| answer)
+    }
+
+    pub(crate) fn route(
+        &mut self,
+        options: &CrmOptions,
+        request: &Request,
+        turn: &mut Turn<'_>,
+    ) -> Result<Answer, Answer> {
+        let Some(rest) = request.path.strip_prefix(ROOT) else {
+            return Err(Answer::crm_error(404, "0x80060888", "Resource not found for the segment."));
+        };
+        // A plus in a path is a plus.
+        let path = decode(&rest.replace('+', "%2B"));
+        let (head, tail) = path.split_once('/').unwrap_or((&path, ""));
+        let (set, key) = match head.split_once('(') {
+            Some((set, key)) => (set, Some(key.strip_suffix(')').unwrap_or(key))),
+            None => (head, None),
+        };
+        match (request.method.as_str(), set) {
+            ("GET", "WhoAmI") => {
+                turn.note.operation = Some("who am i");
+                return Ok(self.who_am_i(options));
+            }
+            (_, "EntityDefinitions") => {
+                turn.note.operation = Some("metadata");
+                return self.metadata(options, request, key, tail, turn);
+            }
+            ("POST", "PublishXml" | "ReactivateEntityKey") => return Ok(self.maintain(options, set, turn)),
+            ("POST", "$batch") => return self.batch(options, request, turn),
+            ("POST", "WinOpportunity" | "LoseOpportunity" | "Merge") => {
+                return self.unbound_action(options, set, request, turn);
+            }
+            _ => {}
+        }
+        let Some(table) = Table::of_set(set) else {
+            let message = format!("Resource not found for the segment '{set}'.");
+            return Err(Answer::crm_error(404, "0x80060888", &message));
+        };
+        match (request.method.as_str(), key, tail) {
+            ("GET", None, "") if delta::is_wanted(request) => self.changes(options, table, request, turn),
+            ("GET", None, "") => self.list(options, table, request, turn),
+            ("GET", None, "$count") => Ok(self.count(table, turn)),
+            ("GET", Some(key), "") => self.read(options, table, key, request, turn),
+            ("PATCH", Some(key), "") => self.patch(options, table, key, request, turn),
+            ("POST", None, "") => self.post(options, table, request, turn),
+            ("DELETE", Some(key), "") => self.remove(table, key, turn),
+            ("POST", Some(key), "Microsoft.Dynamics.CRM.QualifyLead") if table == Table::Lead => {
+                self.qualify_action(options, key, request, turn)
+            }
+            _ => Err(Answer::crm_error(405, "0x80060888", "The method is not supported here.")),
+        }
+    }
+
+    fn who_am_i(&self, options: &CrmOptions) -> Answer {
+        let body = json!({
+            "@odata.context": format!("{}{ROOT}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse", options.url),
+            "BusinessUnitId": self.business_unit,
+            "UserId": self.application_user,
+            "OrganizationId": self.organization,
+        });
+        Answer::json(200, &body).with("x-ms-dop-hint", &options.parallelism_hint.to_string())
+    }
+
+    /// Finds the row that a URL names, by id or by alternate key.
+    fn target(&self, table: Table, key: &str) -> Result<Target, Answer> {
+        if let Ok(id) = Uuid::try_parse(key.trim_matches('\'')) {
+            return Ok(Target { id: Some(id), exists: self.row(table, id).is_some(), key: None });
+        }
+        let is_usable = |name: &str| {
+            table == Table::Lead && self.referral_column.as_deref() == Some(name) && self.key == KeyState::Active
+        };
+        match key.split_once('=') {
+            Some((name, value))
+                if is_usable(name) && value.starts_with('\'') && value.ends_with('\'') && value.len() >= 2 =>
+            {
+                let value = value[1..value.len() - 1].replace("''", "'");
+                let id = self.key_index.get(&value.trim_end().to_lowercase()).copied();
+                Ok(Target { id, exists: id.is_some(), key: Some((name.to_owned(), value)) })
+            }
+            _ => {
+                let message = format!(
+                    "The key in the request URI is not valid for resource 'Microsoft.Dynamics.CRM.{}'. Ensure that the names and number of key properties match the declared or alternate key properties for the resource '{}'.",
+                    table.name(),
+                    table.name()
+                );
+                Err(Answer::crm_error(400, "0x80060888", &message))
+            }
+        }
+    }
+
+    fn missing(&self, table: Table, target: &Target) -> Answer {
+        match (&target.key, target.id) {
+            (Some(_), _) => {
+                let message =
+                    format!("A record with the specified key values does not exist in {} entity", table.name());
+                Answer::crm_error(404, "0x80060891", &message)
+            }
+            (None, id) => no_such(table, id.unwrap_or_default()),
+        }
+    }
+
+    fn announce_creation(&mut self, turn: &mut Turn<'_>, lead: Uuid, ghosts: Vec<Uuid>) {
+        let is_revival = !ghosts.is_empty();
+        if is_revival {
+            self.ghosts.insert(lead, ghosts);
+        }
+        let (at, by) = (turn.now, turn.by);
+        turn.note.events.push(Event::LeadCreated { at, lead, by, is_revival, was_referenced: false });
+    }
+}
+
+/// What a URL names.
+#[derive(Clone, Debug)]
+struct Target {
+    id: Option<Uuid>,
+    exists: bool,
+    /// Column and value of an alternate key.
+    key: Option<(String, String)>,
+}
+
+/// 404 that names the table (dataverse §8 row 28).
+fn no_such(table: Table, id: Uuid) -> Answer {
+    Answer::crm_error(404, "0x80040217", &format!("{} With Id = {id} Does Not Exist", table.name()))
+}
+
+fn payload(message: &str) -> Answer {
+    let message = format!(
+        "Error identified in Payload provided by the user for Entity :'', For more information on this error please follow this help link https://go.microsoft.com/fwlink/?linkid=2195293  ---->  InnerException : {message}"
+    );
+    Answer::crm_error(400, "0x80048d19", &message)
+}
+
+fn body_of(request: &Request) -> Result<Map<String, Value>, Answer> {
+    match request.json() {
+        Some(Value::Object(map)) => Ok(map),
+        _ => Err(payload("the body could not be read as a JSON object")),
+    }
+}

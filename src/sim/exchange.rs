@@ -1,0 +1,239 @@
+//! A request and its answer as plain values: what a socket would carry, and how the carrying goes wrong.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Whom a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// The referrals API.
+    Portal,
+    /// The Dataverse Web API.
+    Crm,
+    /// Entra ID.
+    Authority,
+}
+
+/// One request as it arrives.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The method in capitals.
+    pub method: String,
+    /// The path, still percent-encoded.
+    pub path: String,
+    /// The raw query without `?`; empty when there is none.
+    pub query: String,
+    /// Headers by lower-case name.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The caller is inside the process and needs no token.
+    pub is_trusted: bool,
+    /// Requests of the same client at work, this one included (concurrency limit, dataverse §6.1).
+    pub in_flight: u32,
+}
+
+impl Request {
+    /// A request for a path with an optional query.
+    pub fn new(method: &str, path_and_query: &str) -> Self {
+        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        Request {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            in_flight: 1,
+            ..Request::default()
+        }
+    }
+
+    /// The same from inside the process, without a token.
+    pub fn trusted(method: &str, path_and_query: &str) -> Self {
+        Request { is_trusted: true, ..Request::new(method, path_and_query) }
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        self
+    }
+
+    /// With a JSON body.
+    #[must_use]
+    pub fn with_json(mut self, body: &Value) -> Self {
+        self.body = body.to_string().into_bytes();
+        self.with("content-type", "application/json")
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// One of the comma-joined preferences of `Prefer`, for example `return=representation`.
+    pub fn prefers(&self, preference: &str) -> bool {
+        self.preferences().any(|one| one.eq_ignore_ascii_case(preference))
+    }
+
+    /// The value of a preference such as `odata.maxpagesize`.
+    pub fn preference(&self, name: &str) -> Option<&str> {
+        self.preferences().find_map(|one| one.strip_prefix(name)?.strip_prefix('=')).map(|text| text.trim_matches('"'))
+    }
+
+    fn preferences(&self) -> impl Iterator<Item = &str> {
+        self.header("prefer").unwrap_or("").split(',').map(str::trim)
+    }
+
+    /// The raw text of a query parameter.
+    pub fn raw_parameter(&self, name: &str) -> Option<&str> {
+        self.query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key) == name).then_some(value)
+        })
+    }
+
+    /// The decoded text of a query parameter.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        self.raw_parameter(name).map(decode)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// True for methods that may change something.
+    pub fn is_write(&self) -> bool {
+        !matches!(self.method.as_str(), "GET" | "HEAD")
+    }
+}
+
+/// Decodes percent-encoding; `+` is a blank, as in the query strings of both services.
+pub fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match (bytes[at], pair.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                at += 3;
+                continue;
+            }
+            (b'+', _) => decoded.push(b' '),
+            (byte, _) => decoded.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// Percent-encodes everything but letters, digits and `-._~`; capital hex.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+/// One answer, and how it travels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Headers by lower-case name.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// How it reaches the client.
+    pub delivery: Delivery,
+}
+
+/// How an answer reaches the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// At once and whole.
+    Whole,
+    /// Whole, but late.
+    Slow(Duration),
+    /// Never: the connection stays open in silence.
+    Hang,
+    /// Never: the connection breaks.
+    Reset,
+    /// The head and the first bytes of the body; then the connection breaks.
+    Truncated(usize),
+}
+
+impl Answer {
+    /// An empty answer.
+    pub fn empty(status: u16) -> Self {
+        Answer { status, headers: BTreeMap::new(), body: Vec::new(), delivery: Delivery::Whole }
+    }
+
+    /// A JSON answer.
+    pub fn json(status: u16, body: &Value) -> Self {
+        let mut answer = Answer::empty(status).with("content-type", "application/json; charset=utf-8");
+        answer.body = body.to_string().into_bytes();
+        answer
+    }
+
+    /// An HTML page, as gateways answer.
+    pub fn html(status: u16) -> Self {
+        let mut answer = Answer::empty(status).with("content-type", "text/html");
+        answer.body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>").into();
+        answer
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        self
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The body as JSON; null when it is none.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// An error in the shape of the referrals API (partner-center §1.11).
+    pub fn portal_error(status: u16, code: &str, message: &str, inner: Option<&str>) -> Self {
+        let inner = inner.map(|code| json!({"code": code, "message": message, "details": null}));
+        Answer::json(status, &json!({"error": {"code": code, "message": message, "innerError": inner}}))
+    }
+
+    /// An error in the shape of Dataverse (dataverse §7).
+    pub fn crm_error(status: u16, code: &str, message: &str) -> Self {
+        Answer::json(status, &json!({"error": {"code": code, "message": message}}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plus_in_a_query_is_a_blank_and_encoded_text_comes_back() {
+        assert_eq!(decode("a+b%2bc%2F"), "a b+c/");
+        assert_eq!(decode(&encode("한 'é' / +")), "한 'é' / +");
+    }
+
+    #[test]
+    fn preferences_are_found_among_others() {
+        let request = Request::new("GET", "/x").with("Prefer", "odata.maxpagesize=50, return=representation");
+        assert!(request.prefers("return=representation"));
+        assert_eq!(request.preference("odata.maxpagesize"), Some("50"));
+    }
+}
