@@ -166,7 +166,6 @@ impl<'a> Pass<'a> {
     }
 
     async fn go(&mut self) -> Result<(), CycleError> {
-        self.restore_windows();
         self.stamp_crm();
         if self.may_write() {
             self.resolve_intents().await?;
@@ -177,7 +176,9 @@ impl<'a> Pass<'a> {
         self.leftovers().await?;
         self.braked().await?;
         self.background().await?;
-        self.braked().await
+        self.braked().await?;
+        self.note_braked();
+        Ok(())
     }
 
     /// True when this pass may send writes and move its memory.
@@ -221,15 +222,6 @@ impl<'a> Pass<'a> {
             self.ports.clock.sleep(wait).await;
         }
         is_patient
-    }
-
-    fn restore_windows(&self) {
-        if let Some(until) = self.memo.portal_closed_until {
-            self.ports.portal.close_until(until);
-        }
-        if let Some(until) = self.memo.crm_closed_until {
-            self.ports.crm.close_until(until);
-        }
     }
 
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
