@@ -54,6 +54,7 @@ struct Life {
     clock: SimClock,
     ledger: Ledger,
     engine: Arc<Reconciler>,
+    ports: Ports,
     rng: ChaCha8Rng,
     edited_companies: BTreeSet<Uuid>,
     history: History,
@@ -72,9 +73,9 @@ pub async fn live(script: Script) -> History {
     };
     let rng = ChaCha8Rng::seed_from_u64(script.seed);
     let mut ledger = ledger;
-    let engine = engine(&script, &world, &clock, &mut ledger);
+    let (engine, ports) = engine(&script, &world, &clock, &mut ledger);
     let history = History::default();
-    let mut life = Life { script, world, clock, ledger, engine, rng, edited_companies: BTreeSet::new(), history };
+    let mut life = Life { script, world, clock, ledger, engine, ports, rng, edited_companies: BTreeSet::new(), history };
     life.trouble().await;
     life.calm().await;
     life.rest().await;
@@ -82,7 +83,7 @@ pub async fn live(script: Script) -> History {
     life.history
 }
 
-fn engine(script: &Script, world: &Arc<Mutex<World>>, clock: &SimClock, ledger: &mut Ledger) -> Arc<Reconciler> {
+fn engine(script: &Script, world: &Arc<Mutex<World>>, clock: &SimClock, ledger: &mut Ledger) -> (Arc<Reconciler>, Ports) {
     let store: Arc<dyn StateStore> = match ledger {
         Ledger::Memory(store) => store.clone(),
         Ledger::Sled(directory, open) => {
@@ -104,7 +105,7 @@ fn engine(script: &Script, world: &Arc<Mutex<World>>, clock: &SimClock, ledger: 
         store,
         clock: Arc::new(clock.clone()),
     };
-    Arc::new(Reconciler::new(ports, settings, Vec::new(), None))
+    (Arc::new(Reconciler::new(ports.clone(), settings, Vec::new(), None)), ports)
 }
 
 impl Life {
@@ -257,6 +258,11 @@ impl Life {
                 let report = for_steps(steps, engine.cycle(BUDGET, &stop)).await;
                 self.say(format!("it got through its cycle: {}", report.is_some()));
                 self.note(&report.and_then(Result::ok).unwrap_or_default(), before);
+                // What was never recorded cannot be honoured: the next process begins when the windows are over.
+                let windows = [self.ports.portal.closed_until(), self.ports.crm.closed_until()];
+                for until in windows.into_iter().flatten() {
+                    self.clock.advance(until.since(self.clock.at()));
+                }
             }
         }
         let is_lost = matches!(ending, Ending::Loss(_));
@@ -266,14 +272,14 @@ impl Life {
             Ledger::Memory(store) => *store = Arc::new(store.restarted(is_lost)),
             Ledger::Sled(directory, store) => {
                 // Sled lets its files go when the last handle does.
-                self.engine = engine(&self.script, &self.world, &self.clock, &mut Ledger::Memory(nothing));
+                (self.engine, self.ports) = engine(&self.script, &self.world, &self.clock, &mut Ledger::Memory(nothing));
                 *store = None;
                 if is_lost {
                     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
                 }
             }
         }
-        self.engine = engine(&self.script, &self.world, &self.clock, &mut self.ledger);
+        (self.engine, self.ports) = engine(&self.script, &self.world, &self.clock, &mut self.ledger);
     }
 
     /// Trouble ends; time passes until everything that waits has had its time.
