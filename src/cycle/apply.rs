@@ -86,8 +86,9 @@ impl Pass<'_> {
         brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
     }
 
-    /// Judges the kinds that waited, over the whole plan; what passes is sent.
+    /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
     pub(super) async fn braked(&mut self) -> Result<(), CycleError> {
+        let mut held = Vec::new();
         self.judge_vanished().await?;
         self.judge_old_outcomes().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
@@ -102,7 +103,7 @@ impl Pass<'_> {
             match brakes::judge(brake, &actions, &window, |digest| approved.contains(digest), self.ports.clock.now()) {
                 Some(latch) => {
                     self.latch(brake.name, latch);
-                    self.deferred.extend(mine); // The next judgement of this pass is over all of them.
+                    held.extend(mine);
                 }
                 None => {
                     if self.mode != Mode::Forecast {
@@ -125,7 +126,20 @@ impl Pass<'_> {
                 }
             }
         }
+        self.deferred.extend(held);
         Ok(())
+    }
+
+    /// Counts what a brake still holds back at the end of a pass.
+    pub(super) fn note_braked(&mut self) {
+        self.report.pending += self.deferred.len() as u64;
+        for brake in brakes::brakes(&self.setup.brakes) {
+            let is_held = |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind);
+            let count = self.deferred.iter().filter(|(_, plan)| is_held(plan)).count() as u64;
+            if count > 0 && self.decisions.brakes.contains_key(brake.name) {
+                *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() += count;
+            }
+        }
     }
 
     /// Vanished leads are nobody's news until the brake has judged how many there are.

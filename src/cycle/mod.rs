@@ -169,7 +169,6 @@ impl<'a> Pass<'a> {
     }
 
     async fn go(&mut self) -> Result<(), CycleError> {
-        self.restore_windows();
         self.stamp_crm();
         if self.may_write() {
             self.resolve_intents().await?;
@@ -180,7 +179,9 @@ impl<'a> Pass<'a> {
         self.leftovers().await?;
         self.braked().await?;
         self.background().await?;
-        self.braked().await
+        self.braked().await?;
+        self.note_braked();
+        Ok(())
     }
 
     /// True when this pass may send writes and move its memory.
@@ -224,15 +225,6 @@ impl<'a> Pass<'a> {
             self.ports.clock.sleep(wait).await;
         }
         is_patient
-    }
-
-    fn restore_windows(&self) {
-        if let Some(until) = self.memo.portal_closed_until {
-            self.ports.portal.close_until(until);
-        }
-        if let Some(until) = self.memo.crm_closed_until {
-            self.ports.crm.close_until(until);
-        }
     }
 
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
@@ -294,14 +286,6 @@ impl<'a> Pass<'a> {
         self.report.requests.insert(Side::Crm, self.ports.crm.requests_sent() - self.requests_before.1);
         for (side, error) in &self.down {
             self.report.sides.insert(*side, error.to_string());
-        }
-        let brakes = plan::brakes::brakes(&self.setup.brakes);
-        for (_, plan) in &self.deferred {
-            self.report.pending += 1;
-            let kind = plan.action.as_ref().map(crate::plan::Action::kind);
-            if brakes.iter().any(|brake| Some(brake.kind) == kind && self.decisions.brakes.contains_key(brake.name)) {
-                *self.report.holds.entry("brake".to_owned()).or_default() += 1;
-            }
         }
         // A list that waits for an approval stops nothing.
         for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {

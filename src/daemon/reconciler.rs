@@ -157,6 +157,7 @@ impl Reconciler {
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
         self.cycles.fetch_add(1, Ordering::Relaxed);
+        self.restore_windows()?;
         let setup = loop {
             match self.setup(&mut ground).await {
                 Ok(setup) => break setup,
@@ -177,6 +178,18 @@ impl Reconciler {
             return self.plan_while_off(setup, &mut ground, budget, stop).await;
         }
         cycle::run(&self.ports, setup, budget, stop).await
+    }
+
+    /// Closed windows that a former process was told of hold for the first request of this one, too.
+    fn restore_windows(&self) -> Result<(), CycleError> {
+        let memo = self.ports.store.memo()?;
+        if let Some(until) = memo.portal_closed_until {
+            self.ports.portal.close_until(until);
+        }
+        if let Some(until) = memo.crm_closed_until {
+            self.ports.crm.close_until(until);
+        }
+        Ok(())
     }
 
     /// The report of a failed beginning is the last report, too.
@@ -479,6 +492,7 @@ impl Engine for Reconciler {
 
     async fn forecast(&self, _detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
+        self.restore_windows()?;
         match self.setup(&mut ground).await {
             Ok(setup) => cycle::forecast(&self.ports, setup, stop).await,
             Err(error) => {

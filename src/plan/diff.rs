@@ -163,12 +163,10 @@ impl<'a> Draft<'a> {
 
     /// Links an existing lead, unless it speaks for another referral.
     fn adopt(&mut self, entry: &mut Entry, lead: &Lead) {
-        if let Some(claim) = self.row.claims.get(&lead.id)
-            && claim.referral != self.row.id
-        {
+        if let Some(by) = self.taken_by(lead) {
             entry.standing = Standing::LeadTaken;
             entry.link = None;
-            self.holds.push(Hold::LeadTaken { lead: lead.id, by: claim.referral });
+            self.holds.push(Hold::LeadTaken { lead: lead.id, by });
             return;
         }
         entry.standing = Standing::Linked;
@@ -278,10 +276,8 @@ impl<'a> Draft<'a> {
         match &self.row.lead {
             Seen::Absent => return self.lead_is_gone(entry, link),
             Seen::Present(lead) if lead.id != link.lead => {
-                if let Some(claim) = self.row.claims.get(&lead.id)
-                    && claim.referral != self.row.id
-                {
-                    self.holds.push(Hold::LeadTaken { lead: lead.id, by: claim.referral });
+                if let Some(by) = self.taken_by(lead) {
+                    self.holds.push(Hold::LeadTaken { lead: lead.id, by });
                     entry.standing = Standing::LeadTaken;
                     entry.link = None;
                     return;
@@ -462,7 +458,7 @@ impl<'a> Draft<'a> {
         match decision {
             Merge::Rest => {}
             Merge::NeedReferral => self.needs.referral = true,
-            Merge::NeedLead => self.needs.lead = true,
+            Merge::NeedLead => self.need_lead(),
             Merge::NoCommonBase => self.holds.push(Hold::NoCommonBase { group: group.name.clone() }),
             Merge::BothMoved => {
                 self.holds.push(Hold::BothMoved { group: group.name.clone(), owner: owner_word(group) });
@@ -488,7 +484,7 @@ impl<'a> Draft<'a> {
             }
             Merge::WriteBack(rule) => {
                 let Some(value) = sight.lead else {
-                    self.needs.lead = true;
+                    self.need_lead();
                     return;
                 };
                 let is_over = !matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
@@ -517,6 +513,14 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The lead's values are missing: the lead itself, or the opportunities that speak for it.
+    fn need_lead(&mut self) {
+        match self.row.lead {
+            Seen::Present(_) => self.needs.opportunities = true,
+            Seen::Unseen | Seen::Absent => self.needs.lead = true,
+        }
+    }
+
     /// What a withdrawn consent does to a contact group.
     fn withdraw(&mut self, lead: Option<&GroupValue>, writes: &mut Writes) {
         match self.policy.on_consent_withdrawn {
@@ -539,13 +543,24 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Fills the referral id column of a linked lead that does not carry it yet.
+    /// Fills the empty referral id column of a lead that the referral names, that was just adopted or that is computed.
+    ///
+    /// A master stays without: the lead that was merged into it still holds the key, and is never written again.
     fn column(&mut self, link: &Link, writes: &mut Writes) {
         let (Some(column), Some(lead)) = (&self.policy.referral_column, self.row.lead.present()) else { return };
-        if lead.referral != Some(self.row.id) && link.status.state == LeadState::Open {
+        let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
+        let is_adopted = self.row.adoption.as_ref().is_some_and(|adoption| adoption.followed.is_empty());
+        let is_meant = is_named || is_adopted || lead.id == self.policy.computed(self.row.id);
+        if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
             writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
             writes.also.push("the referral id (referral_id_column)");
         }
+    }
+
+    /// The referral that a lead speaks for already, if it is another one: by our memory, or by the lead's own column.
+    fn taken_by(&self, lead: &Lead) -> Option<ReferralId> {
+        let claimed = self.row.claims.get(&lead.id).map(|claim| claim.referral);
+        claimed.or(lead.referral).filter(|referral| *referral != self.row.id)
     }
 
     /// The referral was closed over there while the lead is open.
