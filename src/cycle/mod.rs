@@ -117,6 +117,15 @@ struct Pass<'a> {
     released: BTreeSet<crate::ports::ActionKind>,
     /// Something read in this pass could not be decided: the watermarks stand still.
     is_incomplete: bool,
+    /// The leads side was read to its end in this pass: what a lead says is what it says now.
+    is_crm_observed: bool,
+    /// Where the watermarks of the leads side go at the end.
+    leads_high: Option<crate::model::Watermark>,
+    opportunities_high: Option<crate::model::Watermark>,
+    /// Writes tried in this pass, by kind.
+    attempted: BTreeMap<crate::ports::ActionKind, usize>,
+    /// Writing was stopped when the background scans began.
+    was_stopped: bool,
     /// Our clock and a service's were too far apart in this pass.
     is_skewed: bool,
     /// Approvals used up in this pass.
@@ -163,6 +172,11 @@ impl<'a> Pass<'a> {
             is_incomplete: false,
             consumed: BTreeSet::new(),
             is_skewed: false,
+            was_stopped: false,
+            is_crm_observed: false,
+            leads_high: None,
+            opportunities_high: None,
+            attempted: BTreeMap::new(),
             is_vanish_judged: false,
             decided: BTreeSet::new(),
         })
@@ -177,6 +191,7 @@ impl<'a> Pass<'a> {
         self.observe_portal().await?;
         self.due().await?;
         self.leftovers().await?;
+        self.advance();
         self.braked().await?;
         self.background().await?;
         self.braked().await?;
@@ -232,9 +247,8 @@ impl<'a> Pass<'a> {
         if rows.is_empty() {
             return Ok(());
         }
-        for row in &rows {
-            self.decided.insert(row.id);
-        }
+        // A row whose referral was not read may be decided again by the page that lists it.
+        self.decided.extend(rows.iter().filter(|row| row.referral.present().is_some()).map(|row| row.id));
         let planned = self.plan_rows(rows).await?;
         self.act(planned).await
     }

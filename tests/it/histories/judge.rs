@@ -32,12 +32,7 @@ pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: &BTree
 
 /// The names of the holds of an entry.
 fn names(entry: &Entry) -> Vec<&'static str> {
-    HOLD_NAMES
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| entry.holds & (1 << bit) != 0)
-        .map(|(_, name)| *name)
-        .collect()
+    HOLD_NAMES.iter().enumerate().filter(|(bit, _)| entry.holds & (1 << bit) != 0).map(|(_, name)| *name).collect()
 }
 
 struct Pair<'a> {
@@ -118,7 +113,8 @@ impl Pair<'_> {
             _ => "Closed",
         };
         let is = self.document["status"].as_str().unwrap_or_default();
-        (is != wanted).then(|| format!("should be {wanted}: lead {lead} is {state:?} / {code:?}, opportunities {states:?}"))
+        (is != wanted)
+            .then(|| format!("should be {wanted}: lead {lead} is {state:?} / {code:?}, opportunities {states:?}"))
     }
 
     /// Amount, currency, date and company of an open pair.

@@ -75,7 +75,8 @@ pub async fn live(script: Script) -> History {
     let mut ledger = ledger;
     let (engine, ports) = engine(&script, &world, &clock, &mut ledger);
     let history = History::default();
-    let mut life = Life { script, world, clock, ledger, engine, ports, rng, edited_companies: BTreeSet::new(), history };
+    let mut life =
+        Life { script, world, clock, ledger, engine, ports, rng, edited_companies: BTreeSet::new(), history };
     life.trouble().await;
     life.calm().await;
     life.rest().await;
@@ -83,7 +84,12 @@ pub async fn live(script: Script) -> History {
     life.history
 }
 
-fn engine(script: &Script, world: &Arc<Mutex<World>>, clock: &SimClock, ledger: &mut Ledger) -> (Arc<Reconciler>, Ports) {
+fn engine(
+    script: &Script,
+    world: &Arc<Mutex<World>>,
+    clock: &SimClock,
+    ledger: &mut Ledger,
+) -> (Arc<Reconciler>, Ports) {
     let store: Arc<dyn StateStore> = match ledger {
         Ledger::Memory(store) => store.clone(),
         Ledger::Sled(directory, open) => {
@@ -272,7 +278,8 @@ impl Life {
             Ledger::Memory(store) => *store = Arc::new(store.restarted(is_lost)),
             Ledger::Sled(directory, store) => {
                 // Sled lets its files go when the last handle does.
-                (self.engine, self.ports) = engine(&self.script, &self.world, &self.clock, &mut Ledger::Memory(nothing));
+                (self.engine, self.ports) =
+                    engine(&self.script, &self.world, &self.clock, &mut Ledger::Memory(nothing));
                 *store = None;
                 if is_lost {
                     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
