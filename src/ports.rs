@@ -436,6 +436,8 @@ pub struct Memo {
     pub entries_at_sweep: Option<u64>,
     /// When all linked leads were last read by id.
     pub leads_read: Option<Timestamp>,
+    /// The sweep under way looks at unlinked referrals again although they did not change: the configuration did.
+    pub is_rescan: bool,
     /// A sweep is due whatever the schedule says (first start, damage, unordered answer).
     pub is_sweep_due: bool,
     /// When an unordered listing last forced a sweep: at most one an hour.

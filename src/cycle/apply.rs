@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{CycleError, Mode, OLD_OUTCOMES, Pass, Sentence, VANISHED_BRAKE};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing};
-use crate::plan::{Action, Hold, Next, Outcome, Row, RowPlan, Seen, Step, brakes, plan_row, settle};
+use crate::plan::{Action, Hold, Next, Outcome, Row, RowPlan, Seen, Step, backoff, brakes, plan_row, settle};
 use crate::ports::{ActionKind, Batch, HistoryLine, Ports};
 
 /// Times a row is read and decided again in one pass after its version turned out to be stale.
@@ -34,6 +34,8 @@ impl Pass<'_> {
     /// Records what was seen of planned rows and sends what may be sent now, the urgent first.
     pub(super) async fn act(&mut self, mut planned: Vec<(Row, RowPlan)>) -> Result<(), CycleError> {
         planned.sort_by_key(|(row, plan)| (plan.urgency, row.id));
+        let ids: BTreeSet<ReferralId> = planned.iter().map(|(row, _)| row.id).collect();
+        self.deferred.retain(|(row, _)| !ids.contains(&row.id)); // Decided anew.
         let now = self.ports.clock.now();
         let mut entries = Vec::new();
         let mut queue = Vec::new();
@@ -43,6 +45,11 @@ impl Pass<'_> {
                 continue;
             }
             self.note_holds(&plan);
+            let had_trouble = row.entry.as_ref().is_some_and(|entry| entry.trouble.is_some());
+            if plan.action.is_none() && !had_trouble && plan.entry.as_ref().is_some_and(|entry| entry.trouble.is_some())
+            {
+                *self.report.failed.entry(ActionKind::Create).or_default() += 1;
+            }
             if let Some(action) = &plan.action {
                 if self.mode == Mode::Forecast {
                     let kind = action.kind().to_string();
@@ -86,8 +93,9 @@ impl Pass<'_> {
         brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
     }
 
-    /// Judges the kinds that waited, over the whole plan; what passes is sent.
+    /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
     pub(super) async fn braked(&mut self) -> Result<(), CycleError> {
+        let mut held = Vec::new();
         self.judge_vanished().await?;
         self.judge_old_outcomes().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
@@ -95,6 +103,11 @@ impl Pass<'_> {
                 .into_iter()
                 .partition(|(_, plan)| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind));
             self.deferred = others;
+            let is_irreversible = matches!(brake.kind, ActionKind::Accept | ActionKind::Close);
+            if is_irreversible && !self.may_send_irreversible() {
+                held.extend(mine);
+                continue;
+            }
             let window = self.window(brake.kind);
             let actions: Vec<&Action> = mine.iter().filter_map(|(_, plan)| plan.action.as_ref()).collect();
             let digest = brakes::digest(&actions);
@@ -102,7 +115,7 @@ impl Pass<'_> {
             match brakes::judge(brake, &actions, &window, |digest| approved.contains(digest), self.ports.clock.now()) {
                 Some(latch) => {
                     self.latch(brake.name, latch);
-                    self.deferred.extend(mine); // The next judgement of this pass is over all of them.
+                    held.extend(mine);
                 }
                 None => {
                     if self.mode != Mode::Forecast {
@@ -110,7 +123,8 @@ impl Pass<'_> {
                     }
                     self.consume(&digest);
                     if self.may_write() && !mine.is_empty() {
-                        self.count_braked(brake.kind, mine.len()).await?;
+                        let planned = mine.len();
+                        self.count_braked(brake.kind, planned).await?;
                         let queue = mine
                             .into_iter()
                             .filter_map(|(row, plan)| {
@@ -119,13 +133,29 @@ impl Pass<'_> {
                             })
                             .collect();
                         self.released.insert(brake.kind);
+                        let before = self.attempted.get(&brake.kind).copied().unwrap_or(0);
                         self.send(queue).await?;
                         self.released.remove(&brake.kind);
+                        let sent = self.attempted.get(&brake.kind).copied().unwrap_or(0) - before;
+                        self.uncount_braked(brake.kind, planned.saturating_sub(sent)).await?;
                     }
                 }
             }
         }
+        self.deferred.extend(held);
         Ok(())
+    }
+
+    /// Counts what a brake still holds back at the end of a pass.
+    pub(super) fn note_braked(&mut self) {
+        self.report.pending += self.deferred.len() as u64;
+        for brake in brakes::brakes(&self.setup.brakes) {
+            let is_held = |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind);
+            let count = self.deferred.iter().filter(|(_, plan)| is_held(plan)).count() as u64;
+            if count > 0 && self.decisions.brakes.contains_key(brake.name) {
+                *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() += count;
+            }
+        }
     }
 
     /// Vanished leads are nobody's news until the brake has judged how many there are.
@@ -142,7 +172,13 @@ impl Pass<'_> {
             Some(latch) => {
                 self.report.pending += latch.count;
                 self.latch(VANISHED_BRAKE, latch);
-                let later = |row: Row| row.entry.map(|entry| (row.id, Some(Entry { look_at: Some(now), ..entry })));
+                let vanished = Hold::LeadVanished.bit();
+                let later = |row: Row| {
+                    row.entry.map(|entry| {
+                        let holds = entry.holds | vanished;
+                        (row.id, Some(Entry { look_at: Some(now), holds, ..entry }))
+                    })
+                };
                 let entries: Vec<_> = rows.into_iter().filter_map(|(row, _)| later(row)).collect();
                 if self.may_write() {
                     self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
@@ -165,8 +201,6 @@ impl Pass<'_> {
         if !self.decisions.approved.contains(&latch.digest) || !self.may_write() {
             return Ok(());
         }
-        self.unlatch(OLD_OUTCOMES);
-        self.consume(&latch.digest);
         let bit = 1 << self.old_outcome_bit();
         let (mut after, mut rows) = (None, Vec::new());
         loop {
@@ -178,6 +212,16 @@ impl Pass<'_> {
                     entry.outcome.map(|outcome| crate::model::ObservedOutcome { is_approved: true, ..outcome });
                 rows.push(Row { entry: Some(Entry { outcome, ..entry }), ..Row::new(id) });
             }
+        }
+        self.unlatch(OLD_OUTCOMES);
+        self.consume(&latch.digest);
+        let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();
+        if digest_of_old_outcomes(&ids) != latch.digest {
+            tracing::warn!(
+                "the set of outcomes older than their link has changed since it was listed; it is listed anew"
+            );
+            self.note_old_outcomes(&ids);
+            return Ok(());
         }
         self.process(rows).await
     }
@@ -217,6 +261,26 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Irreversible steps wait while the leads side is not known, the referrals side is down or there is no time left.
+    fn may_send_irreversible(&self) -> bool {
+        let is_possible = self.is_up(Side::Portal) && self.has_time() && !self.is_over_budget();
+        self.mode == Mode::Forecast || (self.is_crm_observed && self.is_up(Side::Crm) && is_possible)
+    }
+
+    /// Takes back what was counted and not even tried.
+    async fn uncount_braked(&mut self, kind: ActionKind, count: usize) -> Result<(), CycleError> {
+        let window = match kind {
+            ActionKind::Close => &mut self.decisions.closings,
+            ActionKind::Accept => &mut self.decisions.acceptances,
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => return Ok(()),
+        };
+        window.truncate(window.len().saturating_sub(count));
+        if count > 0 {
+            self.keep_decisions().await?;
+        }
+        Ok(())
+    }
+
     /// Sends a queue batch by batch; rows with more to do come back into it.
     async fn send(&mut self, mut queue: Vec<Ready>) -> Result<(), CycleError> {
         let batch_max = self.setup.settings.batch_max.max(1) as usize;
@@ -250,6 +314,9 @@ impl Pass<'_> {
     async fn send_batch(&mut self, batch: Vec<Ready>) -> Result<Vec<Ready>, CycleError> {
         if batch.is_empty() {
             return Ok(Vec::new());
+        }
+        for ready in &batch {
+            *self.attempted.entry(ready.action.kind()).or_default() += 1;
         }
         let commit = self.ports.store.intend(batch.iter().map(|ready| ready.action.intended()).collect()).await?;
         let ports = self.ports.clone();
@@ -328,6 +395,11 @@ impl Pass<'_> {
                     again.push(Ready { row, action, conflicts: conflicts + 1, steps });
                 } else {
                     self.report.pending += 1;
+                    if let (Outcome::Failed(error), Some(entry), false) = (&outcome, &mut row.entry, is_unknown) {
+                        let (referral, lead) = (&row.referral, &row.lead);
+                        let policy = &self.setup.policy;
+                        backoff::failed(entry, error, now, policy.configuration, referral, lead, &policy.retry);
+                    }
                     let entry = row.entry.map(|entry| Entry { look_at: Some(now), ..entry });
                     record.entries.extend(entry.map(|entry| (row.id, Some(entry))));
                 }
@@ -410,8 +482,7 @@ impl Pass<'_> {
         if ids.is_empty() {
             return;
         }
-        let mut lines: Vec<String> = ids.iter().map(|id| format!("older outcome {id}")).collect();
-        let digest = brakes::digest_lines(&mut lines);
+        let digest = digest_of_old_outcomes(ids);
         let reason = format!(
             "{} outcomes are older than the link to their lead and are not sent; `referrald approve {digest}` sends them",
             ids.len()
@@ -419,6 +490,12 @@ impl Pass<'_> {
         let latch = crate::ports::LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
         self.latch(OLD_OUTCOMES, latch);
     }
+}
+
+/// Names the exact set of outcomes older than their link.
+fn digest_of_old_outcomes(ids: &BTreeSet<ReferralId>) -> String {
+    let mut lines: Vec<String> = ids.iter().map(|id| format!("older outcome {id}")).collect();
+    brakes::digest_lines(&mut lines)
 }
 
 /// What sending one action gave.

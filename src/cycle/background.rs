@@ -19,7 +19,9 @@ impl Pass<'_> {
     pub(super) async fn background(&mut self) -> Result<(), CycleError> {
         self.note_what_is_due()?;
         // While a person has stopped writing nothing may be remembered, so there is nothing to scan for.
-        if self.stopped.is_some() && self.mode != Mode::Forecast {
+        let is_stopped = !self.may_write() && self.mode != Mode::Forecast;
+        let may_judge = self.stopped.is_none() && self.decisions.brakes.contains_key(SWEEP_BRAKE);
+        if is_stopped && !may_judge {
             return Ok(());
         }
         if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.both_up() {
@@ -29,6 +31,7 @@ impl Pass<'_> {
             self.memo.entries_at_sweep = Some(self.ports.store.counters()?.entries);
             self.memo.is_sweep_due = false;
         }
+        self.was_stopped = is_stopped;
         while self.memo.sweep.is_some() && self.has_time() && self.both_up() {
             if !self.sweep_page().await? {
                 break;
@@ -51,7 +54,10 @@ impl Pass<'_> {
     fn note_what_is_due(&mut self) -> Result<(), CycleError> {
         if self.memo.configuration != self.setup.policy.configuration {
             if self.memo.configuration != 0 {
-                self.memo.lead_reading.get_or_insert(None);
+                self.memo.lead_reading = Some(None);
+                self.memo.is_sweep_due = true;
+                self.memo.sweep = None;
+                self.memo.is_rescan = true; // What was out of scope may be in it now.
             }
             self.memo.configuration = self.setup.policy.configuration;
         }
@@ -201,6 +207,11 @@ impl Pass<'_> {
             None => self.unlatch(SWEEP_BRAKE),
         }
         tracing::info!(pages = sweep.pages, "sweep finished");
+        if self.was_stopped {
+            self.memo.is_sweep_due = !self.decisions.brakes.contains_key(SWEEP_BRAKE); // Nothing of it was recorded.
+        } else {
+            self.memo.is_rescan = false;
+        }
         self.memo.sweep = None;
         self.memo.swept = Some(now);
         if self.may_write() && !self.is_incomplete {

@@ -117,6 +117,15 @@ struct Pass<'a> {
     released: BTreeSet<crate::ports::ActionKind>,
     /// Something read in this pass could not be decided: the watermarks stand still.
     is_incomplete: bool,
+    /// The leads side was read to its end in this pass: what a lead says is what it says now.
+    is_crm_observed: bool,
+    /// Where the watermarks of the leads side go at the end.
+    leads_high: Option<crate::model::Watermark>,
+    opportunities_high: Option<crate::model::Watermark>,
+    /// Writes tried in this pass, by kind.
+    attempted: BTreeMap<crate::ports::ActionKind, usize>,
+    /// Writing was stopped when the background scans began.
+    was_stopped: bool,
     /// Our clock and a service's were too far apart in this pass.
     is_skewed: bool,
     /// Approvals used up in this pass.
@@ -163,13 +172,17 @@ impl<'a> Pass<'a> {
             is_incomplete: false,
             consumed: BTreeSet::new(),
             is_skewed: false,
+            was_stopped: false,
+            is_crm_observed: false,
+            leads_high: None,
+            opportunities_high: None,
+            attempted: BTreeMap::new(),
             is_vanish_judged: false,
             decided: BTreeSet::new(),
         })
     }
 
     async fn go(&mut self) -> Result<(), CycleError> {
-        self.restore_windows();
         self.stamp_crm();
         if self.may_write() {
             self.resolve_intents().await?;
@@ -178,9 +191,12 @@ impl<'a> Pass<'a> {
         self.observe_portal().await?;
         self.due().await?;
         self.leftovers().await?;
+        self.advance();
         self.braked().await?;
         self.background().await?;
-        self.braked().await
+        self.braked().await?;
+        self.note_braked();
+        Ok(())
     }
 
     /// True when this pass may send writes and move its memory.
@@ -226,23 +242,13 @@ impl<'a> Pass<'a> {
         is_patient
     }
 
-    fn restore_windows(&self) {
-        if let Some(until) = self.memo.portal_closed_until {
-            self.ports.portal.close_until(until);
-        }
-        if let Some(until) = self.memo.crm_closed_until {
-            self.ports.crm.close_until(until);
-        }
-    }
-
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
     async fn process(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
         if rows.is_empty() {
             return Ok(());
         }
-        for row in &rows {
-            self.decided.insert(row.id);
-        }
+        // A row whose referral was not read may be decided again by the page that lists it.
+        self.decided.extend(rows.iter().filter(|row| row.referral.present().is_some()).map(|row| row.id));
         let planned = self.plan_rows(rows).await?;
         self.act(planned).await
     }
@@ -294,14 +300,6 @@ impl<'a> Pass<'a> {
         self.report.requests.insert(Side::Crm, self.ports.crm.requests_sent() - self.requests_before.1);
         for (side, error) in &self.down {
             self.report.sides.insert(*side, error.to_string());
-        }
-        let brakes = plan::brakes::brakes(&self.setup.brakes);
-        for (_, plan) in &self.deferred {
-            self.report.pending += 1;
-            let kind = plan.action.as_ref().map(crate::plan::Action::kind);
-            if brakes.iter().any(|brake| Some(brake.kind) == kind && self.decisions.brakes.contains_key(brake.name)) {
-                *self.report.holds.entry("brake".to_owned()).or_default() += 1;
-            }
         }
         // A list that waits for an approval stops nothing.
         for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {

@@ -17,6 +17,9 @@ pub(super) const INCREMENTAL_PAGES_MAX: u32 = 10;
 /// Rounds of "what is missing is read, then planned again" for one batch of rows.
 const READ_ROUNDS_MAX: usize = 6;
 
+/// When a row that could not be read is tried again, at the earliest.
+const LEFT_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Stamps further apart than this in the wrong order make a listing unordered.
 const ORDER_TOLERANCE: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -128,7 +131,8 @@ impl Pass<'_> {
         let linked = row.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
         let is_create = row.intent.as_ref().is_some_and(|intent| intent.kind == ActionKind::Create);
         if let Some(lead) = linked {
-            return self.read_leads(std::slice::from_mut(row), &[lead]).await;
+            let rows = std::slice::from_mut(row);
+            return self.read_leads(rows, &[lead]).await && self.follow(rows).await;
         }
         !is_create || self.read_created(row).await
     }
@@ -182,6 +186,7 @@ impl Pass<'_> {
         let is_followed = self.follow(&mut rows).await;
         let is_heard = self.read_opportunities(&mut rows).await;
         self.is_incomplete |= !(is_read && is_followed && is_heard);
+        self.is_crm_observed = is_read && is_followed && is_heard;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
     }
@@ -217,14 +222,14 @@ impl Pass<'_> {
                         pages,
                         "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
                     );
-                    self.memo.lead_reading.get_or_insert(None);
+                    self.memo.lead_reading = Some(None);
                     high = page.server_time.map(Watermark).or(high);
                     break;
                 }
                 Some(next) => cursor = Some(next),
             }
         }
-        self.memo.leads_seen = self.advance(self.memo.leads_seen, high);
+        self.leads_high = high;
         Ok(Some(leads))
     }
 
@@ -252,14 +257,14 @@ impl Pass<'_> {
             match page.next {
                 None => break,
                 Some(_) if pages >= self.setup.poll_pages_max => {
-                    self.memo.lead_reading.get_or_insert(None);
+                    self.memo.lead_reading = Some(None);
                     high = page.server_time.map(Watermark).or(high);
                     break;
                 }
                 Some(next) => cursor = Some(next),
             }
         }
-        self.memo.opportunities_seen = self.advance(self.memo.opportunities_seen, high);
+        self.opportunities_high = high;
         Ok(Some(leads))
     }
 
@@ -267,9 +272,12 @@ impl Pass<'_> {
         mark.map_or(self.began, |mark| mark.0).minus(self.setup.poll_overlap)
     }
 
-    /// A watermark moves only in a pass that records what it sees.
-    fn advance(&self, before: Option<Watermark>, after: Option<Watermark>) -> Option<Watermark> {
-        if self.may_write() { after } else { before }
+    /// The watermarks of the leads side move last, past rows whose fate is written down.
+    pub(super) fn advance(&mut self) {
+        if self.may_write() && !self.is_incomplete && self.is_crm_observed {
+            self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
+            self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);
+        }
     }
 
     /// The incremental scan: newest changes first, down to the watermark.
@@ -390,7 +398,7 @@ impl Pass<'_> {
                 Some(row) => row.entry.clone(),
                 None => self.ports.store.get(id)?,
             };
-            if lead_row.is_none() && entry.as_ref().is_some_and(|entry| is_unchanged(entry, &referral)) {
+            if lead_row.is_none() && entry.as_ref().is_some_and(|entry| self.is_settled(entry, &referral)) {
                 continue;
             }
             let mut row = lead_row.unwrap_or_else(|| Row::new(id));
@@ -399,6 +407,12 @@ impl Pass<'_> {
             rows.push(row);
         }
         Ok(rows)
+    }
+
+    /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
+    fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
+        let is_rescanned = self.memo.is_rescan && entry.standing != Standing::Linked;
+        is_unchanged(entry, referral) && !is_rescanned
     }
 
     /// Rows that are due although neither side changed: retries, settled closings, what the last pass left.
@@ -415,6 +429,10 @@ impl Pass<'_> {
             }
             let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
             row.entry = self.ports.store.get(id)?;
+            let is_unlinked = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
+            if is_unlinked && !self.is_up(Side::Crm) {
+                continue; // Nothing can be linked now, so nothing is read for it.
+            }
             rows.push(row);
         }
         self.process(rows).await
@@ -449,9 +467,10 @@ impl Pass<'_> {
 
     /// Rows that could not be read are left for a later pass.
     async fn leave(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
-        self.is_incomplete |= !rows.is_empty();
+        // A row with an entry is pending there; one without is only safe while the watermark stands still.
+        self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
-        let now = self.ports.clock.now();
+        let now = self.ports.clock.now().plus(LEFT_AGAIN);
         let entries = rows
             .into_iter()
             .filter_map(|row| row.entry.map(|entry| (row.id, Some(Entry { look_at: Some(now), ..entry }))))
@@ -504,8 +523,10 @@ impl Pass<'_> {
         let mut failed = Vec::new();
         let (mut leads, mut spoken, mut adopted) = (Vec::new(), Vec::new(), Vec::new());
         for (mut row, needs) in needy {
-            let is_tried = needs.referral && !matches!(row.referral, Seen::Unseen);
-            if needs.referral && (is_tried || !self.is_up(Side::Portal) || !self.read_referral(&mut row).await) {
+            let is_tried = row.is_referral_fresh || matches!(row.referral, Seen::Absent);
+            if needs.referral
+                && (is_tried || !self.is_up(Side::Portal) || !self.has_time() || !self.read_referral(&mut row).await)
+            {
                 failed.push(row);
             } else if needs.adoption {
                 adopted.push(row);
@@ -551,7 +572,7 @@ impl Pass<'_> {
                 Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
-                    self.note(&error);
+                    self.note_row(row.id, &error);
                     return false;
                 }
             }
@@ -624,7 +645,14 @@ impl Pass<'_> {
                         }
                         row.lead = Seen::from(lead.clone());
                     }
-                    None => row.lead = Seen::Absent,
+                    None => match self.ports.crm.get(next).await {
+                        Ok(lead) => row.lead = Seen::from(lead),
+                        Err(error) if error.fault == Fault::Missing => row.lead = Seen::Absent,
+                        Err(error) => {
+                            self.note(&error);
+                            return false;
+                        }
+                    },
                 }
             }
         }
@@ -811,6 +839,16 @@ impl Pass<'_> {
         self.note_down(error);
     }
 
+    /// Notes a failed read of one row: only trouble of the whole side takes it down, else that row waits alone.
+    fn note_row(&mut self, row: ReferralId, error: &RemoteError) {
+        if error.stops_side() {
+            self.note(error);
+        } else {
+            tracing::warn!(referral.id = %row, request_id = error.request_id.as_deref(), "{error}; it is read again later");
+            *self.report.holds.entry("unreadable".to_owned()).or_default() += 1;
+        }
+    }
+
     /// Rows that could not be decoded: said and counted, the others go on.
     pub(super) fn note_defects(&mut self, what: &'static str, defects: &[Defect]) {
         for defect in defects {
@@ -874,9 +912,13 @@ fn master(lead: &Lead) -> Option<LeadId> {
 
 /// Nothing new: the same version of a referral whose fate is settled.
 fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
-    let is_same = referral.etag.is_some() && entry.referral_etag == referral.etag;
+    let is_same = match &referral.etag {
+        Some(etag) => entry.referral_etag.as_ref() == Some(etag),
+        None => referral.updated.is_some() && entry.referral_updated == referral.updated,
+    };
+    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
     // A pending row comes back when it is due.
-    is_same && (entry.standing != Standing::Pending || entry.look_at.is_some())
+    is_same && !is_missed && (entry.standing != Standing::Pending || entry.look_at.is_some())
 }
 
 fn stopping(since: Timestamp, reason: String) -> LatchedBrake {

@@ -58,6 +58,7 @@ struct Ground {
     schema: Option<(Arc<LeadSchema>, Timestamp)>,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
+    identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
     planned_off_at: Option<Timestamp>,
@@ -88,14 +89,19 @@ impl Reconciler {
     }
 
     /// Everything one pass decides by. Asks the CRM who we are and what it allows, when that is old.
-    async fn setup(&self, ground: &mut Ground) -> Result<Setup, RemoteError> {
+    async fn setup(&self, ground: &mut Ground, is_cycle: bool) -> Result<Setup, RemoteError> {
         let settings = self.settings();
         let now = self.ports.clock.now();
         let is_old = |at: Option<Timestamp>, age: Duration| at.is_none_or(|at| now.since(at) >= age);
-        let mut identity: Option<CrmIdentity> = None;
         if is_old(ground.identity_at, IDENTITY_AGE_MAX) {
-            identity = Some(self.ports.crm.identity().await?);
-            ground.identity_at = Some(now);
+            match self.ports.crm.identity().await {
+                Ok(identity) => {
+                    ground.identity = Some(identity);
+                    ground.identity_at = Some(now);
+                }
+                Err(error) if ground.identity.is_none() || ground.schema.is_none() => return Err(error),
+                Err(error) => tracing::warn!("the organization could not be asked again: {error}"),
+            }
         }
         if is_old(ground.schema.as_ref().map(|(_, at)| *at), SCHEMA_AGE_MAX) {
             match self.ports.crm.schema().await {
@@ -127,7 +133,7 @@ impl Reconciler {
             }
         };
         let is_first = !ground.has_run;
-        ground.has_run = true;
+        ground.has_run |= is_cycle;
         Ok(Setup {
             policy: policy(&settings, mapping, &schema, configuration),
             settings: settings.cycle.clone(),
@@ -139,8 +145,8 @@ impl Reconciler {
             sweep_after_pause: settings.schedule.sweep_on_start_after.get(),
             requests_per_day: (settings.partner_center.requests_per_day, settings.dataverse.requests_per_day),
             is_first,
-            is_sweep_asked: self.is_sweep_asked.swap(false, Ordering::Relaxed),
-            identity,
+            is_sweep_asked: is_cycle && self.is_sweep_asked.swap(false, Ordering::Relaxed),
+            identity: ground.identity.clone(),
             stopped: key_trouble(&settings, &schema),
         })
     }
@@ -157,8 +163,9 @@ impl Reconciler {
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
         self.cycles.fetch_add(1, Ordering::Relaxed);
+        self.restore_windows()?;
         let setup = loop {
-            match self.setup(&mut ground).await {
+            match self.setup(&mut ground, true).await {
                 Ok(setup) => break setup,
                 Err(error) => {
                     let wait = match error.fault {
@@ -179,9 +186,23 @@ impl Reconciler {
         cycle::run(&self.ports, setup, budget, stop).await
     }
 
+    /// Closed windows that a former process was told of hold for the first request of this one, too.
+    fn restore_windows(&self) -> Result<(), CycleError> {
+        let memo = self.ports.store.memo()?;
+        if let Some(until) = memo.portal_closed_until {
+            self.ports.portal.close_until(until);
+        }
+        if let Some(until) = memo.crm_closed_until {
+            self.ports.crm.close_until(until);
+        }
+        Ok(())
+    }
+
     /// The report of a failed beginning is the last report, too.
     async fn remember_trouble(&self, report: Report) -> Result<Report, CycleError> {
         let mut memo = self.ports.store.memo()?;
+        memo.portal_closed_until = self.ports.portal.closed_until().or(memo.portal_closed_until);
+        memo.crm_closed_until = self.ports.crm.closed_until().or(memo.crm_closed_until);
         let text = serde_json::to_string(&report).unwrap_or_default();
         memo.last_report = Some((self.ports.clock.now(), text));
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
@@ -309,6 +330,7 @@ impl Reconciler {
             return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
         }
         let wanted = wanted.flatten();
+        let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
         let mut decisions = self.ports.store.decisions()?;
         let mut lifted = 0u64;
         match &which {
@@ -324,10 +346,12 @@ impl Reconciler {
         let (changed, unknown) = self
             .change(&which, |_, entry| {
                 let mut is_changed = entry.standing == Standing::LeadTaken;
+                // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.
+                let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
                 for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {
-                    let waits = memory.lead_moved.is_some()
-                        || memory.referral_moved.is_some()
-                        || matches!(memory.base, crate::model::Base::Apart { is_disputed: true, .. });
+                    let is_disputed = matches!(memory.base, crate::model::Base::Apart { is_disputed: true, .. });
+                    let both_moved = memory.lead_moved.is_some() && memory.referral_moved.is_some();
+                    let waits = is_disputed || (both_moved && is_held);
                     if take.is_some() && waits {
                         memory.released = take;
                         is_changed = true;
@@ -479,7 +503,8 @@ impl Engine for Reconciler {
 
     async fn forecast(&self, _detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
-        match self.setup(&mut ground).await {
+        self.restore_windows()?;
+        match self.setup(&mut ground, false).await {
             Ok(setup) => cycle::forecast(&self.ports, setup, stop).await,
             Err(error) => {
                 let report = self.could_not_begin(&error);
@@ -563,6 +588,7 @@ impl Engine for Reconciler {
             is_fixed("partner_center", before.partner_center != settings.partner_center),
             is_fixed("dataverse", before.dataverse != settings.dataverse),
             is_fixed("http", before.http != settings.http),
+            is_fixed("the columns of the mapping", columns_of(&before) != columns_of(&settings)),
             is_fixed("link.namespace", before.link.namespace != settings.link.namespace),
         ]
         .into_iter()
@@ -607,6 +633,13 @@ fn policy(settings: &Settings, mapping: Arc<Mapping>, schema: &LeadSchema, confi
         decisions: Default::default(),
         ignores_delays: false,
     }
+}
+
+/// Lead columns that the adapter was opened with.
+fn columns_of(settings: &Settings) -> std::collections::BTreeSet<&str> {
+    let groups = settings.mapping.groups.values().filter(|group| group.enabled);
+    let marked = settings.mapping.consent_mark_column.as_deref();
+    groups.flat_map(|group| group.columns.keys().map(String::as_str)).chain(marked).collect()
 }
 
 /// In alternate-key mode nothing is written while the key is not active.

@@ -305,6 +305,8 @@ pub enum Hold {
     },
     /// The referral cannot be read any more.
     ReferralMissing,
+    /// The lead is gone together with many others: the brake decides.
+    LeadVanished,
 }
 
 impl Hold {
@@ -334,12 +336,13 @@ impl Hold {
             Hold::DeadLetter { .. } => "dead letter",
             Hold::Brake { .. } => "brake",
             Hold::ReferralMissing => "referral missing",
+            Hold::LeadVanished => "lead vanished",
         }
     }
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 17] = [
+pub const HOLD_NAMES: [&str; 18] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -357,6 +360,7 @@ pub const HOLD_NAMES: [&str; 17] = [
     "retrying",
     "dead letter",
     "referral missing",
+    "lead vanished",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -413,6 +417,9 @@ impl fmt::Display for Hold {
                 write!(f, "dead letter ({cause}); it is tried again when either side changes, or by `retry`")
             }
             Hold::Brake { name } => write!(f, "held back by the brake {name}; `approve` releases it (brakes)"),
+            Hold::LeadVanished => {
+                f.write_str("its lead is gone together with many others; the brake leads vanished holds it")
+            }
             Hold::ReferralMissing => f.write_str("the referral cannot be read any more; its lead is left alone"),
         }
     }

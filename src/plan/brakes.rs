@@ -28,8 +28,8 @@ pub fn brakes(settings: &BrakeSettings) -> [Brake; 5] {
     use ActionKind::{Accept, Close, Create, Disqualify, Update};
     let brake = |name, kind, limit, key| Brake { name, kind, limit, key };
     [
-        brake("closings", Close, settings.closings_per_hour, "brakes.closings_per_hour"),
         brake("acceptances", Accept, settings.acceptances_per_hour, "brakes.acceptances_per_hour"),
+        brake("closings", Close, settings.closings_per_hour, "brakes.closings_per_hour"),
         brake(
             "disqualifications",
             Disqualify,

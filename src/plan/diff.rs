@@ -24,6 +24,9 @@ use crate::plan::snapshot::{Row, Seen};
 use crate::plan::status::{self, Outcome, Target};
 use crate::plan::{backoff, scope};
 
+/// How often a referral that could not be found any more is asked for again.
+const MISSING_AGAIN: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
 /// How often a referral that several leads claim is searched again, besides its own changes.
 const CANDIDATES_AGAIN: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -70,6 +73,10 @@ struct Draft<'a> {
     holds: Vec<Hold>,
     vanished: Option<LeadId>,
     out_of_scope: Option<scope::OutOfScope>,
+    /// The row was due by itself.
+    was_due: bool,
+    /// Bits of the holds it had before.
+    before: u32,
 }
 
 impl<'a> Draft<'a> {
@@ -89,7 +96,14 @@ impl<'a> Draft<'a> {
             holds: Vec::new(),
             vanished: None,
             out_of_scope: None,
+            was_due: false,
+            before: 0,
         }
+    }
+
+    /// The row had this kind of hold when it was last planned.
+    fn had(&self, hold: &Hold) -> bool {
+        self.before & hold.bit() != 0
     }
 
     fn run(&mut self) {
@@ -97,15 +111,36 @@ impl<'a> Draft<'a> {
             self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             return;
         };
+        self.was_due = entry.look_at.is_some_and(|at| at <= self.now);
+        self.before = entry.holds;
+        if self.policy.decisions.held.contains(&self.row.id) {
+            // As it was, so that whatever changes meanwhile is news when the hold is lifted.
+            self.holds.push(Hold::ByOperator);
+            entry.holds = Hold::ByOperator.bit();
+            entry.look_at = None;
+            self.entry = Some(entry);
+            return;
+        }
         entry.look_at = None;
+        if self.had(&Hold::ByOperator) {
+            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead = entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+        }
+        if self.had(&Hold::LeadVanished) {
+            self.needs.lead |= entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+        }
         if let Some(referral) = self.row.referral.present() {
             remember_referral(&mut entry, referral);
+            let is_close =
+                self.row.intent.as_ref().is_some_and(|intent| intent.kind == crate::ports::ActionKind::Close);
+            if is_close && entry.referral_status == ReferralStatus::Closed {
+                entry.closed_by_us = closing_of(entry.referral_substatus);
+            }
         }
         backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration);
         if matches!(self.row.referral, Seen::Absent) {
             self.holds.push(Hold::ReferralMissing);
-        } else if self.policy.decisions.held.contains(&self.row.id) {
-            self.holds.push(Hold::ByOperator);
+            entry.look_at = Some(self.now.plus(MISSING_AGAIN));
         } else {
             match entry.standing {
                 Standing::Pending | Standing::OutOfScope | Standing::ClosedUnlinked => self.link(&mut entry),
@@ -163,12 +198,10 @@ impl<'a> Draft<'a> {
 
     /// Links an existing lead, unless it speaks for another referral.
     fn adopt(&mut self, entry: &mut Entry, lead: &Lead) {
-        if let Some(claim) = self.row.claims.get(&lead.id)
-            && claim.referral != self.row.id
-        {
+        if let Some(by) = self.taken_by(lead) {
             entry.standing = Standing::LeadTaken;
             entry.link = None;
-            self.holds.push(Hold::LeadTaken { lead: lead.id, by: claim.referral });
+            self.holds.push(Hold::LeadTaken { lead: lead.id, by });
             return;
         }
         entry.standing = Standing::Linked;
@@ -257,11 +290,15 @@ impl<'a> Draft<'a> {
         let candidates = self.row.adoption.as_ref().map(|adoption| adoption.candidates.len());
         match (entry.standing, candidates) {
             (Standing::LeadGone, None | Some(0)) => {
+                let is_unsearched = candidates.is_none() && lead.is_none();
+                self.needs.adoption = is_unsearched && self.row.referral.present().is_some();
+                self.needs.referral = is_unsearched && self.was_due && matches!(self.row.referral, Seen::Unseen);
                 let lead = lead.unwrap_or_else(|| self.policy.computed(self.row.id));
                 self.holds.push(Hold::LeadDeleted { lead });
             }
             (_, None) => {
                 self.needs.adoption = self.row.referral.present().is_some();
+                self.needs.referral = self.was_due && matches!(self.row.referral, Seen::Unseen);
                 self.holds.push(Hold::LeadTakenBefore);
             }
             (_, Some(_)) => self.link(entry),
@@ -278,28 +315,50 @@ impl<'a> Draft<'a> {
         match &self.row.lead {
             Seen::Absent => return self.lead_is_gone(entry, link),
             Seen::Present(lead) if lead.id != link.lead => {
-                if let Some(claim) = self.row.claims.get(&lead.id)
-                    && claim.referral != self.row.id
-                {
-                    self.holds.push(Hold::LeadTaken { lead: lead.id, by: claim.referral });
+                if let Some(by) = self.taken_by(lead) {
+                    self.holds.push(Hold::LeadTaken { lead: lead.id, by });
                     entry.standing = Standing::LeadTaken;
                     entry.link = None;
                     return;
                 }
                 // A merge: followed to the master, with no base and the reference as it is.
                 entry.groups.clear();
-                link = Link { lead: lead.id, etag: None, has_changed_state: true, ..link };
+                link = Link {
+                    lead: lead.id,
+                    etag: None,
+                    status: lead.status,
+                    modified: None,
+                    deal: Default::default(),
+                    is_ours: self.is_ours(lead),
+                    has_changed_state: false,
+                };
+                entry.outcome = None;
                 remember_lead(&mut link, lead);
+            }
+            Seen::Present(lead) if lead.is_merged && lead.master.is_some() => {
+                self.needs.lead = true; // It speaks no more: its master does.
+                entry.link = Some(link);
+                return;
             }
             Seen::Present(lead) => remember_lead(&mut link, lead),
             Seen::Unseen => {}
         }
         if let Some(opportunities) = &self.row.opportunities {
             let deal = status::deal(opportunities);
-            link.has_changed_state |= deal != link.deal && link.deal != Default::default();
+            let was_qualified = self
+                .row
+                .entry
+                .as_ref()
+                .and_then(|entry| entry.link.as_ref())
+                .is_some_and(|before| before.lead == link.lead && before.status.state == LeadState::Qualified);
+            link.has_changed_state |= deal != link.deal && was_qualified;
             link.deal = deal;
         } else if link.status.state == LeadState::Qualified && matches!(self.row.lead, Seen::Present(_)) {
             self.needs.opportunities = true;
+        }
+        if self.needs.opportunities {
+            entry.link = Some(link);
+            return;
         }
         self.freeze(entry);
         let mut writes = Writes::default();
@@ -348,9 +407,6 @@ impl<'a> Draft<'a> {
 
     /// Merges every group and collects what goes where.
     fn fields(&mut self, entry: &mut Entry, link: &Link, writes: &mut Writes) {
-        if entry.is_frozen {
-            return;
-        }
         let mapping = &self.policy.mapping;
         let derived = self.row.referral.present().map(|referral| {
             mapping.derive_linked(referral, entry.primary_contact, may_contact(entry) || entry.is_consent_withdrawn)
@@ -376,17 +432,16 @@ impl<'a> Draft<'a> {
             if group.is_contact && entry.is_consent_withdrawn {
                 frozen_contacts.push(group.name.clone());
                 self.withdraw(lead, writes);
-                memories.extend(memory.cloned());
-                continue;
             }
-            if group.is_contact && !may_contact(entry) {
-                memories.extend(memory.cloned());
-                continue;
-            }
+            // What moves while a group is frozen is remembered, so that nobody's value is overwritten afterwards.
+            let is_silent = entry.is_frozen || (group.is_contact && !may_contact(entry));
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
             let (decision, next) = self.without_change(group, &sight, decision, next);
             memories.extend(next.or_else(|| memory.cloned()));
+            if is_silent {
+                continue;
+            }
             self.decide(
                 entry,
                 link,
@@ -423,6 +478,10 @@ impl<'a> Draft<'a> {
             referral_changed: self.row.referral.present().and_then(|referral| referral.updated),
             lead_changed: self.row.lead.present().and_then(|lead| lead.modified).max(spoken),
             intent,
+            is_intent_to_lead: self.row.intent.as_ref().is_some_and(|intent| {
+                use crate::ports::ActionKind::{Create, Disqualify, Update};
+                matches!(intent.kind, Create | Update | Disqualify)
+            }),
         }
     }
 
@@ -462,7 +521,7 @@ impl<'a> Draft<'a> {
         match decision {
             Merge::Rest => {}
             Merge::NeedReferral => self.needs.referral = true,
-            Merge::NeedLead => self.needs.lead = true,
+            Merge::NeedLead => self.need_lead(),
             Merge::NoCommonBase => self.holds.push(Hold::NoCommonBase { group: group.name.clone() }),
             Merge::BothMoved => {
                 self.holds.push(Hold::BothMoved { group: group.name.clone(), owner: owner_word(group) });
@@ -474,7 +533,9 @@ impl<'a> Draft<'a> {
                 };
                 if link.status.state != LeadState::Open {
                     writes.waiting.push(group.name.clone());
-                } else if value.draft.is_empty() || value.blocked.is_some() {
+                } else if let Some(reason) = &value.blocked {
+                    self.holds.push(Hold::DeadLetter { cause: Cause::new(None, reason) });
+                } else if value.draft.is_empty() {
                     // Nothing of it can be written: skipped columns are noted above.
                 } else {
                     let draft = match sight.lead {
@@ -488,7 +549,7 @@ impl<'a> Draft<'a> {
             }
             Merge::WriteBack(rule) => {
                 let Some(value) = sight.lead else {
-                    self.needs.lead = true;
+                    self.need_lead();
                     return;
                 };
                 let is_over = !matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
@@ -517,12 +578,21 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The lead's values are missing: the lead itself, or the opportunities that speak for it.
+    fn need_lead(&mut self) {
+        match self.row.lead {
+            Seen::Present(_) => self.needs.opportunities = true,
+            Seen::Unseen | Seen::Absent => self.needs.lead = true,
+        }
+    }
+
     /// What a withdrawn consent does to a contact group.
     fn withdraw(&mut self, lead: Option<&GroupValue>, writes: &mut Writes) {
         match self.policy.on_consent_withdrawn {
             OnConsentWithdrawn::Hold => {}
             OnConsentWithdrawn::Mark => {
                 let Some(column) = &self.policy.consent_mark_column else { return };
+                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
                 let is_marked = self.row.lead.present().map(|lead| lead.columns.get(column) == Some(&true.into()));
                 if is_marked == Some(false) {
                     writes.draft.columns.insert(column.clone(), true.into());
@@ -530,6 +600,7 @@ impl<'a> Draft<'a> {
                 }
             }
             OnConsentWithdrawn::Clear => {
+                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
                 let Some(value) = lead.filter(|value| !value.is_empty) else { return };
                 for column in value.columns.keys() {
                     writes.draft.columns.insert(column.clone(), serde_json::Value::Null);
@@ -539,19 +610,31 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Fills the referral id column of a linked lead that does not carry it yet.
+    /// Fills the empty referral id column of a lead that the referral names, that was just adopted or that is computed.
+    ///
+    /// A master stays without: the lead that was merged into it still holds the key, and is never written again.
     fn column(&mut self, link: &Link, writes: &mut Writes) {
         let (Some(column), Some(lead)) = (&self.policy.referral_column, self.row.lead.present()) else { return };
-        if lead.referral != Some(self.row.id) && link.status.state == LeadState::Open {
+        let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
+        let is_adopted = self.row.adoption.as_ref().is_some_and(|adoption| adoption.followed.is_empty());
+        let is_meant = is_named || is_adopted || lead.id == self.policy.computed(self.row.id);
+        if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
             writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
             writes.also.push("the referral id (referral_id_column)");
         }
     }
 
+    /// The referral that a lead speaks for already, if it is another one: by our memory, or by the lead's own column.
+    fn taken_by(&self, lead: &Lead) -> Option<ReferralId> {
+        let claimed = self.row.claims.get(&lead.id).map(|claim| claim.referral);
+        claimed.or(lead.referral).filter(|referral| *referral != self.row.id)
+    }
+
     /// The referral was closed over there while the lead is open.
     fn closed_over_there(&mut self, entry: &Entry, link: &Link, writes: &mut Writes) {
         let is_over_there = entry.referral_status == ReferralStatus::Closed && entry.closed_by_us.is_none();
-        if !is_over_there || link.status.state != LeadState::Open || self.row.entry.is_none() {
+        let was_open = self.row.entry.as_ref().is_some_and(|before| before.referral_status != ReferralStatus::Closed);
+        if !is_over_there || link.status.state != LeadState::Open || !was_open {
             return;
         }
         match self.policy.status.on_referral_closed {
@@ -681,7 +764,7 @@ impl<'a> Draft<'a> {
         }
         if self.now < until {
             self.holds.push(Hold::NotSettled { closing, until });
-            entry.look_at = Some(until);
+            entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
             return (Step::None, String::new());
         }
         (Step::Close(closing), format!("{lead} since {} (status.codes, status.settle_time)", observed.since))
@@ -690,7 +773,8 @@ impl<'a> Draft<'a> {
     /// The referral is closed and the lead goes on: said once.
     fn too_late(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) {
         entry.outcome = None;
-        if entry.referral_status != ReferralStatus::Closed || entry.closed_by_us.is_none() {
+        let says_nothing = matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none();
+        if entry.referral_status != ReferralStatus::Closed || says_nothing {
             return;
         }
         if status::fits_closed(entry.referral_substatus, outcome) {
@@ -807,7 +891,10 @@ fn first_entry(referral: &Referral, now: Timestamp) -> Entry {
 
 /// Notes what the referral says now.
 fn remember_referral(entry: &mut Entry, referral: &Referral) {
-    entry.referral_etag.clone_from(&referral.etag);
+    // A listing may leave the version out (partner-center §4 row 6): the known one stays while nothing was updated.
+    if referral.etag.is_some() || entry.referral_updated != referral.updated {
+        entry.referral_etag.clone_from(&referral.etag);
+    }
     entry.referral_status = referral.status;
     entry.referral_substatus = referral.substatus;
     entry.referral_created = referral.created.or(entry.referral_created);
@@ -845,6 +932,16 @@ fn external_reference(referral: &Referral, lead: LeadId) -> ExternalReference {
             Some(_) => ExternalReference::OtherLead,
             None => ExternalReference::Foreign,
         },
+    }
+}
+
+/// How a closed referral was closed, in our words.
+fn closing_of(substatus: Substatus) -> Option<crate::model::Closing> {
+    match substatus {
+        Substatus::Won => Some(crate::model::Closing::Won),
+        Substatus::Lost => Some(crate::model::Closing::Lost),
+        Substatus::Declined => Some(crate::model::Closing::Declined),
+        Substatus::Pending | Substatus::Received | Substatus::Accepted | Substatus::Expired | Substatus::Other => None,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Sight<'a> {
     pub lead_changed: Option<Timestamp>,
     /// Fingerprints of a write of ours whose outcome was unknown: referral's half, lead's half.
     pub intent: Option<(u64, u64)>,
+    /// That write went to the lead.
+    pub is_intent_to_lead: bool,
 }
 
 /// What the merge of one group decides.
@@ -67,7 +69,15 @@ pub enum Merge {
 
 /// Merges one group: the decision, and what to remember of what was seen (a write that is done sets the base later).
 pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
-    let Some(memory) = memory else { return first_sight(sight) };
+    let written;
+    let memory = match (written_by_us(sight), memory) {
+        (Some(base), _) => {
+            written = base;
+            &written
+        }
+        (None, Some(memory)) => memory,
+        (None, None) => return first_sight(sight),
+    };
     if memory.mapping != sight.mapping {
         return mapping_changed(memory, sight);
     }
@@ -110,6 +120,13 @@ pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) ->
     (decision, Some(next))
 }
 
+/// The base that a write of ours left behind: the lead still shows what it was about to write, whatever the referral
+/// says by now.
+fn written_by_us(sight: &Sight<'_>) -> Option<GroupMemory> {
+    let (referral, lead) = sight.intent.filter(|_| sight.is_intent_to_lead)?;
+    (sight.lead?.fingerprint == lead).then(|| common(sight, referral, lead))
+}
+
 /// Decides a group that was never compared.
 fn first_sight(sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
     let Some(referral) = sight.referral else { return (Merge::NeedReferral, None) };
@@ -129,10 +146,15 @@ fn first_sight(sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
 /// Records the halves under a new mapping: a change of mapping moves no lead.
 fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
     let (Some(referral), Some(lead)) = (sight.referral, sight.lead) else {
-        let need = if sight.referral.is_none() { Merge::NeedReferral } else { Merge::NeedLead };
-        return (need, Some(memory.clone()));
+        // A lead alone changes nothing; a referral that moves asks for its lead, which many rows read at once.
+        let decision = if sight.referral.is_some() { Merge::NeedLead } else { Merge::Rest };
+        return (decision, Some(memory.clone()));
     };
     let base = match memory.base {
+        Base::Common { .. } if memory.referral_moved.is_some() || memory.lead_moved.is_some() => {
+            let is_disputed = memory.referral_moved.is_some() && memory.lead_moved.is_some();
+            Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed }
+        }
         Base::Common { .. } => Base::Common { referral: referral.fingerprint, lead: lead.fingerprint },
         Base::Apart { is_disputed, .. } => {
             Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed }

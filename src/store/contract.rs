@@ -629,6 +629,7 @@ pub(super) fn full_memo() -> Memo {
         swept: Some(seconds(8)),
         entries_at_sweep: Some(18),
         leads_read: Some(seconds(19)),
+        is_rescan: true,
         is_sweep_due: true,
         unordered_sweep: Some(seconds(9)),
         lead_reading: Some(Some(referral(10))),

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod command_line;
+mod histories;
 mod once;
 mod stage;

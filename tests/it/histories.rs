@@ -1,0 +1,102 @@
+//! Seeded histories: the real cycle among people who edit both sides, through faults, restarts and lost ledgers.
+//!
+//! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_SEED=n` replays one with its full log.
+
+mod judge;
+mod life;
+mod script;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use life::History;
+use script::Script;
+
+/// Seeds of one test run.
+const SEEDS: u64 = 2000;
+
+/// Failures printed in full; more of them say little that is new.
+const FAILURES_MAX: usize = 12;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Lives one history on a runtime of its own.
+fn live(seed: u64) -> History {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(life::live(Script::new(seed)))
+}
+
+/// As [`live`], but a panic is a failure of that seed and not the end of all others.
+fn outlive(seed: u64) -> History {
+    std::panic::catch_unwind(|| live(seed)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        History { found: vec![format!("panicked: {text}")], ..History::default() }
+    })
+}
+
+fn replay(seed: u64) -> String {
+    format!("REFERRALD_HISTORY_SEED={seed} cargo test --test it histories::every_promise -- --nocapture")
+}
+
+#[test]
+fn every_promise_is_kept_in_every_history() {
+    if let Some(seed) = number("REFERRALD_HISTORY_SEED") {
+        let history = live(seed);
+        println!("{:#?}", Script::new(seed));
+        history.log.iter().for_each(|line| println!("{line}"));
+        assert!(history.found.is_empty(), "seed {seed}:\n{}\n{}", history.found.join("\n"), replay(seed));
+        return;
+    }
+    let (seeds, from) = (number("REFERRALD_HISTORIES").unwrap_or(SEEDS), number("REFERRALD_HISTORY_FROM").unwrap_or(0));
+    let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds {
+                        return;
+                    }
+                    let history = outlive(seed);
+                    if !history.found.is_empty() {
+                        failures.lock().unwrap().push((seed, history.found));
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    let shown: Vec<String> = failures
+        .iter()
+        .take(FAILURES_MAX)
+        .map(|(seed, found)| format!("seed {seed}: {}\n  {}", replay(*seed), found.join("\n  ")))
+        .collect();
+    assert!(failures.is_empty(), "{} of {seeds} histories failed:\n{}", failures.len(), shown.join("\n"));
+}
+
+#[test]
+fn the_same_seed_writes_the_same_log() {
+    for seed in [3, 4, 9] {
+        let (one, two) = (live(seed), live(seed));
+        assert!(one.log.len() > 200, "seed {seed} has a log");
+        assert_eq!(one.log, two.log, "seed {seed}");
+    }
+    assert_ne!(live(3).log, live(4).log);
+}
+
+#[test]
+fn a_history_has_what_a_history_must_have() {
+    for seed in 0..8 {
+        let history = live(seed);
+        assert!(history.referrals >= 20, "seed {seed}: {} referrals", history.referrals);
+        assert!(history.edits >= 200, "seed {seed}: {} edits", history.edits);
+        assert!(history.fault_classes >= 4, "seed {seed}: {} fault classes", history.fault_classes);
+        assert!(history.restarts >= 1, "seed {seed}: no restart");
+        assert_eq!(history.has_lost_ledger, seed % 2 == 0, "seed {seed}");
+    }
+}

@@ -1,0 +1,177 @@
+//! Whether both sides agree when all is calm: every difference must have a name. It knows the worlds, not the planner.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use referrald::model::{Entry, LeadId, ReferralId, Standing};
+use referrald::plan::HOLD_NAMES;
+use referrald::ports::StateStore;
+use referrald::sim::World;
+use referrald::sim::dynamics::Table;
+use rust_decimal::Decimal;
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Every difference without a name, as a sentence.
+pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: &BTreeSet<Uuid>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (id, document) in world.portal.all() {
+        let referral = ReferralId::new(id);
+        let entry = store.get(referral).unwrap();
+        let pair = Pair { world, document, entry: entry.as_ref(), edited_companies };
+        for text in pair.differences(store, referral) {
+            let state = entry.as_ref().map(|entry| (entry.standing, names(entry), entry.trouble.clone()));
+            found.push(format!(
+                "referral {id} ({} / {}): {text} [{state:?}]",
+                document["status"], document["substatus"]
+            ));
+        }
+    }
+    found
+}
+
+/// The names of the holds of an entry.
+fn names(entry: &Entry) -> Vec<&'static str> {
+    HOLD_NAMES.iter().enumerate().filter(|(bit, _)| entry.holds & (1 << bit) != 0).map(|(_, name)| *name).collect()
+}
+
+struct Pair<'a> {
+    world: &'a World,
+    document: &'a Value,
+    entry: Option<&'a Entry>,
+    edited_companies: &'a BTreeSet<Uuid>,
+}
+
+impl Pair<'_> {
+    fn differences(&self, store: &dyn StateStore, referral: ReferralId) -> Vec<String> {
+        if !self.is_in_scope() {
+            return Vec::new();
+        }
+        let Some(entry) = self.entry else { return vec!["is not known".to_owned()] };
+        let is_closed = self.document["status"] == "Closed";
+        let lead = entry.link.as_ref().map(|link| link.lead.uuid());
+        let exists = lead.is_some_and(|lead| !self.lead(lead, "statecode").is_null());
+        match entry.standing {
+            Standing::Pending if entry.holds == 0 => vec!["waits without a hold".to_owned()],
+            Standing::Pending => Vec::new(),
+            Standing::OutOfScope => vec!["is in scope and was left out".to_owned()],
+            Standing::ClosedUnlinked if !is_closed => vec!["is open and counts as closed".to_owned()],
+            Standing::LeadGone if exists => vec!["its lead is back and is not linked".to_owned()],
+            Standing::LeadTaken if entry.holds == 0 => vec!["its lead is taken, without a hold".to_owned()],
+            Standing::ClosedUnlinked | Standing::LeadGone | Standing::LeadTaken => Vec::new(),
+            Standing::Linked => match lead {
+                None => vec!["is linked to nothing".to_owned()],
+                Some(_) if !exists => vec!["is linked to a lead that does not exist".to_owned()],
+                Some(lead) => self.linked(entry, store, referral, lead),
+            },
+        }
+    }
+
+    fn linked(&self, entry: &Entry, store: &dyn StateStore, referral: ReferralId, lead: Uuid) -> Vec<String> {
+        let mut found = Vec::new();
+        if *self.lead(lead, "merged") == Value::Bool(true) {
+            found.push(format!("is linked to {lead}, which was merged away"));
+        }
+        if store.by_lead(LeadId::new(lead)).unwrap() != Some(referral) {
+            found.push(format!("its lead {lead} speaks for another referral"));
+        }
+        let is_open = matches!(self.document["status"].as_str(), Some("New" | "Active"));
+        if !is_open {
+            return found;
+        }
+        if self.document["externalReferenceId"].as_str().is_none_or(|text| text.trim().is_empty()) {
+            found.push("does not know its lead".to_owned());
+        }
+        if !self.holds(&["outcome older than the link", "dead letter", "retrying"]) {
+            found.extend(self.status(lead));
+        }
+        let is_frozen = !entry.link.as_ref().is_some_and(|_| entry.holds == 0);
+        if !is_frozen && self.lead(lead, "statecode").as_i64() == Some(0) {
+            found.extend(self.values(lead));
+        }
+        found
+    }
+
+    /// The table of statuses, written down once more.
+    fn status(&self, lead: Uuid) -> Option<String> {
+        let crm = &self.world.crm;
+        let states: Vec<i64> = crm
+            .ids(Table::Opportunity)
+            .into_iter()
+            .filter(|id| {
+                crm.value(Table::Opportunity, *id, "_originatingleadid_value").as_str()
+                    == Some(lead.to_string().as_str())
+            })
+            .filter_map(|id| crm.value(Table::Opportunity, id, "statecode").as_i64())
+            .collect();
+        let (state, code) = (self.lead(lead, "statecode").as_i64(), self.lead(lead, "statuscode").as_i64());
+        let wanted = match (state, code) {
+            (Some(0), Some(2)) => "Active",
+            (Some(0), _) => return None,
+            (Some(1), _) if states.contains(&1) => "Closed",
+            (Some(1), _) if states.is_empty() || states.contains(&0) => "Active",
+            _ => "Closed",
+        };
+        let is = self.document["status"].as_str().unwrap_or_default();
+        (is != wanted)
+            .then(|| format!("should be {wanted}: lead {lead} is {state:?} / {code:?}, opportunities {states:?}"))
+    }
+
+    /// Amount, currency, date and company of an open pair.
+    fn values(&self, lead: Uuid) -> Vec<String> {
+        let mut found = Vec::new();
+        let details = &self.document["details"];
+        let currency = self.lead(lead, "_transactioncurrencyid_value").as_str().and_then(|id| Uuid::parse_str(id).ok());
+        let currency = currency.map(|id| self.world.crm.value(Table::Currency, id, "isocurrencycode").clone());
+        let known = &self.world.options.crm.currencies;
+        let places = known.iter().find(|(code, _)| details["currency"] == code.as_str()).map(|(_, places)| *places);
+        if let (Some(places), Some(amount)) = (places, decimal(&details["dealValue"])) {
+            let theirs = decimal(self.lead(lead, "estimatedamount"));
+            let is_usable = amount <= Decimal::from(1_000_000_000_000_u64);
+            if is_usable && theirs.map(|value| value.round_dp(places)) != Some(amount.round_dp(places)) {
+                found.push(format!("its amount is {amount}, that of lead {lead} is {theirs:?}"));
+            }
+            if is_usable && currency.as_ref() != Some(&details["currency"]) {
+                found.push(format!("its currency is {}, that of lead {lead} is {currency:?}", details["currency"]));
+            }
+        }
+        if let Some(date) = details["closingDateTime"].as_str().and_then(|text| text.get(..10)) {
+            let theirs = self.lead(lead, "estimatedclosedate").as_str();
+            if date.starts_with("20") && theirs != Some(date) {
+                found.push(format!("its date is {date}, that of lead {lead} is {theirs:?}"));
+            }
+        }
+        let company = self.document["customerProfile"]["name"].as_str().unwrap_or_default();
+        let theirs = self.lead(lead, "companyname").as_str().unwrap_or_default();
+        let is_plain = company.chars().count() <= 40 && !company.contains('&');
+        if is_plain && company != theirs && !self.edited_companies.contains(&lead) {
+            found.push(format!("its company is {company}, that of lead {lead} is {theirs}"));
+        }
+        found
+    }
+
+    fn lead(&self, lead: Uuid, property: &str) -> &Value {
+        self.world.crm.value(Table::Lead, lead, property)
+    }
+
+    fn holds(&self, wanted: &[&str]) -> bool {
+        self.entry.is_some_and(|entry| names(entry).iter().any(|name| wanted.contains(name)))
+    }
+
+    fn is_in_scope(&self) -> bool {
+        let own = Value::from(self.world.portal.organization().to_string());
+        let is_foreign = self.document["organizationId"] != own && !self.document["engagementId"].is_null();
+        self.document["isSpam"] != true
+            && self.document["direction"] != "Outgoing"
+            && self.document["inviteContext"]["invitedBy"]["organizationId"] != own
+            && !is_foreign
+    }
+}
+
+fn decimal(value: &Value) -> Option<Decimal> {
+    match value {
+        Value::Number(number) => Decimal::from_str(&number.to_string()).ok(),
+        Value::String(text) => Decimal::from_str(text.trim()).ok(),
+        _ => None,
+    }
+}
