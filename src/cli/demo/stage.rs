@@ -113,8 +113,8 @@ impl Stage {
             for (_, document) in world.portal.all() {
                 *look.referrals.entry(word(document, "status")).or_default() += 1;
             }
-            for (_, lead) in world.crm.all(Table::Lead) {
-                let state = match lead.get("statecode").and_then(Value::as_i64) {
+            for lead in world.crm.lead_ids() {
+                let state = match world.crm.value(Table::Lead, lead, "statecode").as_i64() {
                     Some(0) => "Open",
                     Some(1) => "Qualified",
                     Some(2) => "Disqualified",
@@ -125,11 +125,18 @@ impl Stage {
             for id in &self.wanted {
                 let lead = self.lead_of(*id);
                 look.linked += u64::from(!world.crm.value(Table::Lead, lead, "leadid").is_null());
-                let reference = world.portal.get(*id).map(|document| word(document, "externalReferenceId"));
-                look.written_back += u64::from(reference.is_some_and(|text| text == lead.to_string()));
+                let Some(document) = world.portal.get(*id) else { continue };
+                let is_named = word(document, "externalReferenceId") == lead.to_string();
+                look.written_back += u64::from(is_named);
+                look.unnamed += u64::from(!is_named && document["status"] != "Closed");
             }
             look
         })
+    }
+
+    /// The number of leads, without a closer look.
+    pub(super) fn lead_count(&self) -> u64 {
+        self.simulator.with(|world| world.crm.lead_ids().len() as u64)
     }
 
     /// The limits of a calm day.
@@ -161,6 +168,8 @@ pub(super) struct Look {
     pub(super) linked: u64,
     /// Of these, referrals that name their lead.
     pub(super) written_back: u64,
+    /// Referrals that are not closed, want a lead and do not name it.
+    pub(super) unnamed: u64,
 }
 
 impl Look {
@@ -181,8 +190,8 @@ pub(super) fn crowding(stage: &Stage) -> (u64, u64) {
             }
         }
         let column = world.crm.referral_column().unwrap_or_default().to_owned();
-        for (lead, columns) in world.crm.all(Table::Lead) {
-            if let Some(referral) = columns.get(&column).and_then(Value::as_str) {
+        for lead in world.crm.lead_ids() {
+            if let Some(referral) = world.crm.value(Table::Lead, lead, &column).as_str() {
                 leads_of.entry(referral.to_lowercase()).or_default().insert(lead);
             }
         }

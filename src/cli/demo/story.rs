@@ -19,6 +19,8 @@ use crate::sim::dynamics::Table;
 use crate::sim::journal::Record;
 use crate::sim::{Checker, Service};
 
+/// The hold of referrals that name something else than their lead.
+const FOREIGN_REFERENCE: &str = "foreign reference";
 /// The silence that the throttled service asks for.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Requests that were under way when the service asked for silence arrive within this time.
@@ -41,6 +43,8 @@ pub(super) struct Finding {
     pub(super) linked: u64,
     /// Those of them that name their lead.
     pub(super) written_back: u64,
+    /// Those of them that are not closed and do not name their lead; each has to be a hold.
+    pub(super) unnamed: u64,
     /// The most leads that speak for one referral.
     pub(super) leads_per_referral_max: u64,
     /// Leads of referrals that want none.
@@ -82,6 +86,7 @@ impl Finding {
             && self.violations.is_empty()
             && self.writes_second_pass == 0
             && self.linked == self.in_scope
+            && self.unnamed == self.holds.get(FOREIGN_REFERENCE).copied().unwrap_or(0)
             && self.leads_per_referral_max <= 1
             && self.leads_without_reason == 0
     }
@@ -99,12 +104,18 @@ async fn arrival(stage: &mut Stage, teller: &mut Teller<'_>) -> io::Result<Findi
     teller.say(format!("{} in Partner Center, no lead in Dynamics yet.", are(waiting, "referral"))).await?;
     let report = teller.watch(stage, pass(&engine)).await?;
     let look = stage.look();
+    let out_of_scope = waiting - stage.wanted.len() as u64;
     teller
         .say(format!(
-            "{} created, {} written back; {} out of scope (spam, sent by us, copies, closed before).",
+            "{} created, {} written back; {} out of scope{}.",
             count(done(&report, ActionKind::Create), "lead"),
             count(look.written_back, "lead id"),
-            waiting - stage.wanted.len() as u64,
+            were(out_of_scope, "referral"),
+            if out_of_scope == 0 {
+                ""
+            } else {
+                " (spam, sent or invited by us, copies of other organizations, closed)"
+            },
         ))
         .await?;
 
@@ -192,9 +203,9 @@ async fn deals(stage: &Stage, engine: &Reconciler, teller: &mut Teller<'_>, cont
     let early = stage.look().status("Closed") - before;
     teller
         .say(format!(
-            "Sellers qualified {} into opportunities; {} closed by that.",
+            "Sellers qualified {} into opportunities; that closed {}.",
             count(opportunities.len() as u64, "lead"),
-            were(early, "referral")
+            if early == 0 { "nothing yet".to_owned() } else { count(early, "referral") }
         ))
         .await?;
     let (mut won, mut lost, mut dropped) = (0u64, 0u64, 0u64);
@@ -295,13 +306,13 @@ async fn crash(
     let before = stage.look();
     let news = share(stage, 5, 1000);
     stage.send(stage.seed.wrapping_add(1), news);
-    let wanted = stage.wanted.len() as u64 - before.linked;
+    let halfway_there = stage.lead_count() + (stage.wanted.len() as u64 - before.linked).div_ceil(2);
     let task = tokio::spawn({
         let engine = engine.clone();
         async move { engine.cycle(crate::cycle::Budget::Unlimited, &CancellationToken::new()).await.is_ok() }
     });
     let halfway = async {
-        while !task.is_finished() && stage.look().linked < before.linked + wanted.div_ceil(2) {
+        while !task.is_finished() && stage.lead_count() < halfway_there {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
         Ok(())
@@ -314,7 +325,7 @@ async fn crash(
     let moment = if was_cut { "in the middle of a pass" } else { "right after a pass, without a goodbye" };
     teller
         .say(format!(
-            "{} arrived; the engine was killed {moment}, with {} created and {} written back.",
+            "{} arrived; the engine was dropped {moment}: {} created, {} written back.",
             count(news as u64, "more referral"),
             count(look.linked - before.linked, "lead"),
             count(look.written_back - before.written_back, "lead id"),
@@ -349,17 +360,16 @@ async fn ending(stage: &Stage, engine: &Reconciler, teller: &mut Teller<'_>) -> 
         let writes = world.journal.records()[mark..].iter().filter(|record| is_write(record));
         writes.count() as u64
     });
-    teller
-        .say(format!(
-            "A pass that reads everything again saw {} and wrote {}.",
-            count(report.referrals_seen, "referral"),
-            if writes_second_pass == 0 { "nothing".to_owned() } else { times(writes_second_pass) },
-        ))
-        .await?;
+    let known: u64 = stage.look().referrals.values().sum();
+    let seen = if report.referrals_seen >= known && report.is_complete { "all" } else { "not all of" };
+    let wrote = if writes_second_pass == 0 { "nothing".to_owned() } else { times(writes_second_pass) };
+    teller.say(format!("A further pass read {seen} {} again and wrote {wrote}.", count(known, "referral"))).await?;
     let stop = CancellationToken::new();
+    // Asked for a sweep, the forecast is about every referral, not only about what changed lately.
+    engine.ask_for_sweep();
     let forecast = engine.forecast(Detail::Names, &stop).await.map_err(io::Error::other)?;
     engine.shutdown().await;
-    let Look { referrals, leads, linked, written_back } = stage.look();
+    let Look { referrals, leads, linked, written_back, unnamed } = stage.look();
     let (leads_per_referral_max, leads_without_reason) = crowding(stage);
     let mut holds = BTreeMap::new();
     for hold in &forecast.holds {
@@ -373,6 +383,7 @@ async fn ending(stage: &Stage, engine: &Reconciler, teller: &mut Teller<'_>) -> 
         in_scope: stage.wanted.len() as u64,
         linked,
         written_back,
+        unnamed,
         leads_per_referral_max,
         leads_without_reason,
         requests: requests(stage),

@@ -106,6 +106,7 @@ mod tests {
             in_scope: 1190,
             linked: 1190,
             written_back: 1188,
+            unnamed: 2,
             leads_per_referral_max: 1,
             leads_without_reason: 0,
             requests: Requests {
