@@ -56,7 +56,14 @@ fn without_a_terminal_the_story_is_plain_text_without_pauses() {
     let began = Instant::now();
     let (code, out, trouble) = demo(&["--referrals", "12", "--seed", "2"]);
     assert_eq!((code, trouble.as_str()), (0, ""), "{out}");
-    for words in ["New referrals", "429, Retry-After 2 s (1 time)", "dropped", "wrote nothing", "Both sides agree."] {
+    for words in [
+        "New referrals",
+        "answered 429 with Retry-After 1 time.",
+        "none while it wanted silence",
+        "dropped",
+        "wrote nothing",
+        "Both sides agree.",
+    ] {
         assert!(out.contains(words), "{words:?} is missing in\n{out}");
     }
     assert!(!out.contains('\u{1b}'), "{out}");

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::stage::{Look, Stage, crowding, pass};
-use crate::cli::words::{TITLE, count, span_ms};
+use crate::cli::words::{TITLE, count, number_text, span_ms};
 use crate::cycle::Report;
 use crate::daemon::{Detail, Engine, Reconciler};
 use crate::ports::ActionKind;
@@ -101,7 +101,7 @@ async fn arrival(stage: &mut Stage, teller: &mut Teller<'_>) -> io::Result<Findi
     let engine = stage.start_engine().await?;
     let waiting: u64 = stage.look().referrals.values().sum();
     teller.title("New referrals")?;
-    teller.say(format!("{} in Partner Center, no lead in Dynamics yet.", are(waiting, "referral"))).await?;
+    teller.say(format!("{} waiting in Partner Center, no lead in Dynamics yet.", are(waiting, "referral"))).await?;
     let report = teller.watch(stage, pass(&engine)).await?;
     let look = stage.look();
     let out_of_scope = waiting - stage.wanted.len() as u64;
@@ -273,26 +273,31 @@ async fn throttle(stage: &Stage, engine: &Reconciler, teller: &mut Teller<'_>) -
         () = relief => unreachable!("it never ends by itself"),
     };
     stage.calm();
-    let (refusals, silence) = stage.simulator.with(|world| {
+    let (refusals, early, silence) = stage.simulator.with(|world| {
         let new = world.journal.records()[mark..].iter().filter(|record| record.service == Service::Crm);
         let new: Vec<&Record> = new.collect();
+        let early = new.iter().filter(|record| record.inside_window.is_some()).count() as u64;
         let last = new.iter().rposition(|record| record.status == 429);
         let next = last.and_then(|last| Some((new[last].at, new.get(last + 1)?.at)));
-        (new.iter().filter(|record| refused(record)).count() as u64, next.map(|(from, to)| to.since(from)))
+        (new.iter().filter(|record| refused(record)).count() as u64, early, next.map(|(from, to)| to.since(from)))
     });
     teller
         .say(format!(
-            "Customers changed {}; Dynamics answered 429, Retry-After {} s ({}).",
+            "Customers changed {}; Dynamics answered 429 with Retry-After {}.",
             count(edited, "amount"),
-            SILENCE.as_secs(),
             times(refusals),
         ))
         .await?;
-    let silence = silence.map_or("nothing was sent after it".to_owned(), |silence| {
-        format!("the next request came after {}", span_ms(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)))
+    let silence = silence.map_or("No request came after it".to_owned(), |silence| {
+        let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        format!("The next request came {} later", span_ms(millis))
     });
+    let early = if early == 0 { "none".to_owned() } else { number_text(early) };
     teller
-        .say(format!("{}, then {} updated.", sentence(&silence), were(done(&report, ActionKind::Update), "lead")))
+        .say(format!(
+            "{silence}, {early} while it wanted silence; {} updated.",
+            were(done(&report, ActionKind::Update), "lead")
+        ))
         .await
 }
 
@@ -365,17 +370,25 @@ async fn ending(stage: &Stage, engine: &Reconciler, teller: &mut Teller<'_>) -> 
     let wrote = if writes_second_pass == 0 { "nothing".to_owned() } else { times(writes_second_pass) };
     teller.say(format!("A further pass read {seen} {} again and wrote {wrote}.", count(known, "referral"))).await?;
     let stop = CancellationToken::new();
-    // Asked for a sweep, the forecast is about every referral, not only about what changed lately.
-    engine.ask_for_sweep();
     let forecast = engine.forecast(Detail::Names, &stop).await.map_err(io::Error::other)?;
+    // The forecast looks at what moved; the ledger knows what is held or waits from before.
+    let status = engine.status().await.map_err(io::Error::other)?;
     engine.shutdown().await;
     let Look { referrals, leads, linked, written_back, unnamed } = stage.look();
     let (leads_per_referral_max, leads_without_reason) = crowding(stage);
-    let mut holds = BTreeMap::new();
+    let mut planned_holds: BTreeMap<String, u64> = BTreeMap::new();
     for hold in &forecast.holds {
-        *holds.entry(hold.kind.clone()).or_default() += 1;
+        *planned_holds.entry(hold.kind.clone()).or_default() += 1;
     }
-    let trouble = forecast.brakes.values().chain(forecast.sides.values()).cloned().collect();
+    let mut holds = status.holds;
+    for (name, count) in planned_holds {
+        let known = holds.entry(name).or_default();
+        *known = count.max(*known);
+    }
+    let mut trouble: Vec<String> = forecast.brakes.values().chain(forecast.sides.values()).cloned().collect();
+    if status.backlog > 0 {
+        trouble.push(format!("{} still pending", are(status.backlog, "referral")));
+    }
     let checker = Checker { namespace: stage.namespace(), window_grace: UNDER_WAY, ..Checker::default() };
     let mut finding = Finding {
         referrals,
@@ -452,7 +465,7 @@ fn took(report: &Report) -> String {
 }
 
 fn are(number: u64, noun: &str) -> String {
-    format!("{} {} waiting", count(number, noun), if number == 1 { "is" } else { "are" })
+    format!("{} {}", count(number, noun), if number == 1 { "is" } else { "are" })
 }
 
 fn were(number: u64, noun: &str) -> String {
@@ -461,11 +474,6 @@ fn were(number: u64, noun: &str) -> String {
 
 fn times(number: u64) -> String {
     count(number, "time")
-}
-
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Tells the story: lines on the output, a progress display on a terminal, silence for JSON.
