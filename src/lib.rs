@@ -1,18 +1,31 @@
-//! referrald keeps Partner Center referrals and Dynamics 365 leads in agreement.
+#![doc = include_str!("ARCHITECTURE.md")]
 
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod crm;
-pub mod cycle;
-pub mod daemon;
-pub mod http;
-pub mod lifecycle;
+// In reading order: what there is, what is decided, what is needed of the outside, one pass.
 pub mod model;
 pub mod plan;
-pub mod portal;
 pub mod ports;
-pub mod sim;
+
+pub mod cycle;
+
+// The outside: both services, the ledger, and the client stack.
+pub mod portal;
+
+pub mod crm;
 pub mod store;
-pub mod telemetry;
+
+pub mod http;
+
+// The daemon around the pass, and who looks in.
 pub mod trigger;
+
+pub mod daemon;
+pub mod lifecycle;
+
+pub mod control;
+pub mod telemetry;
+
+// What is configured, what is typed, and the toy world of the demonstration and the tests.
+pub mod config;
+
+pub mod cli;
+pub mod sim;

@@ -73,8 +73,30 @@ pub enum Command {
         command: ConfigCommand,
     },
     /// Show the whole thing against built-in simulated services; no account needed
+    #[command(long_about = DEMO_HELP, after_long_help = DEMO_EXAMPLES)]
     Demo(Demo),
 }
+
+const DEMO_HELP: &str = "\
+Show the whole thing against built-in simulated services; no account needed.
+
+Starts Partner Center, Dynamics 365 and their sign-in as simulated services on this machine's loopback address, and \
+lets the real adapters and the real engine work between them: referrals become leads, a seller's contact accepts a \
+referral, deals that are won or lost close it, Dynamics asks for silence (429), and the engine is dropped in the middle \
+of its work and started again. In the end everything is read once more, and an independent checker judges every request.
+
+No configuration is read, no other host is asked, and nothing is written outside a temporary directory that is removed \
+at the end. Outcomes settle at once; every other setting is the default. With --json, or when standard output is not a \
+terminal, there are no pauses.";
+
+const DEMO_EXAMPLES: &str = "\
+Exit code: 0 when both sides agree in the end, that is when a further pass writes nothing, the plan is empty but for \
+named holds, every referral in scope has exactly one lead and no promise was broken; else 1.
+
+Examples:
+  referrald demo
+  referrald demo --referrals 300 --seed 7 --json | tail -n 1
+  REFERRALD_LOG=info referrald demo 2>demo.log";
 
 /// `release`.
 #[derive(Clone, Debug, Args)]

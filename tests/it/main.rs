@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod command_line;
+mod demo;
 mod histories;
 mod once;
 mod stage;

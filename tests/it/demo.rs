@@ -1,0 +1,71 @@
+//! `demo`: the whole story, told by the built program.
+
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// Generous: two cores may be busy with other tests.
+const TIME_MAX: Duration = Duration::from_secs(120);
+
+fn demo(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("referrald"));
+    command.env_remove("REFERRALD_CONFIG").env_remove("REFERRALD_LOG").timeout(TIME_MAX);
+    let output = command.arg("demo").args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Both sides agreed; gives what was found.
+fn agreed(seed: &str, referrals: &str) -> Value {
+    let (code, out, trouble) = demo(&["--referrals", referrals, "--seed", seed, "--json"]);
+    let last = out.lines().last().unwrap_or_default();
+    let found: Value =
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("seed {seed}: {error}: {out}{trouble}"));
+    assert_eq!(code, 0, "seed {seed}: {found:#}\n{trouble}");
+    assert_eq!(trouble, "", "seed {seed}");
+    assert_eq!(found["agree"], true, "seed {seed}: {found:#}");
+    assert_eq!(found["violations"], serde_json::json!([]), "seed {seed}");
+    assert_eq!(found["writes_second_pass"], 0, "seed {seed}");
+    assert_eq!(found["leads_per_referral_max"], 1, "seed {seed}");
+    assert_eq!(found["linked"], found["in_scope"], "seed {seed}");
+    found
+}
+
+#[test]
+fn both_sides_agree_in_the_end_and_the_same_seed_tells_the_same_story() {
+    let (one, two) = (agreed("3", "40"), agreed("3", "40"));
+    for part in ["referrals", "leads", "linked", "written_back", "holds"] {
+        assert_eq!(one[part], two[part], "{part}");
+    }
+    let sum = |part: &str| one[part].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
+    assert_eq!(sum("leads"), one["linked"].as_u64().unwrap(), "a lead for each and none besides: {one:#}");
+    assert!(sum("referrals") > 40, "more arrive on the way: {one:#}");
+    assert!(one["leads"]["Qualified"].as_u64() > Some(0) && one["referrals"]["Closed"].as_u64() > Some(0), "{one:#}");
+}
+
+#[test]
+fn other_seeds_and_sizes_agree_as_well() {
+    for (seed, referrals) in [("11", "40"), ("1", "1"), ("5", "150")] {
+        agreed(seed, referrals);
+    }
+}
+
+#[test]
+fn without_a_terminal_the_story_is_plain_text_without_pauses() {
+    let began = Instant::now();
+    let (code, out, trouble) = demo(&["--referrals", "12", "--seed", "2"]);
+    assert_eq!((code, trouble.as_str()), (0, ""), "{out}");
+    for words in [
+        "New referrals",
+        "answered 429 with Retry-After 1 time.",
+        "none while it wanted silence",
+        "dropped",
+        "wrote nothing",
+        "Both sides agree.",
+    ] {
+        assert!(out.contains(words), "{words:?} is missing in\n{out}");
+    }
+    assert!(!out.contains('\u{1b}'), "{out}");
+    assert!(began.elapsed() < TIME_MAX);
+}
