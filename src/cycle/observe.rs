@@ -802,6 +802,7 @@ impl Pass<'_> {
             if !self.follow(std::slice::from_mut(&mut probe)).await {
                 return Ok(false);
             }
+            adoption.is_master_gone |= matches!(probe.lead, Seen::Absent);
             let Some(lead) = probe.lead.present() else { continue };
             if lead.id != from {
                 adoption.followed.push(from);
