@@ -20,7 +20,7 @@ pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: &BTree
         let entry = store.get(referral).unwrap();
         let pair = Pair { world, document, entry: entry.as_ref(), edited_companies };
         for text in pair.differences(store, referral) {
-            let state = entry.as_ref().map(|entry| (entry.standing, names(entry), entry.trouble.clone()));
+            let state = entry.as_ref().map(|entry| (entry.standing, names(entry), entry.trouble.clone(), entry.link.as_ref().map(|link| link.status)));
             found.push(format!(
                 "referral {id} ({} / {}): {text} [{state:?}]",
                 document["status"], document["substatus"]
@@ -61,6 +61,8 @@ impl Pair<'_> {
             Standing::ClosedUnlinked | Standing::LeadGone | Standing::LeadTaken => Vec::new(),
             Standing::Linked => match lead {
                 None => vec!["is linked to nothing".to_owned()],
+                // A closed referral is over, whatever becomes of its lead.
+                Some(_) if is_closed => Vec::new(),
                 Some(_) if !exists => vec!["is linked to a lead that does not exist".to_owned()],
                 Some(lead) => self.linked(entry, store, referral, lead),
             },
