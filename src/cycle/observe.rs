@@ -247,7 +247,8 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                high = high.or(page.server_time.map(Watermark));
+                // Server time, not the newest opportunity: else that one would be news in every pass.
+                high = page.server_time.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
             }
             pages += 1;
             for opportunity in page.items {
@@ -390,13 +391,17 @@ impl Pass<'_> {
         let mut rows = Vec::new();
         for referral in referrals {
             let id = referral.id;
-            if self.decided.contains(&id) {
+            let known = self.ports.store.get(id)?;
+            if known.as_ref().is_some_and(|entry| is_older(entry, &referral)) {
+                continue; // A listing that lags behind what we saw or wrote since.
+            }
+            if self.decided.contains(&id) && !known.as_ref().is_some_and(|entry| is_newer(entry, &referral)) {
                 continue;
             }
             let lead_row = self.leads.remove(&id);
             let entry = match &lead_row {
                 Some(row) => row.entry.clone(),
-                None => self.ports.store.get(id)?,
+                None => known,
             };
             if lead_row.is_none() && entry.as_ref().is_some_and(|entry| self.is_settled(entry, &referral)) {
                 continue;
@@ -802,6 +807,7 @@ impl Pass<'_> {
             if !self.follow(std::slice::from_mut(&mut probe)).await {
                 return Ok(false);
             }
+            adoption.is_master_gone |= matches!(probe.lead, Seen::Absent);
             let Some(lead) = probe.lead.present() else { continue };
             if lead.id != from {
                 adoption.followed.push(from);
@@ -908,6 +914,17 @@ fn reference(row: &Row) -> Option<LeadId> {
 /// The master of a merged lead.
 fn master(lead: &Lead) -> Option<LeadId> {
     lead.master.filter(|master| lead.is_merged && *master != lead.id)
+}
+
+/// The listing shows a version from before the one we know.
+fn is_older(entry: &Entry, referral: &Referral) -> bool {
+    matches!((referral.updated, entry.referral_updated), (Some(listed), Some(known)) if listed < known)
+}
+
+/// The listing shows a version from after the one this pass decided on.
+fn is_newer(entry: &Entry, referral: &Referral) -> bool {
+    let is_later = matches!((referral.updated, entry.referral_updated), (Some(listed), Some(known)) if listed > known);
+    is_later && entry.referral_etag != referral.etag
 }
 
 /// Nothing new: the same version of a referral whose fate is settled.

@@ -332,22 +332,25 @@ impl Reconciler {
         let wanted = wanted.flatten();
         let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
         let mut decisions = self.ports.store.decisions()?;
-        let mut lifted = 0u64;
-        match &which {
-            Which::Ids(ids) => ids.iter().for_each(|id| lifted += u64::from(decisions.held.remove(id))),
-            Which::Cause(_) | Which::All => {
-                if group.is_none() && take.is_none() {
-                    lifted = decisions.held.len() as u64;
-                    decisions.held.clear();
-                }
-            }
-        }
+        let freed: std::collections::BTreeSet<ReferralId> = match &which {
+            Which::Ids(ids) => ids.iter().filter(|id| decisions.held.contains(id)).copied().collect(),
+            Which::Cause(_) | Which::All if group.is_none() && take.is_none() => decisions.held.clone(),
+            Which::Cause(_) | Which::All => Default::default(),
+        };
+        decisions.held.retain(|id| !freed.contains(id));
+        let lifted = freed.len() as u64;
         self.ports.store.decide(decisions).await?;
         let (changed, unknown) = self
-            .change(&which, |_, entry| {
+            .change(&which, |id, entry| {
                 let mut is_changed = entry.standing == Standing::LeadTaken;
                 // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.
                 let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
+                if freed.contains(&id) {
+                    // What was seen while it was held was not weighed: both sides are read again.
+                    entry.referral_etag = None;
+                    entry.link.iter_mut().for_each(|link| link.etag = None);
+                    is_changed = true;
+                }
                 for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {
                     let is_disputed = matches!(memory.base, crate::model::Base::Apart { is_disputed: true, .. });
                     let both_moved = memory.lead_moved.is_some() && memory.referral_moved.is_some();

@@ -248,7 +248,9 @@ impl<'a> Draft<'a> {
         let computed = self.policy.computed(self.row.id);
         let reference = reference(referral);
         let was_linked = is_reference_gone && reference.is_some_and(|lead| !self.policy.is_derived || lead == computed);
-        if was_linked && self.policy.link.on_lead_deleted == OnLeadDeleted::Leave {
+        // The lead's place is still taken by the one that was merged into a master that is gone.
+        let is_master_gone = self.row.adoption.as_ref().is_some_and(|adoption| adoption.is_master_gone);
+        if is_master_gone || (was_linked && self.policy.link.on_lead_deleted == OnLeadDeleted::Leave) {
             let lead = reference.unwrap_or(computed);
             entry.standing = Standing::LeadGone;
             self.holds.push(Hold::LeadDeleted { lead });
@@ -312,6 +314,15 @@ impl<'a> Draft<'a> {
             self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             return;
         };
+        if entry.referral_etag.is_none() && link.etag.is_none() {
+            // Nothing seen meanwhile counts (an operator has just released it): both sides are read.
+            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead = matches!(self.row.lead, Seen::Unseen);
+            if !self.needs.is_empty() {
+                entry.link = Some(link);
+                return;
+            }
+        }
         match &self.row.lead {
             Seen::Absent => return self.lead_is_gone(entry, link),
             Seen::Present(lead) if lead.id != link.lead => {

@@ -64,6 +64,8 @@ pub struct Adoption {
     pub is_reference_gone: bool,
     /// Merged leads from which a candidate was followed.
     pub followed: Vec<LeadId>,
+    /// A lead that claims this referral was merged into one that does not exist any more.
+    pub is_master_gone: bool,
 }
 
 /// Who speaks for a lead already.

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use life::History;
 use script::Script;
 
-/// Seeds of one test run.
-const SEEDS: u64 = 2000;
+/// Seeds of one test run; about three minutes on two cores.
+const SEEDS: u64 = 300;
 
 /// Failures printed in full; more of them say little that is new.
 const FAILURES_MAX: usize = 12;

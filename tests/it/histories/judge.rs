@@ -13,17 +13,18 @@ use serde_json::Value;
 use uuid::Uuid;
 
 /// Every difference without a name, as a sentence.
-pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: &BTreeSet<Uuid>) -> Vec<String> {
+pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: Option<&BTreeSet<Uuid>>) -> Vec<String> {
     let mut found = Vec::new();
     for (id, document) in world.portal.all() {
         let referral = ReferralId::new(id);
         let entry = store.get(referral).unwrap();
         let pair = Pair { world, document, entry: entry.as_ref(), edited_companies };
         for text in pair.differences(store, referral) {
-            let state = entry.as_ref().map(|entry| (entry.standing, names(entry), entry.trouble.clone()));
+            let holds = entry.as_ref().map(names);
+            let (status, substatus) = (&document["status"], &document["substatus"]);
             found.push(format!(
-                "referral {id} ({} / {}): {text} [{state:?}]",
-                document["status"], document["substatus"]
+                "referral {id} ({status} / {substatus}): {text} [{holds:?} {} {} {entry:?}]",
+                document["eTag"], document["updatedDateTime"]
             ));
         }
     }
@@ -39,7 +40,7 @@ struct Pair<'a> {
     world: &'a World,
     document: &'a Value,
     entry: Option<&'a Entry>,
-    edited_companies: &'a BTreeSet<Uuid>,
+    edited_companies: Option<&'a BTreeSet<Uuid>>,
 }
 
 impl Pair<'_> {
@@ -56,11 +57,15 @@ impl Pair<'_> {
             Standing::Pending => Vec::new(),
             Standing::OutOfScope => vec!["is in scope and was left out".to_owned()],
             Standing::ClosedUnlinked if !is_closed => vec!["is open and counts as closed".to_owned()],
-            Standing::LeadGone if exists => vec!["its lead is back and is not linked".to_owned()],
+            Standing::LeadGone if exists && !self.is_merged(lead) => {
+                vec!["its lead is back and is not linked".to_owned()]
+            }
             Standing::LeadTaken if entry.holds == 0 => vec!["its lead is taken, without a hold".to_owned()],
             Standing::ClosedUnlinked | Standing::LeadGone | Standing::LeadTaken => Vec::new(),
             Standing::Linked => match lead {
                 None => vec!["is linked to nothing".to_owned()],
+                // A closed referral is over, whatever becomes of its lead.
+                Some(_) if is_closed => Vec::new(),
                 Some(_) if !exists => vec!["is linked to a lead that does not exist".to_owned()],
                 Some(lead) => self.linked(entry, store, referral, lead),
             },
@@ -144,10 +149,17 @@ impl Pair<'_> {
         let company = self.document["customerProfile"]["name"].as_str().unwrap_or_default();
         let theirs = self.lead(lead, "companyname").as_str().unwrap_or_default();
         let is_plain = company.chars().count() <= 40 && !company.contains('&');
-        if is_plain && company != theirs && !self.edited_companies.contains(&lead) {
+        // Without a common base, or after a merge, the lead's value stays once the referral moves (owner crm).
+        let is_named = self.document["externalReferenceId"].as_str() == Some(lead.to_string().as_str());
+        let is_ours = is_named && self.edited_companies.is_some_and(|edited| !edited.contains(&lead));
+        if is_plain && company != theirs && is_ours {
             found.push(format!("its company is {company}, that of lead {lead} is {theirs}"));
         }
         found
+    }
+
+    fn is_merged(&self, lead: Option<Uuid>) -> bool {
+        lead.is_some_and(|lead| *self.lead(lead, "merged") == Value::Bool(true))
     }
 
     fn lead(&self, lead: Uuid, property: &str) -> &Value {

@@ -348,7 +348,9 @@ impl Life {
         let found = {
             let world = self.world();
             let mut found = checker.check(&world);
-            found.extend(judge::agreement(&world, self.store().as_ref(), &self.edited_companies));
+            let has_memory = !self.history.has_lost_ledger && !self.script.has_old_flow;
+            let edited = has_memory.then_some(&self.edited_companies);
+            found.extend(judge::agreement(&world, self.store().as_ref(), edited));
             let writes = world.journal.writes().count() as u64;
             let allowed = self.history.edits + 3 * world.portal.len() as u64;
             if writes > allowed {
