@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
 mod command_line;
+mod commands;
+mod costs;
+mod daemon_run;
 mod histories;
 mod once;
+mod sign_in;
 mod stage;
+mod trouble;

@@ -1,0 +1,129 @@
+//! Throttling and outages, of either side, for as long as they like.
+
+use referrald::sim::faults::{Class, FaultPlan};
+use referrald::sim::options::{CrmOptions, ProtectionLimits};
+use referrald::sim::{Options, Service, SimClock, World};
+use serde_json::json;
+
+use crate::stage::Stage;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_through_throttling_sends_nothing_inside_a_window_and_converges() {
+    let stage = Stage::new(61, 40).await;
+    stage.simulator.with(|world| {
+        world.faults = FaultPlan::only(61, &[Class::ThrottleBare], 0.05);
+        world.faults.wait_seconds_max = 2;
+        world.faults.set(Class::Throttle, 0.06);
+    });
+    stage.overlay("[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"20ms\"\n");
+    let finished = stage.run(&["--json", "once"]).await;
+    println!("{} {}", finished.code, finished.out);
+    println!("{:?}", stage.simulator.with(|world| world.faults.played().clone()));
+    stage.simulator.with(|world| world.faults.calm());
+    stage.json(&["once"], 0).await;
+    stage.clear_journal_but_judge();
+    stage.json(&["once"], 0).await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_outlives_the_process() {
+    let stage = Stage::new(62, 5).await;
+    stage.json(&["once"], 0).await;
+    stage.simulator.with(|world| {
+        world.faults.wait_seconds_max = 5400;
+        world.faults.wait_seconds_min = 5400;
+        world.faults.play_next(Class::Throttle);
+    });
+    let first = stage.run(&["--json", "once"]).await;
+    println!("{} {}", first.code, first.out);
+    assert_eq!(first.code, 1, "a side did not answer: {first:#?}");
+    let status = stage.json(&["status"], 0).await;
+    println!("{status:#}");
+    assert!(status["sides"].to_string().contains("closed_until"));
+    let second = stage.run(&["--json", "once"]).await;
+    assert_eq!(second.code, 1);
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protection_limits_of_dynamics_are_obeyed_during_an_import() {
+    let limits =
+        ProtectionLimits { window: std::time::Duration::from_secs(2), requests: 60, ..ProtectionLimits::default() };
+    let crm = CrmOptions { limits, ..CrmOptions::default() };
+    let mut world = World::new(63, SimClock::running(), Options { crm, ..Options::default() });
+    world.populate(63, 150);
+    let stage = Stage::with(world).await;
+    let report = stage.json(&["once"], 0).await;
+    println!("{report:#}");
+    stage.json(&["once"], 0).await;
+    stage.clear_journal_but_judge();
+    stage.json(&["once"], 0).await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_either_side_for_several_cycles_loses_nothing() {
+    for down in [Service::Portal, Service::Crm] {
+        let stage = Stage::new(64, 15).await;
+        stage.overlay("[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"5ms\"\n");
+        let daemon = stage.daemon().await;
+        daemon.first_cycle().await;
+        daemon.cycle().await;
+        stage.simulator.with(|world| world.faults.outage(Some(down)));
+        let mut fresh = Vec::new();
+        let leads = stage.simulator.with(|world| world.crm.lead_ids());
+        for number in 0..5 {
+            fresh.push(stage.simulator.with(|world| world.add_referral(json!({"name": format!("Outage {number}")}))));
+            let open = leads[number];
+            let _ = stage
+                .simulator
+                .with(|world| world.edit_row(referrald::sim::dynamics::Table::Lead, open, json!({"statuscode": 2})));
+            let status = daemon.cycle().await;
+            assert!(status.sides.values().any(|side| side.trouble.is_some()), "{down:?}: {status:#?}");
+        }
+        stage.simulator.with(|world| world.faults.outage(None));
+        daemon.cycle().await;
+        daemon.cycle().await;
+        for id in &fresh {
+            assert!(stage.lead_of(*id).is_some(), "{down:?}: {id} was lost");
+        }
+        assert_eq!(daemon.stop().await, 0);
+        stage.clear_journal();
+        let report = stage.json(&["once"], 0).await;
+        assert_eq!(
+            (stage.writes(Service::Portal), stage.writes(Service::Crm)),
+            (vec![], vec![]),
+            "{down:?} {report:#}"
+        );
+        stage.judge();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_that_fails_half_way_does_not_forget_the_other_half() {
+    let stage = Stage::new(65, 12).await;
+    // No overlap: what a watermark passes over is not read again by chance.
+    stage.overlay("[dataverse]\npoll_overlap = \"0s\"\n[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"5ms\"\nattempts_max = 1\n");
+    let daemon = stage.daemon().await;
+    daemon.first_cycle().await;
+    daemon.cycle().await;
+    let referral = stage.simulator.with(|world| world.add_referral(json!({"name": "Contacted soon"})));
+    daemon.cycle().await;
+    daemon.cycle().await;
+    let lead = stage.lead_of(referral).unwrap();
+    stage.simulator.with(|world| world.clock().advance(std::time::Duration::from_millis(1100))); // Dynamics stamps whole seconds.
+    stage.simulator.with(|world| {
+        world.edit_row(referrald::sim::dynamics::Table::Lead, lead, json!({"statuscode": 2})).unwrap();
+        world.faults.play_next_at(Class::HtmlError, "/opportunities");
+    });
+    daemon.cycle().await;
+    stage.simulator.with(|world| world.clock().advance(std::time::Duration::from_millis(1100)));
+    let walk_in = stage.simulator.with(|world| world.add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})));
+    walk_in.unwrap();
+    daemon.cycle().await;
+    daemon.cycle().await;
+    assert_eq!(stage.path_of(referral, "/status"), json!("Active"), "the seller's edit was forgotten");
+    assert_eq!(daemon.stop().await, 0);
+}
