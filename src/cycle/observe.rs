@@ -210,7 +210,7 @@ impl Pass<'_> {
             };
             if pages == 0 {
                 self.check_clock(Side::Crm, page.server_time);
-                high = high.or(page.server_time.map(Watermark));
+                high = self.floor_of(high, page.server_time);
             }
             pages += 1;
             self.report.leads_seen += page.items.len() as u64;
@@ -251,7 +251,7 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                high = high.or(page.server_time.map(Watermark));
+                high = self.floor_of(high, page.server_time);
             }
             pages += 1;
             for opportunity in page.items {
@@ -270,6 +270,13 @@ impl Pass<'_> {
         }
         self.opportunities_high = high;
         Ok(Some(leads))
+    }
+
+    /// Where a poll's watermark is at least: what is older than the overlap has been seen. Otherwise a quiet night after a
+    /// busy evening would read the last minutes of that evening again and again.
+    fn floor_of(&self, mark: Option<Watermark>, server_time: Option<Timestamp>) -> Option<Watermark> {
+        let Some(at) = server_time else { return mark };
+        Some(mark.map_or(Watermark(at), |mark| mark.advanced_to(at.minus(self.setup.poll_overlap))))
     }
 
     fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
@@ -322,7 +329,8 @@ impl Pass<'_> {
         let rows = self.join(scan.rows)?;
         self.process(rows).await?;
         if is_whole && self.may_write() && !self.is_incomplete {
-            self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0));
+            let quiet = scan.server_time.map(|at| at.minus(self.setup.settings.overlap.get()));
+            self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0).advanced_to(quiet.unwrap_or_default()));
         }
         Ok(())
     }
@@ -351,6 +359,7 @@ impl Pass<'_> {
             };
             if scan.pages == 0 {
                 self.check_clock(Side::Portal, page.server_time);
+                scan.server_time = page.server_time;
                 scan.is_first_page_empty = page.items.is_empty() && page.defects.is_empty() && !scan.is_filtered;
                 if !scan.is_filtered {
                     self.stamp_portal(&page.items);
@@ -876,6 +885,7 @@ struct Recent {
     is_unordered: bool,
     is_too_long: bool,
     is_first_page_empty: bool,
+    server_time: Option<Timestamp>,
 }
 
 impl Recent {
