@@ -91,6 +91,8 @@ pub struct FaultPlan {
     pub wait_seconds_min: u64,
     /// Longest wait that a throttled answer asks for, in seconds.
     pub wait_seconds_max: u64,
+    /// Odds that a wait is given as a date (partner-center §1.12).
+    pub wait_as_date: f64,
 }
 
 impl FaultPlan {
@@ -114,6 +116,7 @@ impl FaultPlan {
             down: None,
             wait_seconds_min: 1,
             wait_seconds_max: 90,
+            wait_as_date: 0.2,
         }
     }
 
@@ -218,14 +221,13 @@ impl Class {
     }
 
     /// An answer that takes the place of any work.
-    pub(crate) fn instead(self, service: Service, waits: (u64, u64), turn: &mut Turn<'_>) -> Option<Answer> {
+    pub(crate) fn instead(self, service: Service, waits: (u64, u64, f64), turn: &mut Turn<'_>) -> Option<Answer> {
         turn.note.operation = Some("disturbed");
         let answer = match self {
             Class::Throttle => {
                 let wait = Duration::from_secs(turn.rng.random_range(waits.0..=waits.1.max(waits.0)));
                 let answer = throttled(service, Some(wait));
-                match turn.rng.random_bool(0.2) {
-                    // The header may also be a date (partner-center §1.12).
+                match turn.rng.random_bool(waits.2.clamp(0.0, 1.0)) {
                     true => answer.with("retry-after", &print_http_date(turn.now.plus(wait))),
                     false => answer,
                 }

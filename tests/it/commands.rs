@@ -224,6 +224,26 @@ async fn reconcile_without_a_daemon_says_so_and_with_one_rings() {
     assert_eq!(daemon.stop().await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_for_personal_data_finds_what_is_there() {
+    let stage = Stage::new(58, 5).await;
+    stage.json(&["once"], 0).await;
+    stage.judge_discretion();
+    let is_clean = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| stage.judge_discretion())).is_ok();
+    let someone = stage.simulator.with(|world| {
+        let emails = world.portal.all().filter_map(|(_, it)| it.pointer("/customerProfile/team/0/email")?.as_str());
+        emails.map(str::to_owned).next().unwrap()
+    });
+    for leak in
+        [someone, "simulated~secret".to_owned(), "sim.1.00ff".to_owned(), "1.simulated-refresh-token-0".to_owned()]
+    {
+        std::fs::write(stage.state().join("ledger/leak"), format!("x{leak}x")).unwrap();
+        assert!(!is_clean(), "{leak}");
+        std::fs::remove_file(stage.state().join("ledger/leak")).unwrap();
+    }
+    assert!(is_clean());
+}
+
 /// A stage with plain referrals.
 async fn plain_stage(count: usize) -> (Stage, Vec<Uuid>) {
     let mut world = World::new(56, SimClock::running(), Default::default());

@@ -190,6 +190,15 @@ settle_time_lost = "0s"
         }
     }
 
+    /// Waits until the world fits.
+    pub async fn until(&self, fits: impl Fn(&World) -> bool) {
+        let began = Instant::now();
+        while !self.simulator.with(|world| fits(world)) {
+            assert!(began.elapsed() < PATIENCE, "the world does not come this far");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Writes the daemon has sent to a service since the journal was cleared.
     pub fn writes(&self, service: Service) -> Vec<Record> {
         self.simulator
