@@ -436,6 +436,12 @@ impl Pass<'_> {
                 entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
                 continue;
             };
+            if plan.vanished.is_some() && !self.is_vanish_judged {
+                // A write met a lead that is gone: the brake counts it like one that a reading missed.
+                entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
+                self.vanished.push((row, plan));
+                continue;
+            }
             if plan.action.is_some()
                 && let Some(entry) = &mut plan.entry
             {

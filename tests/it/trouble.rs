@@ -147,6 +147,59 @@ async fn a_poll_that_fails_half_way_does_not_forget_the_other_half() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_leads_that_vanish_at_once_are_nobodys_decision_and_come_back_without_one() {
+    let stage = Stage::new(66, 60).await;
+    stage.json(&["once"], 0).await;
+    let leads = stage.simulator.with(|world| world.crm.lead_ids());
+    let gone: Vec<_> = leads.iter().copied().take(12).collect();
+    stage.simulator.with(|world| gone.iter().for_each(|lead| world.delete_lead(*lead)));
+    stage.clear_journal();
+    stage.simulator.with(|world| {
+        let ids = world.portal.ids();
+        for id in ids {
+            world.edit_referral(id, |it| it["customerProfile"]["name"] = "Renamed everywhere".into());
+        }
+    });
+    let report = stage.json(&["once"], 4).await;
+    assert!(report["brakes"]["leads vanished"].is_string(), "{report:#}");
+    let created = stage.writes(Service::Crm).iter().filter(|record| record.status == 201).count();
+    assert_eq!(created, 0, "deleted leads are not created again");
+    assert!(report["done"]["update"].as_u64() > Some(10), "the other leads go on: {report:#}");
+    let again = stage.json(&["once"], 4).await;
+    assert!(again["brakes"]["leads vanished"].is_string(), "{again:#}");
+    // Somebody restores the backup.
+    stage.simulator.with(|world| gone.iter().for_each(|lead| assert!(world.restore_lead(*lead))));
+    let report = stage.json(&["once"], 0).await;
+    assert_eq!(report["brakes"], json!({}), "{report:#}");
+    assert_eq!(report["done"]["update"].as_u64(), Some(12), "{report:#}");
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visibility_that_is_lost_stops_writing_and_its_return_goes_on() {
+    let stage = Stage::new(67, 40).await;
+    stage.json(&["once"], 0).await;
+    let hour = std::time::Duration::from_secs(3600);
+    stage.overlay("[cycle]\nclock_skew_max = \"1d\"\n");
+    stage.simulator.with(|world| {
+        let until = world.clock().at().plus(hour);
+        let ids = world.portal.ids();
+        ids.iter().for_each(|id| world.portal.hide(*id, until));
+        let lead = world.crm.lead_ids()[3];
+        world.edit_row(referrald::sim::dynamics::Table::Lead, lead, json!({"statuscode": 2})).unwrap();
+    });
+    stage.clear_journal();
+    let report = stage.json(&["once"], 4).await;
+    assert!(report["brakes"]["visibility"].is_string(), "{report:#}");
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]), "{report:#}");
+    stage.simulator.with(|world| world.clock().advance(hour + hour));
+    stage.simulator.with(|world| world.entra.expire_all());
+    let report = stage.json(&["once"], 0).await;
+    assert_eq!(report["done"]["accept"].as_u64(), Some(1), "the seller's word was not lost: {report:#}");
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_with_kills_and_a_lost_ledger_ends_in_agreement() {
     use rand::SeedableRng;
     for seed in SEEDS {
