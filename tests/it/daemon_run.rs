@@ -182,6 +182,47 @@ async fn a_busy_world_over_many_cycles_and_restarts_ends_in_agreement() {
     stage.judge();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn once_that_is_asked_to_stop_ends_in_order_with_one() {
+    let stage = Stage::new(29, 200).await;
+    assert_eq!(stage.once_stopped_when(|world| world.crm.lead_ids().len() > 30).await, 1);
+    let status = stage.json(&["status"], 0).await;
+    assert!(status["opening"].is_null(), "a stop that was asked for is no unclean one: {status:#}");
+    stage.json(&["once"], 0).await;
+    each_referral_has_at_most_one_lead(&stage);
+    stage.clear_journal();
+    stage.json(&["once"], 0).await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_over_the_same_services_make_one_lead_per_referral_and_come_to_rest() {
+    let stage = Stage::new(30, 80).await;
+    let both = || async { tokio::join!(stage.run_elsewhere("one", &["once"]), stage.run_elsewhere("two", &["once"])) };
+    let (one, two) = both().await;
+    println!("{}\n{}", one.out, two.out);
+    assert_eq!((one.code, two.code), (0, 0));
+    each_referral_has_at_most_one_lead(&stage);
+    stage.simulator.with(|world| {
+        for id in world.portal.ids().into_iter().take(30) {
+            world.edit_referral(id, |it| it["details"]["dealValue"] = json!(4711));
+        }
+        for lead in world.crm.lead_ids().into_iter().take(20) {
+            let _ = world.edit_row(Table::Lead, lead, json!({"statuscode": 2, "estimatedclosedate": "2027-10-10"}));
+        }
+    });
+    for _ in 0..3 {
+        let (one, two) = both().await;
+        assert_eq!((one.code, two.code), (0, 0), "{}\n{}", one.out, two.out);
+    }
+    stage.clear_journal();
+    both().await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    each_referral_has_at_most_one_lead(&stage);
+    stage.judge();
+}
+
 /// The subjects and the ids agree: nobody has two leads.
 fn each_referral_has_at_most_one_lead(stage: &Stage) {
     let (leads, referrals) = stage.simulator.with(|world| (world.crm.lead_ids(), world.portal.ids()));

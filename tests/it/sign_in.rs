@@ -119,6 +119,50 @@ async fn a_wrong_secret_names_the_key_and_is_mended_by_the_right_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_daemon_takes_a_corrected_secret_without_a_restart() {
+    let stage = Stage::new(48, 10).await;
+    std::fs::write(stage.path("secret"), "wrong~secret").unwrap();
+    let daemon = stage.daemon().await;
+    let status = daemon.first_cycle().await;
+    assert!(status.sides.values().any(|side| side.needs_human), "{status:#?}");
+    stage.clear_journal();
+    daemon.cycle().await;
+    daemon.cycle().await;
+    let asked = stage.requests(Service::Authority).len();
+    assert_eq!(asked, 0, "the same wrong secret is not tried again and again");
+    stage.configure("");
+    let status = daemon.cycle().await;
+    assert!(status.sides.values().all(|side| side.trouble.is_none()), "{status:#?}");
+    assert!(status.linked > 3, "{status:#?}");
+    assert_eq!(daemon.stop().await, 0);
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn multi_factor_demanded_of_a_running_daemon_ends_with_a_fresh_token_file() {
+    let stage = Stage::new(49, 10).await;
+    let daemon = stage.daemon().await;
+    daemon.first_cycle().await;
+    stage.simulator.with(|world| {
+        world.entra.troubles.insert(Service::Portal, SignInTrouble::MfaDemanded);
+        world.entra.expire_all();
+    });
+    let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "Behind a second factor"})));
+    let status = daemon.cycle().await;
+    let trouble = status.sides.values().find_map(|side| side.trouble.clone()).unwrap_or_default();
+    assert!(trouble.contains("50076"), "{status:#?}");
+    assert_eq!(stage.lead_of(fresh), None);
+    stage.simulator.with(|world| world.entra.troubles.clear());
+    let token = sign_in(&stage).await;
+    std::fs::write(stage.path("refresh"), token).unwrap();
+    let status = daemon.cycle().await;
+    assert!(status.sides.values().all(|side| side.trouble.is_none()), "{status:#?}");
+    assert!(stage.lead_of(fresh).is_some());
+    assert_eq!(daemon.stop().await, 0);
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trouble_of_dynamics_alone_keeps_the_watermark_and_loses_nothing() {
     let stage = Stage::new(47, 20).await;
     let daemon = stage.daemon().await;

@@ -132,7 +132,17 @@ settle_time_lost = "0s"
 
     /// Runs the binary to its end.
     pub async fn run(&self, arguments: &[&str]) -> Finished {
+        self.finish(self.command(arguments)).await
+    }
+
+    /// Runs the binary to its end over a state directory of its own, as another host would.
+    pub async fn run_elsewhere(&self, state: &str, arguments: &[&str]) -> Finished {
         let mut command = self.command(arguments);
+        command.env("REFERRALD_STATE__DIRECTORY", self.path(state));
+        self.finish(command).await
+    }
+
+    async fn finish(&self, mut command: Command) -> Finished {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let finished = Finished {
             code: output.status.code().unwrap_or(-1),
@@ -157,6 +167,14 @@ settle_time_lost = "0s"
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(file(&format!("{log}.out"))).stderr(file(&format!("{log}.err")));
         command.spawn().unwrap()
+    }
+
+    /// Starts `once`, asks it to stop as soon as `is_time` says so, and gives its exit code.
+    pub async fn once_stopped_when(&self, is_time: impl Fn(&World) -> bool) -> i32 {
+        let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));
+        self.until(is_time).await;
+        terminate(&child);
+        wait_for(&mut child).await
     }
 
     /// Starts `run` and waits until its control socket answers.
@@ -267,7 +285,7 @@ settle_time_lost = "0s"
                 panic!("{name} contains {word:?}");
             }
             for secret in &secrets {
-                let is_kept = name.starts_with("state/keep/") && secret.starts_with("1.simulated");
+                let is_kept = name.contains("keep/") && secret.starts_with("1.simulated");
                 assert!(is_kept || !contains(bytes, secret.as_bytes()), "{name} contains the secret {secret:?}");
             }
         }
@@ -425,18 +443,9 @@ impl Daemon {
 
     /// Asks it to stop and gives its exit code.
     pub async fn stop(mut self) -> i32 {
-        let pid = i32::try_from(self.pid()).unwrap();
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap();
-        assert!(sent.success());
-        let began = Instant::now();
         let mut child = self.child.take().unwrap();
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(began.elapsed() < PATIENCE, "it does not stop");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        terminate(&child);
+        wait_for(&mut child).await
     }
 
     /// Kills it as a power cut would.
@@ -444,6 +453,22 @@ impl Daemon {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+}
+
+fn terminate(child: &Child) {
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+async fn wait_for(child: &mut Child) -> i32 {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not stop");
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
