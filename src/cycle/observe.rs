@@ -157,12 +157,8 @@ impl Pass<'_> {
         if !self.is_up(Side::Crm) {
             return Ok(());
         }
-        let before = self.memo.leads_seen;
         let Some(leads) = self.poll_leads().await? else { return Ok(()) };
-        let Some(spoken) = self.poll_opportunities().await? else {
-            self.memo.leads_seen = before; // The leads are dropped, so they are polled again.
-            return Ok(());
-        };
+        let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
         for lead in leads {
             let Some(id) = self.ports.store.by_lead(lead.id)? else { continue };
