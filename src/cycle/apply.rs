@@ -148,6 +148,10 @@ impl Pass<'_> {
 
     /// Counts what a brake still holds back at the end of a pass.
     pub(super) fn note_braked(&mut self) {
+        // Rows that the brake on vanished leads held are looked at by every pass: none is gone any more.
+        if !self.has_held_vanished && self.down.is_empty() && !self.is_incomplete {
+            self.unlatch(VANISHED_BRAKE);
+        }
         self.report.pending += self.deferred.len() as u64;
         for brake in brakes::brakes(&self.setup.brakes) {
             let is_held = |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind);
@@ -172,6 +176,7 @@ impl Pass<'_> {
             Some(latch) => {
                 self.report.pending += latch.count;
                 self.latch(VANISHED_BRAKE, latch);
+                self.has_held_vanished = true;
                 let vanished = Hold::LeadVanished.bit();
                 let later = |row: Row| {
                     row.entry.map(|entry| {
@@ -436,6 +441,12 @@ impl Pass<'_> {
                 entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
                 continue;
             };
+            if plan.vanished.is_some() && !self.is_vanish_judged {
+                // A write met a lead that is gone: the brake counts it like one that a reading missed.
+                entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
+                self.vanished.push((row, plan));
+                continue;
+            }
             if plan.action.is_some()
                 && let Some(entry) = &mut plan.entry
             {

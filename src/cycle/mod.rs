@@ -132,6 +132,8 @@ struct Pass<'a> {
     consumed: BTreeSet<String>,
     /// The brake has let the vanished leads of this pass go.
     is_vanish_judged: bool,
+    /// The brake on vanished leads held some in this pass.
+    has_held_vanished: bool,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
 }
@@ -178,6 +180,7 @@ impl<'a> Pass<'a> {
             opportunities_high: None,
             attempted: BTreeMap::new(),
             is_vanish_judged: false,
+            has_held_vanished: false,
             decided: BTreeSet::new(),
         })
     }

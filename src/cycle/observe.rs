@@ -206,7 +206,7 @@ impl Pass<'_> {
             };
             if pages == 0 {
                 self.check_clock(Side::Crm, page.server_time);
-                high = high.or(page.server_time.map(Watermark));
+                high = self.floor_of(high, page.server_time);
             }
             pages += 1;
             self.report.leads_seen += page.items.len() as u64;
@@ -247,8 +247,7 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                // Server time, not the newest opportunity: else that one would be news in every pass.
-                high = page.server_time.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
+                high = self.floor_of(high, page.server_time);
             }
             pages += 1;
             for opportunity in page.items {
@@ -267,6 +266,13 @@ impl Pass<'_> {
         }
         self.opportunities_high = high;
         Ok(Some(leads))
+    }
+
+    /// Where a poll's watermark is at least: what is older than the overlap has been seen. Otherwise a quiet night after a
+    /// busy evening would read the last minutes of that evening again and again.
+    fn floor_of(&self, mark: Option<Watermark>, server_time: Option<Timestamp>) -> Option<Watermark> {
+        let Some(at) = server_time else { return mark };
+        Some(mark.map_or(Watermark(at), |mark| mark.advanced_to(at.minus(self.setup.poll_overlap))))
     }
 
     fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
@@ -319,7 +325,8 @@ impl Pass<'_> {
         let rows = self.join(scan.rows)?;
         self.process(rows).await?;
         if is_whole && self.may_write() && !self.is_incomplete {
-            self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0));
+            let quiet = scan.server_time.map(|at| at.minus(self.setup.settings.overlap.get()));
+            self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0).advanced_to(quiet.unwrap_or_default()));
         }
         Ok(())
     }
@@ -348,6 +355,7 @@ impl Pass<'_> {
             };
             if scan.pages == 0 {
                 self.check_clock(Side::Portal, page.server_time);
+                scan.server_time = page.server_time;
                 scan.is_first_page_empty = page.items.is_empty() && page.defects.is_empty() && !scan.is_filtered;
                 if !scan.is_filtered {
                     self.stamp_portal(&page.items);
@@ -878,6 +886,7 @@ struct Recent {
     is_unordered: bool,
     is_too_long: bool,
     is_first_page_empty: bool,
+    server_time: Option<Timestamp>,
 }
 
 impl Recent {

@@ -85,7 +85,14 @@ pub struct FaultPlan {
     rng: ChaCha8Rng,
     odds: BTreeMap<Class, f64>,
     played: BTreeMap<Class, u64>,
-    next: Vec<Class>,
+    next: Vec<(Class, String)>,
+    down: Option<Service>,
+    /// Shortest wait that a throttled answer asks for, in seconds.
+    pub wait_seconds_min: u64,
+    /// Longest wait that a throttled answer asks for, in seconds.
+    pub wait_seconds_max: u64,
+    /// Odds that a wait is given as a date (partner-center §1.12).
+    pub wait_as_date: f64,
 }
 
 impl FaultPlan {
@@ -106,6 +113,10 @@ impl FaultPlan {
             odds: classes.iter().map(|class| (*class, odds)).collect(),
             played: BTreeMap::new(),
             next: Vec::new(),
+            down: None,
+            wait_seconds_min: 1,
+            wait_seconds_max: 90,
+            wait_as_date: 0.2,
         }
     }
 
@@ -116,13 +127,24 @@ impl FaultPlan {
 
     /// Plays this class on the next request it fits, whatever the odds.
     pub fn play_next(&mut self, class: Class) {
-        self.next.push(class);
+        self.play_next_at(class, "");
+    }
+
+    /// Plays this class on the next request it fits whose path ends so.
+    pub fn play_next_at(&mut self, class: Class, path_end: &str) {
+        self.next.push((class, path_end.to_owned()));
+    }
+
+    /// Takes a whole service down, or brings everything back.
+    pub fn outage(&mut self, service: Option<Service>) {
+        self.down = service;
     }
 
     /// Ends all trouble.
     pub fn calm(&mut self) {
         self.odds.clear();
         self.next.clear();
+        self.down = None;
     }
 
     /// How often each class was played.
@@ -131,7 +153,12 @@ impl FaultPlan {
     }
 
     pub(crate) fn pick(&mut self, service: Service, request: &Request) -> Option<Class> {
-        let forced = self.next.iter().position(|class| class.concerns(service, request)).map(|at| self.next.remove(at));
+        if self.down == Some(service) {
+            *self.played.entry(Class::HtmlError).or_default() += 1;
+            return Some(Class::HtmlError);
+        }
+        let fits = |(class, end): &(Class, String)| class.concerns(service, request) && request.path.ends_with(end);
+        let forced = self.next.iter().position(fits).map(|at| self.next.remove(at).0);
         let drawn = forced.or_else(|| {
             let rng = &mut self.rng;
             let mut hits = self.odds.iter().filter(|(class, odds)| **odds > 0.0 && class.concerns(service, request));
@@ -194,14 +221,13 @@ impl Class {
     }
 
     /// An answer that takes the place of any work.
-    pub(crate) fn instead(self, service: Service, turn: &mut Turn<'_>) -> Option<Answer> {
+    pub(crate) fn instead(self, service: Service, waits: (u64, u64, f64), turn: &mut Turn<'_>) -> Option<Answer> {
         turn.note.operation = Some("disturbed");
         let answer = match self {
             Class::Throttle => {
-                let wait = Duration::from_secs(turn.rng.random_range(1..=90));
+                let wait = Duration::from_secs(turn.rng.random_range(waits.0..=waits.1.max(waits.0)));
                 let answer = throttled(service, Some(wait));
-                match turn.rng.random_bool(0.2) {
-                    // The header may also be a date (partner-center §1.12).
+                match turn.rng.random_bool(waits.2.clamp(0.0, 1.0)) {
                     true => answer.with("retry-after", &print_http_date(turn.now.plus(wait))),
                     false => answer,
                 }

@@ -164,7 +164,7 @@ impl Referrals {
     }
 
     /// Hides a referral from listings for a while.
-    pub(crate) fn hide(&mut self, id: Uuid, until: Timestamp) {
+    pub fn hide(&mut self, id: Uuid, until: Timestamp) {
         if let Some(row) = self.rows.get_mut(&id) {
             row.hidden_until = Some(until);
         }

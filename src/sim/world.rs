@@ -187,9 +187,10 @@ impl World {
         now: Timestamp,
         note: &mut Note,
     ) -> Answer {
+        let waits = (self.faults.wait_seconds_min, self.faults.wait_seconds_max, self.faults.wait_as_date);
         let mut turn = Turn { now, by: Actor::Client, rng: &mut self.rng, note };
         if let Some(class) = class {
-            if let Some(answer) = class.instead(service, &mut turn) {
+            if let Some(answer) = class.instead(service, waits, &mut turn) {
                 return answer;
             }
             class.meddle(service, request, &mut self.portal, &mut self.crm, &mut turn);

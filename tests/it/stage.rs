@@ -1,12 +1,25 @@
 //! A stage for the built binary: the simulated services on loopback, a configuration and a state directory.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use referrald::control::{Client, Place};
+use referrald::daemon::Status;
+use referrald::model::Timestamp;
+use referrald::sim::dynamics::Table;
 use referrald::sim::exchange::Service;
 use referrald::sim::journal::Record;
-use referrald::sim::{SimClock, Simulator, World};
+use referrald::sim::{Checker, SimClock, Simulator, World};
 use serde_json::Value;
+use uuid::Uuid;
+
+/// The longest any condition is waited for; a test that needs longer has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Everything one end-to-end test needs; removed with it.
 pub struct Stage {
@@ -14,6 +27,8 @@ pub struct Stage {
     pub simulator: Simulator,
     /// Configuration and state.
     pub directory: tempfile::TempDir,
+    /// Everything any process has printed, for the search for personal data.
+    printed: Mutex<Vec<String>>,
 }
 
 /// What a finished command left behind.
@@ -39,13 +54,19 @@ impl Stage {
     pub async fn with(world: World) -> Stage {
         let simulator = Simulator::start(world, Duration::ZERO).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let stage = Stage { simulator, directory };
+        let stage = Stage { simulator, directory, printed: Mutex::default() };
         stage.configure("");
         stage
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file of this stage.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
     }
 
     /// Writes the configuration; `more` is appended.
@@ -89,28 +110,111 @@ settle_time_lost = "0s"
             tenant = options.tenant,
             client = options.client.0,
             refresh = self.path("refresh").display(),
-            state = self.path("state").display(),
+            state = self.state().display(),
         );
         std::fs::write(self.path("referrald.toml"), text).unwrap();
     }
 
+    /// Lays further configuration over the file, as a drop-in; an empty text takes it away again.
+    pub fn overlay(&self, text: &str) {
+        std::fs::create_dir_all(self.path("referrald.toml.d")).unwrap();
+        std::fs::write(self.path("referrald.toml.d/10.toml"), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_referrald"));
+        command.arg("--config").arg(self.path("referrald.toml")).args(arguments);
+        // The loudest log: whatever a test does is searched for personal data.
+        command.env("REFERRALD_LOG", "trace").env_remove("NOTIFY_SOCKET").env_remove("RUNTIME_DIRECTORY");
+        command.env_remove("REFERRALD_CONFIG");
+        command
+    }
+
     /// Runs the binary to its end.
     pub async fn run(&self, arguments: &[&str]) -> Finished {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_referrald"));
-        command.arg("--config").arg(self.path("referrald.toml")).args(arguments).env_remove("NOTIFY_SOCKET");
+        self.finish(self.command(arguments)).await
+    }
+
+    /// Runs the binary to its end over a state directory of its own, as another host would.
+    pub async fn run_elsewhere(&self, state: &str, arguments: &[&str]) -> Finished {
+        let mut command = self.command(arguments);
+        command.env("REFERRALD_STATE__DIRECTORY", self.path(state));
+        self.finish(command).await
+    }
+
+    async fn finish(&self, mut command: Command) -> Finished {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-        Finished {
+        let finished = Finished {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             trouble: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        };
+        let mut printed = self.printed.lock().unwrap();
+        printed.extend([finished.out.clone(), finished.trouble.clone()]);
+        finished
     }
 
     /// Runs a command that prints JSON and expects an exit code.
     pub async fn json(&self, arguments: &[&str], code: i32) -> Value {
         let finished = self.run(&[&["--json"], arguments].concat()).await;
-        assert_eq!(finished.code, code, "{finished:#?}");
-        serde_json::from_str(&finished.out).unwrap_or_else(|error| panic!("{error}: {finished:#?}"))
+        assert_eq!(finished.code, code, "{}\n{}", finished.out, tail(&finished.trouble));
+        serde_json::from_str(&finished.out).unwrap_or_else(|error| panic!("{error}: {}", finished.out))
+    }
+
+    /// Starts a process that lives on; its log goes to files of the stage.
+    fn spawn(&self, arguments: &[&str], log: &str) -> Child {
+        let file = |name: &str| std::fs::File::create(self.path(name)).unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(file(&format!("{log}.out"))).stderr(file(&format!("{log}.err")));
+        command.spawn().unwrap()
+    }
+
+    /// Starts `once`, asks it to stop as soon as `is_time` says so, and gives its exit code.
+    pub async fn once_stopped_when(&self, is_time: impl Fn(&World) -> bool) -> i32 {
+        let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));
+        self.until(is_time).await;
+        terminate(&child);
+        wait_for(&mut child).await
+    }
+
+    /// Starts `run` and waits until its control socket answers.
+    pub async fn daemon(&self) -> Daemon {
+        // Cycles only when a test asks for one.
+        let text = std::fs::read_to_string(self.path("referrald.toml.d/10.toml")).unwrap_or_default();
+        if !text.contains("[schedule]") {
+            self.overlay(&format!("{text}\n[schedule]\nreconcile = \"0 0 0 1 1 *\"\nsweep = \"0 0 0 1 1 *\"\n"));
+        }
+        let child = self.spawn(&["run"], &format!("daemon-{}", Uuid::new_v4()));
+        let mut daemon = Daemon { child: Some(child), place: Place::new(None, None, &self.state()) };
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
+    pub async fn once_killed_when(&self, is_time: impl Fn(&World) -> bool) -> bool {
+        let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));
+        let began = Instant::now();
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if self.simulator.with(|world| is_time(world)) {
+                child.kill().unwrap(); // SIGKILL
+                child.wait().unwrap();
+                return true;
+            }
+            assert!(began.elapsed() < PATIENCE, "it neither ended nor came this far");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until the world fits.
+    pub async fn until(&self, fits: impl Fn(&World) -> bool) {
+        let began = Instant::now();
+        while !self.simulator.with(|world| fits(world)) {
+            assert!(began.elapsed() < PATIENCE, "the world does not come this far");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Writes the daemon has sent to a service since the journal was cleared.
@@ -119,8 +223,260 @@ settle_time_lost = "0s"
             .with(|world| world.journal.writes().filter(|record| record.service == service).cloned().collect())
     }
 
+    /// Requests to a service since the journal was cleared.
+    pub fn requests(&self, service: Service) -> Vec<Record> {
+        let is_of = |record: &&Record| record.service == service && !record.is_batch_item;
+        self.simulator.with(|world| world.journal.records().iter().filter(is_of).cloned().collect())
+    }
+
     /// Forgets the requests so far.
     pub fn clear_journal(&self) {
         self.simulator.with(|world| world.journal.clear());
+    }
+
+    /// Forgets the requests so far, once they have been judged.
+    pub fn clear_journal_but_judge(&self) {
+        self.judge();
+        self.clear_journal();
+    }
+
+    /// The lead of a referral by the computed id, if it exists.
+    pub fn lead_of(&self, referral: Uuid) -> Option<Uuid> {
+        let computed = Uuid::new_v5(&Checker::default().namespace, referral.to_string().as_bytes());
+        self.simulator.with(|world| world.crm.lead_ids().contains(&computed).then_some(computed))
+    }
+
+    /// One column of a lead.
+    pub fn column(&self, lead: Uuid, column: &str) -> Value {
+        self.simulator.with(|world| world.crm.value(Table::Lead, lead, column).clone())
+    }
+
+    /// One path of a referral.
+    pub fn path_of(&self, referral: Uuid, pointer: &str) -> Value {
+        self.simulator
+            .with(|world| world.portal.get(referral).and_then(|row| row.pointer(pointer)).cloned())
+            .unwrap_or_default()
+    }
+
+    /// Judges the history by the promises, and the printed words and stored bytes by discretion.
+    pub fn judge(&self) {
+        let checker = Checker { window_grace: Duration::from_millis(300), ..Checker::default() };
+        let broken = self.simulator.with(|world| checker.check(world));
+        assert_eq!(broken, Vec::<String>::new());
+        self.judge_discretion();
+    }
+
+    /// Nothing personal and nothing secret in anything printed or stored (the refresh token may be in `keep/`).
+    pub fn judge_discretion(&self) {
+        let (words, secrets) = self.personal();
+        let mut places: Vec<(String, Vec<u8>)> = Vec::new();
+        for (number, text) in self.printed.lock().unwrap().iter().enumerate() {
+            places.push((format!("output {number}"), text.clone().into_bytes()));
+        }
+        for file in files(self.directory.path()) {
+            let name = file.strip_prefix(self.directory.path()).unwrap().display().to_string();
+            if !["secret", "refresh"].contains(&name.as_str()) && !name.contains(".toml") {
+                places.push((name, std::fs::read(&file).unwrap_or_default()));
+            }
+        }
+        let finder = finder_of(&words);
+        for (name, bytes) in &places {
+            for word in finder(bytes) {
+                panic!("{name} contains {word:?}");
+            }
+            for secret in &secrets {
+                let is_kept = name.contains("keep/") && secret.starts_with("1.simulated");
+                assert!(is_kept || !contains(bytes, secret.as_bytes()), "{name} contains the secret {secret:?}");
+            }
+        }
+    }
+
+    /// Personal words of both services, and secrets.
+    fn personal(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        self.simulator.with(|world| {
+            let mut words = BTreeSet::new();
+            for (_, document) in world.portal.all() {
+                for pointer in ["/customerProfile", "/details/notes", "/name"] {
+                    document.pointer(pointer).iter().for_each(|value| gather(value, &mut words));
+                }
+            }
+            for (_, lead) in world.crm.all(Table::Lead) {
+                for column in
+                    ["subject", "companyname", "firstname", "lastname", "emailaddress1", "telephone1", "address1_line1"]
+                {
+                    lead.get(column).iter().for_each(|value| gather(value, &mut words));
+                }
+            }
+            // Words of our own that customers use too.
+            words.retain(|word| {
+                word.chars().count() >= 7 && !OURS.contains(&word.as_str()) && Uuid::try_parse(word).is_err()
+            });
+            let secrets = BTreeSet::from([
+                world.options.client.1.clone(),
+                world.options.first_refresh_token.clone(),
+                world.entra.newest_refresh_token().to_owned(),
+                "sim.1.".to_owned(),
+                "sim.2.".to_owned(),
+            ]);
+            (words, secrets)
+        })
+    }
+}
+
+/// Words in documents that name no person: enumerations.
+const OURS: [&str; 6] =
+    ["Independent", "Manufacturing", "10to50employees", "251to1000employees", "000000000", "Referral"];
+
+fn gather(value: &Value, words: &mut BTreeSet<String>) {
+    match value {
+        Value::String(text) => {
+            words.insert(text.clone());
+        }
+        Value::Array(items) => items.iter().for_each(|item| gather(item, words)),
+        Value::Object(map) => map.values().for_each(|item| gather(item, words)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Finds words in bytes, by their first four bytes: fast enough for a trace log.
+fn finder_of(words: &BTreeSet<String>) -> impl Fn(&[u8]) -> Vec<String> {
+    let mut by_start: std::collections::HashMap<[u8; 4], Vec<String>> = Default::default();
+    for word in words {
+        let start: [u8; 4] = word.as_bytes()[..4].try_into().unwrap();
+        by_start.entry(start).or_default().push(word.clone());
+    }
+    move |bytes| {
+        let mut found = Vec::new();
+        for at in 0..bytes.len().saturating_sub(3) {
+            let Some(candidates) = by_start.get(&bytes[at..at + 4]) else { continue };
+            found.extend(candidates.iter().filter(|word| bytes[at..].starts_with(word.as_bytes())).cloned());
+        }
+        found
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files(&entry.path()));
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The last lines of a long log.
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG")).collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// A running `referrald run`.
+pub struct Daemon {
+    child: Option<Child>,
+    place: Place,
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    async fn until_up(&mut self) {
+        let began = Instant::now();
+        loop {
+            if let Ok(Some(_)) = Client::find(&self.place).await {
+                return;
+            }
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert_eq!(ended, None, "the daemon ended");
+            assert!(began.elapsed() < PATIENCE, "the control socket does not answer");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn client(&self) -> Client {
+        Client::find(&self.place).await.unwrap().expect("the daemon answers")
+    }
+
+    /// How things stand.
+    pub async fn status(&self) -> Status {
+        self.client().await.status().await.unwrap()
+    }
+
+    /// Waits until the status fits.
+    pub async fn until(&self, what: &str, fits: impl Fn(&Status) -> bool) -> Status {
+        let began = Instant::now();
+        loop {
+            let status = self.status().await;
+            if fits(&status) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "waited for {what}: {status:#?}");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until the first cycle after the start has ended.
+    pub async fn first_cycle(&self) -> Status {
+        self.until("the first cycle", |status| status.last_cycle.is_some() && !status.is_cycle_running).await
+    }
+
+    /// Asks for a cycle and waits until one that began afterwards has ended.
+    pub async fn cycle(&self) -> Status {
+        let asked: Timestamp = jiff::Timestamp::now().into();
+        tokio::time::sleep(Duration::from_millis(2)).await; // Stamps are in milliseconds.
+        self.client().await.reconcile().await.unwrap();
+        self.until("a cycle", |status| {
+            status.last_cycle.as_ref().is_some_and(|cycle| cycle.started > asked) && !status.is_cycle_running
+        })
+        .await
+    }
+
+    /// Asks it to stop and gives its exit code.
+    pub async fn stop(mut self) -> i32 {
+        let mut child = self.child.take().unwrap();
+        terminate(&child);
+        wait_for(&mut child).await
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+fn terminate(child: &Child) {
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+async fn wait_for(child: &mut Child) -> i32 {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code().unwrap_or(-1);
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not stop");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
