@@ -346,6 +346,9 @@ impl Reconciler {
         let (changed, unknown) = self
             .change(&which, |_, entry| {
                 let mut is_changed = entry.standing == Standing::LeadTaken;
+                if is_changed {
+                    entry.standing = Standing::Pending; // It searches its lead again.
+                }
                 // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.
                 let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
                 for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {
