@@ -258,7 +258,7 @@ fn a_closing_over_there_is_answered_once_on_an_open_lead() {
         ("nothing", closed("nothing"), ""),
         ("disqualify", closed("disqualify"), disqualify),
         ("disqualify, not written yet", closed("disqualify").later(minutes(1)).later(minutes(2)), disqualify),
-        ("disqualify, lead closed", closed("disqualify").lead(Disqualified, 4), ""),
+        ("disqualify, lead closed", closed("disqualify").lead(Disqualified, 4).later(minutes(1)), ""),
         ("disqualify, closed by us", closed("disqualify").entry(|entry| entry.closed_by_us = Some(Closing::Won)), &{
             "hold: closed already, now the lead says Open (status 1); a closed referral is never written".to_owned()
         }),

@@ -224,13 +224,13 @@ fn vanished_leads_brake_above_both_the_number_and_the_share() {
 fn visibility_is_judged_from_a_few_known_referrals_up() {
     let newest: Vec<_> = (0..4).map(id).collect();
     let judge = |known, met: u128, is_empty| {
-        brakes::judge_visibility(&newest, known, |one| one == id(met), is_empty, &settings(), NOW).is_some()
+        brakes::judge_visibility(&newest, known, |one| one == id(met), is_empty, &settings(), |_| false, NOW).is_some()
     };
     assert!(!judge(4, 99, false), "too few to judge");
     assert!(judge(5, 99, false));
     assert!(!judge(5, 3, false));
     assert!(judge(5, 3, true), "an empty list");
-    let sweep = |missing, known| brakes::judge_sweep(missing, known, &settings(), NOW).is_some();
+    let sweep = |missing, known| brakes::judge_sweep(missing, known, &settings(), |_| false, NOW).is_some();
     assert!(!sweep(4, 4));
     assert!(!sweep(33, 100));
     assert!(sweep(34, 100));
