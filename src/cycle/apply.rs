@@ -583,7 +583,7 @@ fn patch_outcome(result: Result<Option<crate::model::Referral>, RemoteError>) ->
 /// The idempotency key of one logical write: the same action gives the same key, also after a restart.
 fn request_id(action: &Action) -> uuid::Uuid {
     let what = match action {
-        Action::Create { referral, draft, .. } => json!([referral, "create", draft.columns]),
+        Action::Create { referral, draft, .. } => json!([referral, "create", draft.columns, draft.owner]),
         Action::Update { referral, etag, draft, .. } => json!([referral, "update", etag, draft.columns]),
         Action::Patch { referral, etag, patch, .. } => json!([referral, "patch", etag, patch.operations]),
     };

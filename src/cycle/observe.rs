@@ -943,8 +943,10 @@ fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
         None => referral.updated.is_some() && entry.referral_updated == referral.updated,
     };
     let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    // A filter that was widened lets a referral in that did not change.
+    let is_out = entry.standing == Standing::OutOfScope;
     // A pending row comes back when it is due.
-    is_same && !is_missed && (entry.standing != Standing::Pending || entry.look_at.is_some())
+    is_same && !is_missed && !is_out && (entry.standing != Standing::Pending || entry.look_at.is_some())
 }
 
 fn stopping(since: Timestamp, reason: String) -> LatchedBrake {

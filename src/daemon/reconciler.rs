@@ -343,6 +343,9 @@ impl Reconciler {
         let (changed, unknown) = self
             .change(&which, |id, entry| {
                 let mut is_changed = entry.standing == Standing::LeadTaken;
+                if is_changed {
+                    entry.standing = Standing::Pending; // It searches its lead again.
+                }
                 // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.
                 let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
                 if freed.contains(&id) {

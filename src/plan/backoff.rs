@@ -56,6 +56,44 @@ pub fn failed(
     });
 }
 
+/// Codes by which Dynamics refuses the owner of a new lead: no such owner, disabled, or without a role
+/// (dataverse §7).
+const OWNER_CODES: [&str; 4] = ["0x80040217", "0x80040229", "0x8004022b", "0x80040231"];
+
+/// How the cause of a refused owner begins.
+const OWNER_REFUSED: &str = "owner refused";
+
+/// True when the row failed because of its owner: the next create takes the fallback owner.
+pub fn is_owner_refused(trouble: &Trouble) -> bool {
+    !trouble.is_dead_letter && trouble.cause.what.starts_with(OWNER_REFUSED)
+}
+
+/// Notes a refused owner; false when the failure is of another kind, or the fallback owner was refused, too.
+pub fn owner_refused(
+    entry: &mut Entry,
+    error: &RemoteError,
+    now: Timestamp,
+    configuration: u64,
+    referral: &Seen<Referral>,
+    lead: &Seen<Lead>,
+) -> bool {
+    let Some(code) = error.code.as_deref().filter(|code| OWNER_CODES.iter().any(|one| one.eq_ignore_ascii_case(code)))
+    else {
+        return false;
+    };
+    if entry.trouble.as_ref().is_some_and(is_owner_refused) {
+        return false;
+    }
+    entry.trouble = Some(Trouble {
+        cause: Cause::new(Some(error.side), &format!("{OWNER_REFUSED} ({code})")),
+        attempts: 1,
+        since: now,
+        is_dead_letter: false,
+        about: about(entry, referral, lead, configuration),
+    });
+    true
+}
+
 /// Notes that a row cannot be written for a reason of our own: a dead letter until something changes.
 pub fn block(
     entry: &mut Entry,
@@ -65,8 +103,12 @@ pub fn block(
     referral: &Seen<Referral>,
     lead: &Seen<Lead>,
 ) {
+    let cause = Cause::new(None, reason);
+    if entry.trouble.as_ref().is_some_and(|trouble| trouble.is_dead_letter && trouble.cause == cause) {
+        return;
+    }
     entry.trouble = Some(Trouble {
-        cause: Cause::new(None, reason),
+        cause,
         attempts: 1,
         since: now,
         is_dead_letter: true,

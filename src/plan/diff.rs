@@ -10,8 +10,8 @@
 //! |          |         | linked   | what was due: settled closings, retries            |
 
 use crate::model::{
-    Base, Cause, Entry, ExternalReference, GroupMemory, Lead, LeadDraft, LeadId, LeadState, Link, ObservedOutcome,
-    Patch, Referral, ReferralId, ReferralStatus, Side, Standing, Substatus, Timestamp,
+    Base, Cause, Column, Entry, ExternalReference, GroupMemory, Lead, LeadDraft, LeadId, LeadState, Link,
+    ObservedOutcome, Patch, Referral, ReferralId, ReferralStatus, Side, Standing, Substatus, Timestamp,
 };
 use crate::plan::action::{Action, GroupWrite, Hold, Needs, Rule, Step};
 use crate::plan::fields::{self, Merge, Sight};
@@ -77,6 +77,8 @@ struct Draft<'a> {
     was_due: bool,
     /// Bits of the holds it had before.
     before: u32,
+    /// Bits of holds that were raised once and still stand.
+    raised: u32,
 }
 
 impl<'a> Draft<'a> {
@@ -98,6 +100,7 @@ impl<'a> Draft<'a> {
             out_of_scope: None,
             was_due: false,
             before: 0,
+            raised: 0,
         }
     }
 
@@ -139,6 +142,8 @@ impl<'a> Draft<'a> {
         }
         backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration);
         if matches!(self.row.referral, Seen::Absent) {
+            // Its version is forgotten, so that it is looked at again as soon as it is listed.
+            entry.referral_etag = None;
             self.holds.push(Hold::ReferralMissing);
             entry.look_at = Some(self.now.plus(MISSING_AGAIN));
         } else {
@@ -151,7 +156,7 @@ impl<'a> Draft<'a> {
                 self.linked(&mut entry);
             }
         }
-        entry.holds = self.holds.iter().fold(0, |bits, hold| bits | hold.bit());
+        entry.holds = self.holds.iter().fold(self.raised, |bits, hold| bits | hold.bit());
         self.entry = Some(entry);
     }
 
@@ -207,15 +212,7 @@ impl<'a> Draft<'a> {
         entry.standing = Standing::Linked;
         entry.groups.clear();
         entry.outcome = None;
-        entry.link = Some(Link {
-            lead: lead.id,
-            etag: lead.etag.clone(),
-            status: lead.status,
-            modified: lead.modified,
-            deal: Default::default(),
-            is_ours: self.is_ours(lead),
-            has_changed_state: false,
-        });
+        entry.link = Some(self.link_to(lead));
         if let Some(referral) = self.row.referral.present() {
             let followed = self.row.adoption.as_ref().map_or(&[][..], |adoption| &adoption.followed);
             entry.external_reference = match external_reference(referral, lead.id) {
@@ -225,6 +222,19 @@ impl<'a> Draft<'a> {
                 }
                 other => other,
             };
+        }
+    }
+
+    /// A link to a lead that was there before: its outcome is no news.
+    fn link_to(&self, lead: &Lead) -> Link {
+        Link {
+            lead: lead.id,
+            etag: lead.etag.clone(),
+            status: lead.status,
+            modified: lead.modified,
+            deal: Default::default(),
+            is_ours: self.is_ours(lead),
+            has_changed_state: false,
         }
     }
 
@@ -258,7 +268,12 @@ impl<'a> Draft<'a> {
         }
         entry.standing = Standing::Pending;
         let derived = self.policy.mapping.derive(referral, entry.primary_contact, may_contact(entry));
-        let mut draft = LeadDraft { owner: self.policy.mapping.owner(referral), ..LeadDraft::default() };
+        let is_owner_refused = entry.trouble.as_ref().is_some_and(backoff::is_owner_refused);
+        let owner = match is_owner_refused {
+            true => self.policy.mapping.fallback_owner(),
+            false => self.policy.mapping.owner(referral),
+        };
+        let mut draft = LeadDraft { owner, ..LeadDraft::default() };
         let mut groups = Vec::new();
         for (group, value) in self.policy.mapping.groups().iter().zip(&derived.groups) {
             self.note_skipped(group, value);
@@ -268,43 +283,41 @@ impl<'a> Draft<'a> {
                 return;
             }
             let columns: Vec<_> = value.draft.iter().filter(|(_, value)| !value.is_null()).collect();
-            if columns.is_empty() || (group.is_contact && entry.is_consent_withdrawn) {
+            if columns.is_empty() {
                 continue;
             }
-            groups.push(write_of(group, value.fingerprint, value.draft_fingerprint, value, Rule::NewLead));
+            let names = columns.iter().map(|(name, _)| (*name).clone()).collect();
+            groups.push(write_of(group, value.fingerprint, value.draft_fingerprint, names, Rule::NewLead));
             draft.columns.extend(columns.into_iter().map(|(name, value)| (name.clone(), value.clone())));
         }
-        if self.is_waiting(entry, Side::Crm) {
+        if !is_owner_refused && self.is_waiting(entry, Side::Crm) {
             return;
         }
         self.action = Some(Action::Create { referral: self.row.id, lead: computed, draft, groups });
     }
 
-    /// Entries whose lead is gone or taken: a lead that is back is linked again.
+    /// Entries whose lead is gone or taken: a lead that is back is linked again, a taken one waits for a release.
     fn look_again(&mut self, entry: &mut Entry) {
+        if entry.standing == Standing::LeadTaken {
+            self.holds.push(Hold::LeadTakenBefore);
+            return;
+        }
         let lead = entry.link.as_ref().map(|link| link.lead);
-        if let (Seen::Present(seen), Standing::LeadGone) = (&self.row.lead, entry.standing)
-            && Some(seen.id) == lead
-        {
+        if self.row.lead.present().is_some_and(|seen| Some(seen.id) == lead) {
             entry.standing = Standing::Linked;
             return;
         }
-        let candidates = self.row.adoption.as_ref().map(|adoption| adoption.candidates.len());
-        match (entry.standing, candidates) {
-            (Standing::LeadGone, None | Some(0)) => {
-                let is_unsearched = candidates.is_none() && lead.is_none();
-                self.needs.adoption = is_unsearched && self.row.referral.present().is_some();
-                self.needs.referral = is_unsearched && self.was_due && matches!(self.row.referral, Seen::Unseen);
-                let lead = lead.unwrap_or_else(|| self.policy.computed(self.row.id));
-                self.holds.push(Hold::LeadDeleted { lead });
-            }
-            (_, None) => {
-                self.needs.adoption = self.row.referral.present().is_some();
-                self.needs.referral = self.was_due && matches!(self.row.referral, Seen::Unseen);
-                self.holds.push(Hold::LeadTakenBefore);
-            }
-            (_, Some(_)) => self.link(entry),
+        let is_found = self.row.adoption.as_ref().is_some_and(|adoption| !adoption.candidates.is_empty());
+        if is_found || self.policy.link.on_lead_deleted == OnLeadDeleted::Recreate {
+            entry.standing = Standing::Pending;
+            entry.link = None;
+            return self.link(entry);
         }
+        // Without a link nothing but a search can find it again.
+        let is_unsearched = lead.is_none() && self.row.adoption.is_none();
+        self.needs.adoption = is_unsearched && self.row.referral.present().is_some();
+        self.needs.referral = is_unsearched && self.was_due && matches!(self.row.referral, Seen::Unseen);
+        self.holds.push(Hold::LeadDeleted { lead: lead.unwrap_or_else(|| self.policy.computed(self.row.id)) });
     }
 
     /// A linked referral: what was seen is remembered, then fields, then status.
@@ -332,19 +345,11 @@ impl<'a> Draft<'a> {
                     entry.link = None;
                     return;
                 }
-                // A merge: followed to the master, with no base and the reference as it is.
+                // A merge: followed to the master, with no base and the reference as it is. What the master says was
+                // said before it spoke for this referral.
                 entry.groups.clear();
-                link = Link {
-                    lead: lead.id,
-                    etag: None,
-                    status: lead.status,
-                    modified: None,
-                    deal: Default::default(),
-                    is_ours: self.is_ours(lead),
-                    has_changed_state: false,
-                };
                 entry.outcome = None;
-                remember_lead(&mut link, lead);
+                link = self.link_to(lead);
             }
             Seen::Present(lead) if lead.is_merged && lead.master.is_some() => {
                 self.needs.lead = true; // It speaks no more: its master does.
@@ -356,13 +361,10 @@ impl<'a> Draft<'a> {
         }
         if let Some(opportunities) = &self.row.opportunities {
             let deal = status::deal(opportunities);
-            let was_qualified = self
-                .row
-                .entry
-                .as_ref()
-                .and_then(|entry| entry.link.as_ref())
-                .is_some_and(|before| before.lead == link.lead && before.status.state == LeadState::Qualified);
-            link.has_changed_state |= deal != link.deal && was_qualified;
+            let before = self.row.entry.as_ref().and_then(|entry| entry.link.as_ref());
+            let was_heard =
+                before.is_some_and(|before| before.lead == link.lead && before.status.state == LeadState::Qualified);
+            link.has_changed_state |= was_heard && deal != link.deal;
             link.deal = deal;
         } else if link.status.state == LeadState::Qualified && matches!(self.row.lead, Seen::Present(_)) {
             self.needs.opportunities = true;
@@ -442,7 +444,7 @@ impl<'a> Draft<'a> {
             let lead = observed.as_ref().map(|observed| &observed[index]);
             if group.is_contact && entry.is_consent_withdrawn {
                 frozen_contacts.push(group.name.clone());
-                self.withdraw(lead, writes);
+                self.withdraw(group, memory, lead, writes);
             }
             // What moves while a group is frozen is remembered, so that nobody's value is overwritten afterwards.
             let is_silent = entry.is_frozen || (group.is_contact && !may_contact(entry));
@@ -453,15 +455,7 @@ impl<'a> Draft<'a> {
             if is_silent {
                 continue;
             }
-            self.decide(
-                entry,
-                link,
-                group,
-                &sight,
-                decision,
-                memories.last().filter(|last| last.group == group.key),
-                writes,
-            );
+            self.decide(entry, link, group, &sight, decision, writes);
         }
         memories.sort_by_key(|memory| memory.group);
         entry.groups = memories;
@@ -493,7 +487,22 @@ impl<'a> Draft<'a> {
                 use crate::ports::ActionKind::{Create, Disqualify, Update};
                 matches!(intent.kind, Create | Update | Disqualify)
             }),
+            is_referral_new: self.is_referral_new(),
+            is_lead_new: self.is_lead_new(),
         }
+    }
+
+    /// The referral is another version than the one last seen.
+    fn is_referral_new(&self) -> bool {
+        let before = self.row.entry.as_ref().and_then(|entry| entry.referral_etag.as_ref());
+        self.row.referral.present().is_some_and(|referral| before.is_some() && referral.etag.as_ref() != before)
+    }
+
+    /// The lead is another version than the one last seen.
+    fn is_lead_new(&self) -> bool {
+        let link = self.row.entry.as_ref().and_then(|entry| entry.link.as_ref());
+        let before = link.and_then(|link| link.etag.as_ref());
+        self.row.lead.present().is_some_and(|lead| before.is_some() && lead.etag.as_ref() != before)
     }
 
     /// A write to the lead that would change no column is an agreement.
@@ -515,7 +524,6 @@ impl<'a> Draft<'a> {
     }
 
     /// Turns the decision about one group into a part of a write or into a hold.
-    #[allow(clippy::too_many_arguments)] // every argument is a different noun of one decision
     fn decide(
         &mut self,
         entry: &Entry,
@@ -523,7 +531,6 @@ impl<'a> Draft<'a> {
         group: &Group,
         sight: &Sight<'_>,
         decision: Merge,
-        memory: Option<&GroupMemory>,
         writes: &mut Writes,
     ) {
         if let Some(value) = sight.referral {
@@ -553,9 +560,9 @@ impl<'a> Draft<'a> {
                         Some(lead) => self.policy.mapping.changes(group, value, lead),
                         None => value.draft.clone(),
                     };
+                    let names = draft.keys().cloned().collect();
                     writes.draft.columns.extend(draft);
-                    let write = write_of(group, value.fingerprint, value.draft_fingerprint, value, rule);
-                    writes.groups.push(write);
+                    writes.groups.push(write_of(group, value.fingerprint, value.draft_fingerprint, names, rule));
                 }
             }
             Merge::WriteBack(rule) => {
@@ -563,8 +570,12 @@ impl<'a> Draft<'a> {
                     self.need_lead();
                     return;
                 };
-                let is_over = !matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
-                if is_over || !self.policy.writes_referrals() {
+                if !self.policy.writes_referrals() {
+                    return;
+                }
+                if !matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active) {
+                    let reason = format!("the referral is {}", entry.referral_status);
+                    self.holds.push(Hold::NotWritable { group: group.name.clone(), reason });
                     return;
                 }
                 let was_cut = sight.referral.is_some_and(|referral| referral.is_cut);
@@ -577,12 +588,11 @@ impl<'a> Draft<'a> {
                     Err(reason) => {
                         self.holds.push(Hold::NotWritable { group: group.name.clone(), reason: reason.to_string() });
                     }
+                    Ok(operations) if operations.is_empty() => {} // The referral says the same in its own words.
                     Ok(operations) => {
-                        let referral_half = memory.map_or(value.fingerprint, |_| value.fingerprint);
-                        let mut write = write_of(group, referral_half, value.fingerprint, value, rule);
-                        write.columns = operations.iter().map(|operation| operation.path.clone()).collect();
+                        let paths = operations.iter().map(|operation| operation.path.clone()).collect();
                         writes.back.operations.extend(operations);
-                        writes.back_groups.push(write);
+                        writes.back_groups.push(write_of(group, value.fingerprint, value.fingerprint, paths, rule));
                     }
                 }
             }
@@ -598,7 +608,13 @@ impl<'a> Draft<'a> {
     }
 
     /// What a withdrawn consent does to a contact group.
-    fn withdraw(&mut self, lead: Option<&GroupValue>, writes: &mut Writes) {
+    fn withdraw(
+        &mut self,
+        group: &Group,
+        memory: Option<&GroupMemory>,
+        lead: Option<&GroupValue>,
+        writes: &mut Writes,
+    ) {
         match self.policy.on_consent_withdrawn {
             OnConsentWithdrawn::Hold => {}
             OnConsentWithdrawn::Mark => {
@@ -612,10 +628,14 @@ impl<'a> Draft<'a> {
             }
             OnConsentWithdrawn::Clear => {
                 self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
-                let Some(value) = lead.filter(|value| !value.is_empty) else { return };
-                for column in value.columns.keys() {
-                    writes.draft.columns.insert(column.clone(), serde_json::Value::Null);
-                }
+                // Once: what a seller enters afterwards is the seller's.
+                let nothing = self.policy.mapping.nothing(group);
+                let is_done = memory.is_some_and(|memory| base_of(memory) == (nothing, nothing));
+                let Some(value) = lead.filter(|value| !value.is_empty && !is_done) else { return };
+                let names: Vec<_> = value.columns.keys().cloned().collect();
+                let nulls = names.iter().map(|column| (column.clone(), serde_json::Value::Null));
+                writes.draft.columns.extend(nulls);
+                writes.groups.push(write_of(group, nothing, nothing, names, Rule::ConsentWithdrawn));
                 writes.also.push("the customer withdrew the consent (mapping.on_consent_withdrawn = \"clear\")");
             }
         }
@@ -643,9 +663,7 @@ impl<'a> Draft<'a> {
 
     /// The referral was closed over there while the lead is open.
     fn closed_over_there(&mut self, entry: &Entry, link: &Link, writes: &mut Writes) {
-        let is_over_there = entry.referral_status == ReferralStatus::Closed && entry.closed_by_us.is_none();
-        let was_open = self.row.entry.as_ref().is_some_and(|before| before.referral_status != ReferralStatus::Closed);
-        if !is_over_there || link.status.state != LeadState::Open || !was_open {
+        if !self.is_closing_news(entry, link) {
             return;
         }
         match self.policy.status.on_referral_closed {
@@ -656,6 +674,14 @@ impl<'a> Draft<'a> {
                 writes.also.push("the referral was closed (status.on_referral_closed = \"disqualify\")");
             }
         }
+    }
+
+    /// True until the closing of a referral that was linked before has been answered on its open lead.
+    fn is_closing_news(&self, entry: &Entry, link: &Link) -> bool {
+        let was_linked = self.row.entry.as_ref().is_some_and(|entry| entry.link.is_some());
+        let is_over_there = entry.referral_status == ReferralStatus::Closed && entry.closed_by_us.is_none();
+        let is_answered = entry.reported_after_closing.is_some();
+        was_linked && is_over_there && !is_answered && link.status.state == LeadState::Open
     }
 
     /// The write to the lead, if any.
@@ -784,15 +810,27 @@ impl<'a> Draft<'a> {
     /// The referral is closed and the lead goes on: said once.
     fn too_late(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) {
         entry.outcome = None;
-        let says_nothing = matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none();
-        if entry.referral_status != ReferralStatus::Closed || says_nothing {
+        if entry.referral_status != ReferralStatus::Closed {
             return;
         }
+        if self.policy.status.on_referral_closed == OnReferralClosed::Disqualify && self.is_closing_news(entry, link) {
+            return; // The lead is written first.
+        }
+        let mark = status::mark(link.status, link.deal);
+        let before = entry.reported_after_closing.replace(mark);
         if status::fits_closed(entry.referral_substatus, outcome) {
             return;
         }
-        self.holds.push(Hold::ClosedAlready { now: format!("{} (status {})", link.status.state, link.status.code) });
-        entry.reported_after_closing = Some(link.status.code);
+        if matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none() {
+            return;
+        }
+        let hold = Hold::ClosedAlready { now: status::words(link.status, link.deal) };
+        if before == Some(mark) {
+            let earlier = self.row.entry.as_ref().map_or(0, |entry| entry.holds);
+            self.raised |= earlier & hold.bit();
+        } else {
+            self.holds.push(hold);
+        }
     }
 
     /// True (with a hold) while this row waits after a failure on that side.
@@ -837,14 +875,14 @@ struct Writes {
     waiting: Vec<String>,
 }
 
-fn write_of(group: &Group, referral: u64, lead: u64, value: &GroupValue, rule: Rule) -> GroupWrite {
+fn write_of(group: &Group, referral: u64, lead: u64, columns: Vec<Column>, rule: Rule) -> GroupWrite {
     GroupWrite {
         group: group.key,
         name: group.name.clone(),
         mapping: group.mapping_hash,
         referral,
         lead,
-        columns: value.draft.keys().cloned().collect(),
+        columns,
         rule,
     }
 }

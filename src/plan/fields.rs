@@ -46,6 +46,10 @@ pub struct Sight<'a> {
     pub intent: Option<(u64, u64)>,
     /// That write went to the lead.
     pub is_intent_to_lead: bool,
+    /// The referral is another version than the one last seen.
+    pub is_referral_new: bool,
+    /// The lead is another version than the one last seen.
+    pub is_lead_new: bool,
 }
 
 /// What the merge of one group decides.
@@ -90,6 +94,7 @@ pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) ->
         lead_moved: moved(memory.lead_moved, base_lead, lead, now),
         ..memory.clone()
     };
+    date_moves(&mut next, sight, now);
     let is_agreed = is_ours(sight, referral, lead) || is_equal(sight, referral, lead);
     let has_moved = next.referral_moved.is_some() || next.lead_moved.is_some();
     if is_agreed && (has_moved || matches!(memory.base, Base::Apart { .. })) {
@@ -143,24 +148,42 @@ fn first_sight(sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
     (if is_disputed { Merge::NoCommonBase } else { Merge::Rest }, Some(memory))
 }
 
+/// Moves first observed in one and the same cycle get the services' own times: later changes of other fields must not
+/// turn their order around.
+fn date_moves(next: &mut GroupMemory, sight: &Sight<'_>, now: Timestamp) {
+    let (Some(referral), Some(lead)) = (&mut next.referral_moved, &mut next.lead_moved) else { return };
+    if let (Some(referral_changed), Some(lead_changed)) = (sight.referral_changed, sight.lead_changed)
+        && referral.at == now
+        && lead.at == now
+    {
+        (referral.at, lead.at) = (referral_changed, lead_changed);
+    }
+}
+
 /// Records the halves under a new mapping: a change of mapping moves no lead.
+///
+/// What moved before or together with it cannot be told from the change itself: it is never taken for agreed.
 fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
     let (Some(referral), Some(lead)) = (sight.referral, sight.lead) else {
         // A lead alone changes nothing; a referral that moves asks for its lead, which many rows read at once.
         let decision = if sight.referral.is_some() { Merge::NeedLead } else { Merge::Rest };
         return (decision, Some(memory.clone()));
     };
+    let (referral, lead) = (referral.fingerprint, lead.fingerprint);
+    if is_equal(sight, referral, lead) {
+        return (Merge::Rest, Some(common(sight, referral, lead)));
+    }
+    let referral_waits = memory.referral_moved.is_some() || sight.is_referral_new;
+    let lead_waits = memory.lead_moved.is_some() || sight.is_lead_new;
+    let apart = |is_disputed| Base::Apart { referral, lead, is_disputed };
     let base = match memory.base {
-        Base::Common { .. } if memory.referral_moved.is_some() || memory.lead_moved.is_some() => {
-            let is_disputed = memory.referral_moved.is_some() && memory.lead_moved.is_some();
-            Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed }
-        }
-        Base::Common { .. } => Base::Common { referral: referral.fingerprint, lead: lead.fingerprint },
-        Base::Apart { is_disputed, .. } => {
-            Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed }
-        }
+        Base::Apart { is_disputed, .. } => apart(is_disputed),
+        Base::Common { .. } if referral_waits || (lead_waits && sight.is_two_way) => apart(true),
+        Base::Common { .. } if lead_waits => apart(false),
+        Base::Common { .. } => Base::Common { referral, lead },
     };
-    (Merge::Rest, Some(remember(sight, base)))
+    let is_disputed = matches!(base, Base::Apart { is_disputed: true, .. });
+    (if is_disputed { Merge::NoCommonBase } else { Merge::Rest }, Some(remember(sight, base)))
 }
 
 /// Carries out an operator's release.
@@ -190,7 +213,7 @@ fn by_owner(sight: &Sight<'_>, referral: Option<Moved>, lead: Option<Moved>) -> 
         FieldOwner::PartnerCenter => Merge::WriteLead(Rule::Owner("owner partner_center")),
         FieldOwner::Crm => back("owner crm"),
         FieldOwner::Hold => Merge::BothMoved,
-        FieldOwner::Newest => match newest(sight, referral, lead) {
+        FieldOwner::Newest => match newest(referral, lead) {
             Newest::Referral => Merge::WriteLead(Rule::Owner("owner newest: the referral changed last")),
             Newest::Lead => back("owner newest: the lead changed last"),
             Newest::TooClose => Merge::BothMoved,
@@ -205,16 +228,12 @@ enum Newest {
 }
 
 /// Says which side moved last: by our first observations, within one cycle by the services' own times.
-fn newest(sight: &Sight<'_>, referral: Option<Moved>, lead: Option<Moved>) -> Newest {
+fn newest(referral: Option<Moved>, lead: Option<Moved>) -> Newest {
     let (referral_at, lead_at) = match (referral, lead) {
         (Some(_), None) => return Newest::Referral,
         (None, Some(_)) => return Newest::Lead,
         (None, None) => return Newest::TooClose,
-        (Some(referral), Some(lead)) if referral.at != lead.at => (referral.at, lead.at),
-        (Some(_), Some(_)) => match (sight.referral_changed, sight.lead_changed) {
-            (Some(referral), Some(lead)) => (referral, lead),
-            (None, _) | (_, None) => return Newest::TooClose,
-        },
+        (Some(referral), Some(lead)) => (referral.at, lead.at),
     };
     let apart = referral_at.since(lead_at).max(lead_at.since(referral_at));
     if apart < NEWEST_MARGIN {

@@ -13,6 +13,9 @@ pub mod settle;
 pub mod snapshot;
 pub mod status;
 
+#[cfg(test)]
+mod tests;
+
 pub use action::{Action, GroupWrite, HOLD_NAMES, Hold, Needs, Rule, Step};
 pub use diff::{RowPlan, Urgency, plan_row};
 pub use policy::Policy;

@@ -146,6 +146,12 @@ fn failed(
     match error.fault {
         Fault::Conflict | Fault::Missing => Next::Read,
         Fault::Throttled { .. } | Fault::Unavailable | Fault::Unauthorized | Fault::NeedsHuman => Next::Later,
+        Fault::Refused
+            if has_owner(action)
+                && backoff::owner_refused(entry, error, now, policy.configuration, &row.referral, &row.lead) =>
+        {
+            Next::Plan // With the fallback owner.
+        }
         Fault::Refused | Fault::Malformed => {
             backoff::failed(entry, error, now, policy.configuration, &row.referral, &row.lead, &policy.retry);
             if let Some(trouble) = entry.trouble.as_ref().filter(|trouble| !trouble.is_dead_letter) {
@@ -154,6 +160,10 @@ fn failed(
             Next::Failed
         }
     }
+}
+
+fn has_owner(action: &Action) -> bool {
+    matches!(action, Action::Create { draft, .. } if draft.owner.is_some())
 }
 
 fn writes_of(action: &Action) -> &[GroupWrite] {

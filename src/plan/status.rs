@@ -87,6 +87,28 @@ pub fn fits_closed(substatus: Substatus, outcome: Outcome) -> bool {
     }
 }
 
+/// What a lead says, as a number: the same as long as it says the same.
+pub fn mark(status: LeadStatus, deal: Deal) -> i32 {
+    let deal = match deal {
+        Deal::None => 0,
+        Deal::Open => 1,
+        Deal::Won => 2,
+        Deal::Lost => 3,
+    };
+    status.code.wrapping_mul(4).wrapping_add(deal)
+}
+
+/// What a lead says, in words.
+pub fn words(status: LeadStatus, deal: Deal) -> String {
+    let opportunities = match (status.state, deal) {
+        (LeadState::Qualified, Deal::Open) => ", an opportunity is open",
+        (LeadState::Qualified, Deal::Won) => ", an opportunity is won",
+        (LeadState::Qualified, Deal::Lost) => ", all opportunities are lost",
+        (LeadState::Open | LeadState::Qualified | LeadState::Disqualified, _) => "",
+    };
+    format!("{} (status {}){opportunities}", status.state, status.code)
+}
+
 /// What the opportunities of one lead add up to: any Won, else any Open, else all Lost.
 pub fn deal(opportunities: &[Opportunity]) -> Deal {
     let has = |state| opportunities.iter().any(|opportunity| opportunity.state == state);

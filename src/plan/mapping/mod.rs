@@ -199,6 +199,16 @@ impl Mapping {
         self.owners.of(referral)
     }
 
+    /// Who shall own a lead whose owner was refused.
+    pub fn fallback_owner(&self) -> Option<Owner> {
+        self.owners.fallback()
+    }
+
+    /// The fingerprint of a group without any value.
+    pub fn nothing(&self, group: &Group) -> u64 {
+        self.prints.value(&group.name, &BTreeMap::new())
+    }
+
     /// Decimal places of a currency; `None` when the organization does not have it.
     fn precision(&self, currency: &str) -> Option<u32> {
         self.currencies.get(currency).copied()

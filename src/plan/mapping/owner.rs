@@ -23,6 +23,11 @@ impl Owners {
         Owners { rules, fallback }
     }
 
+    /// The owner of leads that no rule fits.
+    pub(super) fn fallback(&self) -> Option<Owner> {
+        self.fallback
+    }
+
     /// Decides; all given conditions of a rule must fit. Countries are compared as two letters, all else without case.
     pub(super) fn of(&self, referral: &Referral) -> Option<Owner> {
         let document = &referral.document;

@@ -1,0 +1,296 @@
+//! The merge of one group (spec, "Fields"), line by line.
+
+use super::support::*;
+use crate::model::{LeadState, LeadStatus, ReferralStatus, Take};
+use crate::plan::settings::FieldOwner;
+use ReferralStatus::{Active, Closed};
+
+fn seen(owner: FieldOwner, is_two_way: bool, memory: Memory) -> Sample {
+    row_with(owner, is_two_way).referral(Active).linked(Active).open().remembering(memory)
+}
+
+/// What a decision prints.
+const REST: &str = "";
+const WRITE_LEAD: &str =
+    "update lead L of referral R: qualificationcomments (only the referral changed; mapping.groups.notes)";
+const WRITE_BACK: &str =
+    "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)";
+const WAS_EMPTY: &str =
+    "update lead L of referral R: qualificationcomments (no common base, the lead had no value; mapping.groups.notes)";
+const NO_BASE: &str = "hold: no common base for notes: both sides have a value; `release --take referral` or `--take lead` decides (mapping.groups.notes)";
+
+fn both(owner: &str) -> String {
+    format!(
+        "hold: both sides changed notes; `release --take referral` or `--take lead` decides (mapping.groups.notes.owner = \"{owner}\")"
+    )
+}
+
+fn lead_by(owner: &str) -> String {
+    format!("update lead L of referral R: qualificationcomments (both changed, {owner}; mapping.groups.notes.owner)")
+}
+
+fn back_by(owner: &str) -> String {
+    format!("write back to referral R: /details/notes (both changed, {owner}; mapping.groups.notes.owner)")
+}
+
+const OWNERS: [FieldOwner; 4] = [FieldOwner::PartnerCenter, FieldOwner::Crm, FieldOwner::Newest, FieldOwner::Hold];
+
+#[test]
+fn with_a_common_base_the_side_that_moved_is_carried_over_whoever_owns_it() {
+    for owner in OWNERS {
+        for is_two_way in [false, true] {
+            let seen = || seen(owner, is_two_way, Memory::Common);
+            check_all(vec![
+                ("nothing moved", seen(), REST),
+                ("the referral moved", seen().says("new"), WRITE_LEAD),
+                ("the referral was emptied", seen().says(""), WRITE_LEAD),
+                ("the lead moved", seen().shows("new"), if is_two_way { WRITE_BACK } else { REST }),
+                ("both moved to the same", seen().says("new").shows("new"), REST),
+            ]);
+        }
+    }
+}
+
+#[test]
+fn a_lead_that_was_emptied_erases_nothing_over_there() {
+    check(
+        seen(FieldOwner::Newest, true, Memory::Common).shows(""),
+        "hold: the lead's notes cannot be written back: the lead's qualificationcomments is empty (mapping.groups.notes.write_back)",
+    );
+}
+
+#[test]
+fn when_both_moved_the_owner_decides() {
+    let seen = |owner, is_two_way| seen(owner, is_two_way, Memory::Common).says("theirs").shows("ours");
+    let partner_center = lead_by("owner partner_center");
+    let crm = back_by("owner crm");
+    check_all(vec![
+        ("partner_center", seen(FieldOwner::PartnerCenter, false), &partner_center),
+        ("partner_center, two-way", seen(FieldOwner::PartnerCenter, true), &partner_center),
+        ("crm", seen(FieldOwner::Crm, false), REST),
+        ("crm, two-way", seen(FieldOwner::Crm, true), &crm),
+        ("hold", seen(FieldOwner::Hold, false), &both("hold")),
+        ("hold, two-way", seen(FieldOwner::Hold, true), &both("hold")),
+    ]);
+}
+
+#[test]
+fn the_newest_is_told_by_first_observations_and_within_one_cycle_by_server_times() {
+    let seen = |is_two_way| seen(FieldOwner::Newest, is_two_way, Memory::Common).says("theirs").shows("ours");
+    let referral = lead_by("owner newest: the referral changed last");
+    let lead = back_by("owner newest: the lead changed last");
+    let changed = |referral: i64, lead: i64| {
+        seen(true)
+            .referral_is(|it| it.updated = Some(minutes(referral)))
+            .lead_is(|it| it.modified = Some(minutes(lead)))
+    };
+    let unknown = seen(true).lead_is(|lead| lead.modified = None);
+    check_all(vec![
+        ("same cycle, lead later", changed(-30, -20), &lead),
+        ("same cycle, referral later", changed(-20, -30), &referral),
+        ("same cycle, exactly five minutes", changed(-25, -20), &lead),
+        ("same cycle, closer than five minutes", changed(-24, -20), &both("newest")),
+        ("same cycle, no server time", unknown, &both("newest")),
+        ("one way, lead later", seen(false), REST),
+    ]);
+    // The referral was seen to move first, the lead an hour later, whatever the services' stamps say.
+    let first = || row_with(FieldOwner::Newest, true).referral(Active).linked(Active).open().says("theirs");
+    let observed = |after| {
+        let mut sample = first().later(minutes(after));
+        sample = sample.shows("ours").lead_is(|lead| lead.modified = Some(minutes(-90)));
+        sample
+    };
+    check_all(vec![("an hour apart", observed(60), &lead), ("four minutes apart", observed(4), &both("newest"))]);
+}
+
+#[test]
+fn a_change_of_another_field_does_not_turn_the_order_around() {
+    let close = seen(FieldOwner::Newest, true, Memory::Common).says("theirs").shows("ours");
+    let close = close.lead_is(|lead| lead.modified = Some(minutes(-29)));
+    check(close.clone(), &both("newest"));
+    let later = close.later(minutes(120)).lead_is(|lead| lead.modified = Some(minutes(119)));
+    check(later, &both("newest"));
+}
+
+#[test]
+fn without_a_base_only_what_is_empty_is_filled() {
+    for owner in OWNERS {
+        for is_two_way in [false, true] {
+            let seen = || seen(owner, is_two_way, Memory::None);
+            check_all(vec![
+                ("equal", seen(), REST),
+                ("both empty", seen().says("").shows(""), REST),
+                ("the lead is empty", seen().shows(""), WAS_EMPTY),
+                ("the referral is empty", seen().says("").shows("ours"), REST),
+                ("both have a value", seen().says("theirs").shows("ours"), NO_BASE),
+            ]);
+        }
+    }
+}
+
+#[test]
+fn a_later_move_without_a_common_base_is_decided_by_the_owner_as_if_both_had_moved() {
+    for memory in [Memory::Apart, Memory::Disputed] {
+        let seen = |owner, is_two_way| seen(owner, is_two_way, memory);
+        let rest = if memory == Memory::Disputed { NO_BASE } else { REST };
+        // In the tables both halves say `old`: make them differ first, as they do when apart.
+        let apart = |owner, is_two_way| seen(owner, is_two_way).shows("ours").later_apart();
+        check_all(vec![
+            ("nothing moved", apart(FieldOwner::Newest, true), rest),
+            (
+                "newest, the referral moved",
+                apart(FieldOwner::Newest, true).says("theirs"),
+                &lead_by("owner newest: the referral changed last"),
+            ),
+            (
+                "newest, the lead moved",
+                apart(FieldOwner::Newest, true).shows("again"),
+                &back_by("owner newest: the lead changed last"),
+            ),
+            ("newest, one way", apart(FieldOwner::Newest, false).shows("again"), REST),
+            ("crm, the referral moved", apart(FieldOwner::Crm, true).says("theirs"), &back_by("owner crm")),
+            ("crm, one way", apart(FieldOwner::Crm, false).says("theirs"), REST),
+            (
+                "partner_center, the lead moved",
+                apart(FieldOwner::PartnerCenter, true).shows("again"),
+                &lead_by("owner partner_center"),
+            ),
+            ("hold", apart(FieldOwner::Hold, true).says("theirs"), &both("hold")),
+            ("agreed by themselves", apart(FieldOwner::Newest, true).shows("old"), REST),
+        ]);
+    }
+}
+
+impl Sample {
+    /// The halves of `notes` become what both sides show now.
+    fn later_apart(self) -> Self {
+        let mapping = self.policy.mapping.clone();
+        let at = mapping.groups().iter().position(|group| group.name == "notes").expect("notes");
+        let lead = mapping.observe(self.row.lead.present().expect("a lead"), None)[at].fingerprint;
+        self.notes(|memory| {
+            if let crate::model::Base::Apart { lead: half, .. } = &mut memory.base {
+                *half = lead;
+            }
+        })
+    }
+}
+
+#[test]
+fn a_release_decides_once() {
+    let held = |is_two_way, take| {
+        let held = seen(FieldOwner::Hold, is_two_way, Memory::Common).says("theirs").shows("ours");
+        held.notes(|memory| memory.released = Some(take))
+    };
+    let lead = "update lead L of referral R: qualificationcomments (released by an operator; mapping.groups.notes)";
+    let back = "write back to referral R: /details/notes (released by an operator; mapping.groups.notes)";
+    check_all(vec![
+        ("take referral", held(false, Take::Referral), lead),
+        ("take referral, two-way", held(true, Take::Referral), lead),
+        ("take lead", held(false, Take::Lead), REST),
+        ("take lead, two-way", held(true, Take::Lead), back),
+    ]);
+    for (is_two_way, take) in [(false, Take::Referral), (true, Take::Referral), (false, Take::Lead), (true, Take::Lead)]
+    {
+        check(held(is_two_way, take).written(), REST);
+    }
+}
+
+#[test]
+fn a_kept_edit_stays_the_sellers_through_any_number_of_later_moves_of_the_referral() {
+    let kept = seen(FieldOwner::Crm, false, Memory::Common).shows("seller's").later(minutes(10));
+    check(kept.clone().says("1"), REST);
+    check(kept.says("1").later(minutes(20)).says("2").later(minutes(30)).says("3"), REST);
+}
+
+#[test]
+fn a_lead_that_is_not_open_is_not_written_until_it_is_reopened() {
+    for (state, code, word) in [(LeadState::Qualified, 3, "Qualified"), (LeadState::Disqualified, 4, "Disqualified")] {
+        let status = LeadStatus { state, code };
+        let closed = row().referral(Closed).linked_as(Closed, status).lead(state, code).says("new").later(minutes(5));
+        let hold = format!("hold: lead closed: L is {word}, notes wait until it is reopened");
+        check(closed.clone(), &hold);
+        check(closed.lead(LeadState::Open, 1), WRITE_LEAD);
+    }
+}
+
+#[test]
+fn a_change_of_mapping_moves_no_lead_and_forgets_no_edit() {
+    let other = |sample: Sample| sample.notes(|memory| memory.mapping ^= 1);
+    let common = |is_two_way| seen(FieldOwner::Newest, is_two_way, Memory::Common);
+    let differs = |is_two_way| {
+        // A new expression: the derived value differs from the half, the referral is the same version.
+        let sample = common(is_two_way).notes(|memory| {
+            if let crate::model::Base::Common { referral, .. } = &mut memory.base {
+                *referral ^= 1;
+            }
+        });
+        other(sample)
+    };
+    check_all(vec![
+        ("nothing else", other(common(false)), REST),
+        ("another value", differs(false), REST),
+        ("the referral changed with it", other(common(false).says("new")), NO_BASE),
+        ("the lead changed with it", other(common(false).shows("new")), REST),
+        ("the lead changed with it, two-way", other(common(true).shows("new")), NO_BASE),
+    ]);
+    let kept = seen(FieldOwner::Crm, false, Memory::Common).shows("seller's").later(minutes(10));
+    let changed = other(kept).later(minutes(20));
+    check(changed.says("new"), REST);
+}
+
+#[test]
+fn after_a_change_of_mapping_later_moves_count_again() {
+    let changed = seen(FieldOwner::Crm, false, Memory::Common).notes(|memory| memory.mapping ^= 1).later(minutes(1));
+    check(changed.says("new"), WRITE_LEAD);
+}
+
+#[test]
+fn a_side_that_was_not_read_counts_as_last_seen() {
+    let blind = |sample: Sample| {
+        let mut sample = sample;
+        sample.row.lead = crate::plan::Seen::Unseen;
+        sample
+    };
+    check(blind(seen(FieldOwner::Crm, false, Memory::Common).says("new")), WRITE_LEAD);
+    check(blind(seen(FieldOwner::Crm, false, Memory::None)), "needs the lead");
+    let mut deaf = seen(FieldOwner::Crm, true, Memory::Common).shows("new");
+    deaf.row.referral = crate::plan::Seen::Unseen;
+    check(deaf.clone(), WRITE_BACK);
+    check(deaf.remembering(Memory::None), "needs the referral");
+}
+
+#[test]
+fn only_columns_that_differ_are_written_and_named() {
+    let policy = policy(FieldOwner::Crm, false, "keep = [\"contact\"]");
+    let sample = row_of(policy).referral(Active).linked(Active).open();
+    let team = |last: &str| serde_json::json!([{"firstName": "Ada", "lastName": last, "email": "a@b.example"}]);
+    let sample = sample
+        .document(|document| document["customerProfile"]["team"] = team("One"))
+        .lead_is(|lead| {
+            lead.columns.insert("firstname".to_owned(), "Ada".into());
+            lead.columns.insert("lastname".to_owned(), "One".into());
+            lead.columns.insert("emailaddress1".to_owned(), "a@b.example".into());
+        })
+        .forget("contact")
+        .later(minutes(1));
+    check(sample.clone(), REST);
+    check(
+        sample.document(|document| document["customerProfile"]["team"] = team("Two")),
+        "update lead L of referral R: lastname (only the referral changed; mapping.groups.contact)",
+    );
+}
+
+impl Sample {
+    fn forget(self, group: &str) -> Self {
+        let key = self.policy.mapping.groups().iter().find(|one| one.name == group).expect("a group").key;
+        self.entry(|entry| entry.groups.retain(|memory| memory.group != key))
+    }
+}
+
+#[test]
+fn a_closed_referral_holds_what_would_go_back() {
+    check(
+        row_with(FieldOwner::Newest, true).referral(Closed).linked(Closed).open().shows("new"),
+        "hold: the lead's notes cannot be written back: the referral is Closed (mapping.groups.notes.write_back)",
+    );
+}
