@@ -1,7 +1,10 @@
 //! What the demonstration is played on: the simulator on loopback, a temporary directory, the real engine between.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -212,6 +215,12 @@ fn wants_a_lead(document: &Value, own: &str) -> bool {
         && invited_by != Some(own)
 }
 
+/// As an operator is asked to keep secrets: for the owner alone.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
 fn word(document: &Value, name: &str) -> String {
     document[name].as_str().unwrap_or_default().to_owned()
 }
@@ -224,8 +233,8 @@ fn calm_limits() -> ProtectionLimits {
 fn settings(simulator: &Simulator, directory: &TempDir) -> io::Result<Settings> {
     let options = simulator.with(|world| world.options.clone());
     let (secret, refresh_token) = (directory.path().join("secret"), directory.path().join("refresh-token"));
-    std::fs::write(&secret, &options.client.1)?;
-    std::fs::write(&refresh_token, &options.first_refresh_token)?;
+    write_private(&secret, &options.client.1)?;
+    write_private(&refresh_token, &options.first_refresh_token)?;
     let url = |text: &str| url::Url::parse(text).map_err(io::Error::other);
     let authority = url(&simulator.authority_url)?;
     let sign_in = |auth: &mut AuthSettings| {
