@@ -92,9 +92,8 @@ async fn an_outage_of_either_side_for_several_cycles_loses_nothing() {
         stage.simulator.with(|world| world.faults.outage(Some(down)));
         let mut fresh = Vec::new();
         let leads = stage.simulator.with(|world| world.crm.lead_ids());
-        for number in 0..5 {
+        for (number, open) in leads.into_iter().take(5).enumerate() {
             fresh.push(stage.simulator.with(|world| world.add_referral(json!({"name": format!("Outage {number}")}))));
-            let open = leads[number];
             let _ = stage
                 .simulator
                 .with(|world| world.edit_row(referrald::sim::dynamics::Table::Lead, open, json!({"statuscode": 2})));
@@ -210,10 +209,18 @@ async fn a_storm_with_kills_and_a_lost_ledger_ends_in_agreement() {
         let classes: Vec<Class> = CLASSES.into_iter().filter(|class| !TIME_IS_LOST.contains(class)).collect();
         stage.simulator.with(|world| world.faults = FaultPlan::only(seed, &classes, 0.01));
         for round in 0..6 {
-            stage.simulator.with(|world| (0..12).for_each(|_| drop(world.random_edit(&mut rng))));
+            stage.simulator.with(|world| {
+                (0..12).for_each(|_| {
+                    world.random_edit(&mut rng);
+                })
+            });
             let before = stage.simulator.with(|world| world.journal.records().len());
             let killed = stage.once_killed_when(move |world| world.journal.records().len() > before + 11 * round).await;
-            stage.simulator.with(|world| (0..12).for_each(|_| drop(world.random_edit(&mut rng))));
+            stage.simulator.with(|world| {
+                (0..12).for_each(|_| {
+                    world.random_edit(&mut rng);
+                })
+            });
             let finished = stage.run(&["--json", "once"]).await;
             println!("round {round}: killed {killed}, then {}", finished.code);
             assert!(
