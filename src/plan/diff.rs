@@ -286,6 +286,8 @@ impl<'a> Draft<'a> {
         if let (Seen::Present(seen), Standing::LeadGone) = (&self.row.lead, entry.standing)
             && Some(seen.id) == lead
         {
+            // What the referral became while its lead was gone was not weighed: it is read again.
+            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             entry.standing = Standing::Linked;
             return;
         }
