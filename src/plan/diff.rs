@@ -304,6 +304,8 @@ impl<'a> Draft<'a> {
         }
         let lead = entry.link.as_ref().map(|link| link.lead);
         if self.row.lead.present().is_some_and(|seen| Some(seen.id) == lead) {
+            // What the referral became while its lead was gone was not weighed: it is read again.
+            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             entry.standing = Standing::Linked;
             return;
         }
