@@ -225,7 +225,7 @@ fn remedy_for(path: &KeyPath) -> String {
         "namespace" => "write a GUID".to_owned(),
         _ => match super::show::default_of(path) {
             Some(value) => format!("write it as in `{} = {value}`", path.last()),
-            None => "see the comment on it in `referrald config show --defaults`".to_owned(),
+            None => "see the comment on it in config/default.toml".to_owned(),
         },
     }
 }

@@ -92,7 +92,7 @@ impl Sources {
                     severity: Severity::Error,
                     key: KeyPath::default(),
                     message: reason,
-                    remedy: "write `--set KEY=VALUE`".to_owned(),
+                    remedy: "write KEY=VALUE".to_owned(),
                     place: Place { layer: usize::MAX, range: None, origin, snippet: None },
                 }),
             }

@@ -53,11 +53,13 @@ impl Pass<'_> {
             if let Some(action) = &plan.action {
                 if self.mode == Mode::Forecast {
                     let kind = action.kind().to_string();
-                    self.forecast.actions.push(Sentence {
-                        referral: plan.id.to_string(),
-                        kind,
-                        text: action.to_string(),
-                    });
+                    let mut text = action.to_string();
+                    if self.setup.with_values {
+                        for (name, value) in action.values() {
+                            text.push_str(&format!("\n    {name} = {value}"));
+                        }
+                    }
+                    self.forecast.actions.push(Sentence { referral: plan.id.to_string(), kind, text });
                 }
                 if let Some(entry) = &mut plan.entry {
                     entry.look_at = Some(now); // Until it is done, the next pass looks at it again.

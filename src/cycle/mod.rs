@@ -63,6 +63,8 @@ pub struct Setup {
     pub requests_per_day: (u64, u64),
     /// This is the first pass of this process.
     pub is_first: bool,
+    /// A forecast carries the values that would be written, for a person at a terminal.
+    pub with_values: bool,
     /// The schedule (or a person) asked for a sweep.
     pub is_sweep_asked: bool,
     /// Why nothing may be written, for a reason outside this pass.

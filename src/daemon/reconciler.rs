@@ -145,6 +145,7 @@ impl Reconciler {
             sweep_after_pause: settings.schedule.sweep_on_start_after.get(),
             requests_per_day: (settings.partner_center.requests_per_day, settings.dataverse.requests_per_day),
             is_first,
+            with_values: false,
             is_sweep_asked: is_cycle && self.is_sweep_asked.swap(false, Ordering::Relaxed),
             identity: ground.identity.clone(),
             stopped: key_trouble(&settings, &schema),
@@ -507,11 +508,14 @@ impl Engine for Reconciler {
         result
     }
 
-    async fn forecast(&self, _detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
+    async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
         self.restore_windows()?;
         match self.setup(&mut ground, false).await {
-            Ok(setup) => cycle::forecast(&self.ports, setup, stop).await,
+            Ok(mut setup) => {
+                setup.with_values = detail == Detail::Values;
+                cycle::forecast(&self.ports, setup, stop).await
+            }
             Err(error) => {
                 let report = self.could_not_begin(&error);
                 Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })

@@ -128,6 +128,18 @@ impl Action {
         }
     }
 
+    /// What would be written: lead column or referral path, and its value. For a person at a terminal, never for a log.
+    pub fn values(&self) -> Vec<(&str, &serde_json::Value)> {
+        match self {
+            Action::Create { draft, .. } | Action::Update { draft, .. } => {
+                draft.columns.iter().map(|(column, value)| (column.as_str(), value)).collect()
+            }
+            Action::Patch { patch, .. } => {
+                patch.operations.iter().map(|operation| (operation.path.as_str(), &operation.value)).collect()
+            }
+        }
+    }
+
     /// What goes into the intent record before it is sent.
     pub fn intended(&self) -> IntendedAction {
         let groups = match self {

@@ -97,7 +97,7 @@ impl Dataverse {
     pub(super) fn key_is_not_active(&self, operation: &'static str) -> RemoteError {
         let column = self.referral_column.as_deref().unwrap_or_default();
         RemoteError::new(Side::Crm, operation, Fault::Unauthorized).with_message(format!(
-            "the alternate key on lead column {column} is not active: run `referrald schema install` and wait until its index is"
+            "the alternate key on lead column {column} is not active: create the key on that column in the maker portal and wait until its index is"
         ))
     }
 }

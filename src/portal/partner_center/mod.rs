@@ -250,7 +250,7 @@ fn explain_list(mut error: RemoteError, has_cursor: bool) -> RemoteError {
             error.fault = Fault::Unauthorized;
             error.with_message(
                 "the signed-in user may not list referrals; give it the role Referrals admin in Partner Center, \
-                 then run `referrald login`",
+                 then put a fresh refresh token into partner_center.auth.refresh_token_file",
             )
         }
         Fault::Refused | Fault::Missing | Fault::Conflict if has_cursor => {
