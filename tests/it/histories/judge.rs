@@ -90,7 +90,7 @@ impl Pair<'_> {
         if !self.holds(&["outcome older than the link", "dead letter", "retrying"]) {
             found.extend(self.status(lead));
         }
-        let is_frozen = !entry.link.as_ref().is_some_and(|_| entry.holds == 0);
+        let is_frozen = entry.link.as_ref().is_none_or(|_| entry.holds != 0);
         if !is_frozen && self.lead(lead, "statecode").as_i64() == Some(0) {
             found.extend(self.values(lead));
         }
