@@ -332,7 +332,7 @@ impl Pass<'_> {
             .map(|mut ready| {
                 let (ports, policy) = (&ports, &policy);
                 async move {
-                    let sent = send_one(ports, policy, &mut ready.row, &ready.action).await;
+                    let sent = send_one(ports, policy, &mut ready.row, &mut ready.action).await;
                     (ready, sent)
                 }
             })
@@ -520,28 +520,26 @@ enum Sent {
 }
 
 /// Sends one action. An irreversible step is sent only when a fresh read still asks for the very same step.
-async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &Action) -> Sent {
+async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &mut Action) -> Sent {
+    let needs_fresh = matches!(action, Action::Patch { step, is_fresh, .. } if *step != Step::None && !*is_fresh);
+    if needs_fresh {
+        match fresh(ports, policy, row, action).await {
+            // What is settled afterwards is what was sent, not what was planned before the read.
+            Ok(Some(again)) => *action = again,
+            Ok(None) => return Sent::Changed,
+            Err(error) => return Sent::Outcome(Outcome::Failed(error)),
+        }
+    }
     let request = request_id(action);
-    let outcome = match action {
+    Sent::Outcome(match action {
         Action::Create { referral, lead, draft, .. } => {
             lead_outcome(ports.crm.create(*referral, *lead, draft, request).await)
         }
         Action::Update { lead, etag, draft, .. } => lead_outcome(ports.crm.update(*lead, etag, draft, request).await),
-        Action::Patch { referral, etag, patch, step, is_fresh, .. } => {
-            if *step == Step::None || *is_fresh {
-                patch_outcome(ports.portal.patch(*referral, etag, patch, request).await)
-            } else {
-                match fresh(ports, policy, row, action).await {
-                    Ok(Some(Action::Patch { etag, patch, .. })) => {
-                        patch_outcome(ports.portal.patch(*referral, &etag, &patch, request).await)
-                    }
-                    Ok(_) => return Sent::Changed,
-                    Err(error) => Outcome::Failed(error),
-                }
-            }
+        Action::Patch { referral, etag, patch, .. } => {
+            patch_outcome(ports.portal.patch(*referral, etag, patch, request).await)
         }
-    };
-    Sent::Outcome(outcome)
+    })
 }
 
 /// Reads the referral and decides the row again; the action, if it is still the same irreversible step.
