@@ -1,7 +1,7 @@
 //! One pass: observe, plan, apply, record. The only place where the plan meets the ports.
 //!
 //! ```text
-//! sign on → intents → leads and opportunities → due rows → referrals → braked kinds → scans → close
+//! stamp → intents → leads and opportunities → referrals → due rows → braked kinds → scans → braked kinds → close
 //! ```
 
 mod apply;
