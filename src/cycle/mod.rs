@@ -11,7 +11,6 @@ pub mod report;
 pub mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -404,6 +403,3 @@ pub const OLD_OUTCOMES: &str = "outcomes older than the link";
 fn distinct(ids: impl IntoIterator<Item = LeadId>) -> Vec<LeadId> {
     ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
-
-/// Shared by tests and the engine: the ports are cheap to clone.
-pub type SharedPorts = Arc<Ports>;

@@ -1,7 +1,7 @@
 //! The engine behind the daemon and the commands: ports, settings and what has to outlive one pass.
 
 use std::hash::Hasher;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +49,6 @@ pub struct Reconciler {
     ground: tokio::sync::Mutex<Ground>,
     is_sweep_asked: AtomicBool,
     is_running: AtomicBool,
-    cycles: AtomicU64,
 }
 
 /// What has to outlive one pass and is used by one pass at a time.
@@ -80,7 +79,6 @@ impl Reconciler {
             ground: tokio::sync::Mutex::default(),
             is_sweep_asked: AtomicBool::new(false),
             is_running: AtomicBool::new(false),
-            cycles: AtomicU64::new(0),
         }
     }
 
@@ -163,7 +161,6 @@ impl Reconciler {
 
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
-        self.cycles.fetch_add(1, Ordering::Relaxed);
         self.restore_windows()?;
         let setup = loop {
             match self.setup(&mut ground, true).await {
