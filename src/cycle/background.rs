@@ -8,8 +8,12 @@ use crate::ports::{Batch, Opening, Scan, SweepCursor};
 /// Entries of one step of the reading by id.
 const READING_STEP: usize = 200;
 
-/// While the brake of a sweep holds, another sweep looks this often.
-const SWEEP_AGAIN: std::time::Duration = std::time::Duration::from_secs(3600);
+/// While the brake of a sweep holds, another sweep looks after as long again as it has held: one stale answer stops
+/// writing for a minute, a lost role costs a sweep an hour.
+const SWEEP_AGAIN_MIN: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The longest wait between two sweeps while the brake of a sweep holds.
+const SWEEP_AGAIN_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Pages of the peek at New referrals that begins a catch-up.
 const PEEK_PAGES_MAX: u32 = 5;
@@ -68,10 +72,8 @@ impl Pass<'_> {
             self.memo.is_sweep_due |= self.memo.sweep.is_none();
             self.memo.lead_reading.get_or_insert(None);
         }
-        let is_old = self.memo.swept.is_none_or(|at| self.began.since(at) >= SWEEP_AGAIN);
-        if self.decisions.brakes.contains_key(SWEEP_BRAKE) && is_old {
-            self.memo.is_sweep_due |= self.memo.sweep.is_none(); // Only a sweep can say that all is well again.
-        }
+        // Only a sweep can say that all is well again.
+        self.memo.is_sweep_due |= self.is_look_again_due() && self.memo.sweep.is_none();
         if !self.setup.is_first {
             return Ok(());
         }
@@ -86,6 +88,15 @@ impl Pass<'_> {
             self.memo.lead_reading.get_or_insert(None);
         }
         Ok(())
+    }
+
+    /// The brake of a sweep holds, and it is time to look again.
+    fn is_look_again_due(&self) -> bool {
+        let Some(latch) = self.decisions.brakes.get(SWEEP_BRAKE) else { return false };
+        self.memo.swept.is_none_or(|swept| {
+            let wait = swept.since(latch.since).clamp(SWEEP_AGAIN_MIN, SWEEP_AGAIN_MAX);
+            self.setup.policy.ignores_delays || self.began.since(swept) >= wait
+        })
     }
 
     /// Which organization is ours decides what is in scope: one page tells, before anything is linked.

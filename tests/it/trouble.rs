@@ -199,6 +199,30 @@ async fn visibility_that_is_lost_stops_writing_and_its_return_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_missed_many_is_looked_at_again_by_the_next_once() {
+    let stage = Stage::new(68, 40).await;
+    stage.json(&["once"], 0).await;
+    let hour = std::time::Duration::from_secs(3600);
+    // Another configuration asks for a sweep; the newest referrals are still listed, the others are not.
+    stage.overlay("[cycle]\nclock_skew_max = \"1d\"\n[scope]\nimport_closed = \"won\"\n");
+    stage.simulator.with(|world| {
+        let until = world.clock().at().plus(hour);
+        let hidden = world.portal.len() / 2;
+        let mut by_age: Vec<_> = world.portal.all().map(|(id, it)| (it["updatedDateTime"].to_string(), id)).collect();
+        by_age.sort();
+        by_age.iter().take(hidden).for_each(|(_, id)| world.portal.hide(*id, until));
+    });
+    let report = stage.json(&["once"], 4).await;
+    assert!(report["brakes"]["visibility of a sweep"].is_string(), "{report:#}");
+    assert!(report["brakes"]["visibility"].is_null(), "{report:#}");
+    stage.simulator.with(|world| world.clock().advance(hour + hour));
+    stage.simulator.with(|world| world.entra.expire_all());
+    let report = stage.json(&["once"], 0).await;
+    assert_eq!(report["brakes"], json!({}), "{report:#}");
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_with_kills_and_a_lost_ledger_ends_in_agreement() {
     use rand::SeedableRng;
     for seed in SEEDS {
