@@ -315,6 +315,9 @@ impl<'a> Draft<'a> {
             entry.link = None;
             return self.link(entry);
         }
+        // It may be back (recycle bin, restored backup), and what came of a row that was due is not known otherwise.
+        let may_be_back = self.was_due || self.row.referral.present().is_some();
+        self.needs.lead = lead.is_some() && may_be_back && matches!(self.row.lead, Seen::Unseen);
         // Without a link nothing but a search can find it again.
         let is_unsearched = lead.is_none() && self.row.adoption.is_none();
         self.needs.adoption = is_unsearched && self.row.referral.present().is_some();

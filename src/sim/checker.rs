@@ -75,6 +75,9 @@ pub struct Checker {
     pub paths: BTreeSet<String>,
     /// `on_lead_deleted = "recreate"`: deleted leads may come back.
     pub may_recreate: bool,
+    /// Leads whose id was not computed are unknown to a daemon that lost its ledger: their referral names a lead that
+    /// may never have been one of ours, so it gets a lead of its own (spec 2, "Deleted leads").
+    pub may_forget_foreign: bool,
     /// A request this soon after the answer that closed a service was sent before the client could read it.
     pub window_grace: Duration,
 }
@@ -86,6 +89,7 @@ impl Default for Checker {
             columns: COLUMNS.into_iter().map(str::to_owned).collect(),
             paths: PATHS.into_iter().map(str::to_owned).collect(),
             may_recreate: false,
+            may_forget_foreign: false,
             window_grace: Duration::ZERO,
         }
     }
@@ -179,9 +183,14 @@ impl Checker {
                         ));
                     }
                 }
-                Event::LeadCreated { at, lead, by: Actor::Client, is_revival: true, was_referenced: true }
-                    if !self.may_recreate =>
-                {
+                Event::LeadCreated {
+                    at,
+                    lead,
+                    by: Actor::Client,
+                    is_revival: true,
+                    was_referenced: true,
+                    is_same_id,
+                } if !self.may_recreate && (*is_same_id || !self.may_forget_foreign) => {
                     found.push(format!("deleted lead came back as {lead} at {at}"));
                 }
                 Event::ReferralMoved { .. }

@@ -168,6 +168,8 @@ pub enum Event {
         by: Actor,
         /// A lead of this id, or with this referral id, had been deleted.
         is_revival: bool,
+        /// The deleted lead had this very id.
+        is_same_id: bool,
         /// At that time some referral named the deleted lead as its own.
         was_referenced: bool,
     },

@@ -122,8 +122,9 @@ fn a_deleted_lead_stays_deleted_or_is_created_again() {
     // The referral goes on: still left alone; the operator changes the rule: created after a search.
     let left = gone(OnLeadDeleted::Leave).later(minutes(1));
     let mut left = left.says("new");
-    left.row.lead = Seen::Unseen;
     check(left.clone(), GONE);
+    left.row.lead = Seen::Unseen;
+    check(left.clone(), &format!("{GONE}\nneeds the lead"));
     let changed = left.with(|policy| policy.link.on_lead_deleted = OnLeadDeleted::Recreate);
     check(changed.clone(), "needs a search");
     check(changed.found(&[]), CREATE);
@@ -136,6 +137,21 @@ fn a_lead_that_is_back_is_linked_again() {
     let back = gone.later(minutes(1)).open();
     check(back.clone(), "");
     assert_eq!(standing(back), Standing::Linked);
+}
+
+#[test]
+fn a_gone_lead_is_read_again_when_its_row_is_due_or_its_referral_is_listed() {
+    let mut gone = row().referral(Active).linked(Active);
+    gone.row.lead = Seen::Absent;
+    let mut gone = gone.later(minutes(1));
+    gone.row.lead = Seen::Unseen;
+    check(gone.clone(), &format!("{GONE}\nneeds the lead"));
+    gone.row.referral = Seen::Unseen;
+    check(gone.clone(), GONE);
+    // It was seen to be back, but its referral could not be read then: the row was left for later.
+    let due = gone.entry(|entry| entry.look_at = Some(minutes(1)));
+    check(due.clone(), &format!("{GONE}\nneeds the lead"));
+    check(due.open(), "needs the referral");
 }
 
 #[test]

@@ -416,11 +416,12 @@ impl Dynamics {
 
     fn announce_creation(&mut self, turn: &mut Turn<'_>, lead: Uuid, ghosts: Vec<Uuid>) {
         let is_revival = !ghosts.is_empty();
+        let is_same_id = ghosts.contains(&lead);
         if is_revival {
             self.ghosts.insert(lead, ghosts);
         }
         let (at, by) = (turn.now, turn.by);
-        turn.note.events.push(Event::LeadCreated { at, lead, by, is_revival, was_referenced: false });
+        turn.note.events.push(Event::LeadCreated { at, lead, by, is_revival, is_same_id, was_referenced: false });
     }
 }
 

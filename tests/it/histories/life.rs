@@ -344,7 +344,11 @@ impl Life {
     }
 
     fn judge(&mut self) {
-        let checker = Checker { may_recreate: self.script.may_recreate, ..Checker::default() };
+        let checker = Checker {
+            may_recreate: self.script.may_recreate,
+            may_forget_foreign: self.history.has_lost_ledger && !self.script.is_keyed,
+            ..Checker::default()
+        };
         let found = {
             let world = self.world();
             let mut found = checker.check(&world);
