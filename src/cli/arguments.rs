@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Sources;
 use crate::daemon::{DecisionRequest, Which};
 use crate::model::ReferralId;
 use crate::ports::Take;
@@ -15,6 +16,10 @@ pub struct Arguments {
     /// Configuration file [default: /etc/referrald/referrald.toml]
     #[arg(long, global = true, value_name = "FILE", env = "REFERRALD_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
+    /// One setting for this call, above file and environment; stands before the command. A secret belongs into a file
+    // Not global: of options that stand on both sides of the command only the latter would count.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -24,9 +29,26 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// What was said about the configuration.
+    pub fn flags(&self) -> Flags {
+        let config = self.config.clone().filter(|file| !file.as_os_str().is_empty());
+        Flags { config, set: self.set.clone() }
+    }
+}
+
+/// What the command line says about the configuration.
+#[derive(Clone, Default)]
+pub struct Flags {
     /// The configuration file that was named, by flag or environment.
-    pub fn config(&self) -> Option<PathBuf> {
-        self.config.clone().filter(|file| !file.as_os_str().is_empty())
+    pub config: Option<PathBuf>,
+    /// Dotted key and value of each `--set`, in order.
+    pub set: Vec<(String, String)>,
+}
+
+impl Flags {
+    /// The sources of this process with these flags.
+    pub fn sources(&self) -> Sources {
+        Sources { flags: self.set.clone(), ..Sources::from_process(self.config.clone()) }
     }
 }
 
@@ -150,8 +172,11 @@ pub enum ConfigCommand {
     /// Print the effective values, secrets hidden
     Show {
         /// Say where each value comes from
-        #[arg(long)]
+        #[arg(long, conflicts_with = "defaults")]
         origin: bool,
+        /// Print every key with its default and a comment instead
+        #[arg(long)]
+        defaults: bool,
     },
 }
 
@@ -195,6 +220,12 @@ impl Command {
     }
 }
 
+/// The two halves of `--set KEY=VALUE`.
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example cycle.work_budget=10s")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
 fn referral_id(text: &str) -> Result<ReferralId, String> {
     ReferralId::parse(text).ok_or_else(|| "this is no referral id; expected a GUID".to_owned())
 }
@@ -224,9 +255,18 @@ mod tests {
             ["--config a.toml status --json", "status --json --config a.toml", "--json config check --config a.toml"]
         {
             let arguments = parse(line).expect(line);
-            assert_eq!(arguments.config().as_deref(), Some(std::path::Path::new("a.toml")), "{line}");
+            assert_eq!(arguments.flags().config.as_deref(), Some(std::path::Path::new("a.toml")), "{line}");
             assert!(arguments.json, "{line}");
         }
+    }
+
+    #[test]
+    fn settings_for_one_call_are_taken_in_order_and_need_a_value() {
+        let flags =
+            parse("--set writes=off --set brakes.closings_per_hour=3 --set a=b=c plan").expect("a line").flags();
+        let set: Vec<(&str, &str)> = flags.set.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(set, [("writes", "off"), ("brakes.closings_per_hour", "3"), ("a", "b=c")]);
+        assert!(parse("--set writes plan").is_err() && parse("plan --set writes=off").is_err());
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::arguments::Demo;
-use crate::config::{Settings, Sources};
+use super::arguments::{Demo, Flags};
+use crate::config::Settings;
 use crate::daemon::reconciler::{Credential, Reload};
 use crate::daemon::{DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
@@ -65,7 +65,7 @@ pub enum StartError {
 #[async_trait]
 pub trait Build: Send + Sync {
     /// Reads the configuration: the file that was named, else the default one.
-    fn ground(&self, config: Option<&Path>) -> Result<Ground, StartError>;
+    fn ground(&self, flags: &Flags) -> Result<Ground, StartError>;
 
     /// Sets the log up, once for the process.
     fn start_log(&self, log: &LogSettings) -> Result<(), TelemetryError> {
@@ -73,15 +73,15 @@ pub trait Build: Send + Sync {
     }
 
     /// Opens the ledger and makes an engine.
-    async fn engine(&self, config: Option<&Path>, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError>;
+    async fn engine(&self, flags: &Flags, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError>;
 
     /// `config check`; gives the exit code.
-    fn config_check(&self, config: Option<PathBuf>, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8>;
+    fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8>;
 
     /// `config show`; gives the exit code.
     fn config_show(
         &self,
-        config: Option<PathBuf>,
+        flags: &Flags,
         is_json: bool,
         with_origin: bool,
         out: &mut dyn Write,
@@ -97,8 +97,8 @@ pub struct Product;
 
 #[async_trait]
 impl Build for Product {
-    fn ground(&self, config: Option<&Path>) -> Result<Ground, StartError> {
-        let settings = load(config)?;
+    fn ground(&self, flags: &Flags) -> Result<Ground, StartError> {
+        let settings = load(flags)?;
         Ok(Ground {
             state_directory: settings.state.directory,
             daemon: settings.daemon,
@@ -107,13 +107,13 @@ impl Build for Product {
         })
     }
 
-    async fn engine(&self, config: Option<&Path>, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
-        let settings = load(config)?;
+    async fn engine(&self, flags: &Flags, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
+        let settings = load(flags)?;
         let store = open_store(&settings.state, purpose).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (ports, credentials) = connect(&settings, store, clock)?;
-        let config = config.map(Path::to_path_buf);
-        let reload: Reload = Arc::new(move || match Settings::load(&Sources::from_process(config.clone())) {
+        let flags = flags.clone();
+        let reload: Reload = Arc::new(move || match Settings::load(&flags.sources()) {
             Ok(loaded) => Ok(loaded.settings),
             Err(problems) => {
                 Err(problems.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.message)).collect())
@@ -122,19 +122,19 @@ impl Build for Product {
         Ok(Arc::new(Reconciler::new(ports, settings, credentials, Some(reload))))
     }
 
-    fn config_check(&self, config: Option<PathBuf>, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8> {
-        super::config::check(&Sources::from_process(config), is_json, out)
+    fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8> {
+        super::config::check(&flags.sources(), is_json, out)
     }
 
     fn config_show(
         &self,
-        config: Option<PathBuf>,
+        flags: &Flags,
         is_json: bool,
         with_origin: bool,
         out: &mut dyn Write,
         trouble: &mut dyn Write,
     ) -> std::io::Result<u8> {
-        super::config::show(&Sources::from_process(config), is_json, with_origin, out, trouble)
+        super::config::show(&flags.sources(), is_json, with_origin, out, trouble)
     }
 
     async fn demo(&self, demo: Demo, is_json: bool, out: &mut (dyn Write + Send)) -> std::io::Result<u8> {
@@ -143,8 +143,8 @@ impl Build for Product {
 }
 
 /// Reads the configuration; every problem is in the error.
-fn load(config: Option<&Path>) -> Result<Settings, StartError> {
-    match Settings::load(&Sources::from_process(config.map(Path::to_path_buf))) {
+fn load(flags: &Flags) -> Result<Settings, StartError> {
+    match Settings::load(&flags.sources()) {
         Ok(loaded) => Ok(loaded.settings),
         Err(problems) => Err(StartError::Configuration(problems.to_string())),
     }

@@ -16,7 +16,7 @@ pub(super) async fn decide(
     let answer = match call.daemon().await? {
         Some(daemon) => daemon.decide(decision).await?,
         None => {
-            let engine = call.build.engine(call.config, Purpose::Decision).await?;
+            let engine = call.build.engine(call.flags, Purpose::Decision).await?;
             engine.decide(decision.clone()).await?
         }
     };

@@ -20,7 +20,7 @@ use crate::control::{Client, ControlError, Place};
 use crate::cycle::CycleError;
 use crate::telemetry::{self, LogFormat, LogSettings};
 
-use arguments::{Arguments, Command, ConfigCommand};
+use arguments::{Arguments, Command, ConfigCommand, Flags};
 use build::{Build, Ground, StartError};
 use exit::Exit;
 
@@ -74,8 +74,8 @@ async fn dispatch(
     out: &mut (dyn Write + Send),
     trouble: &mut (dyn Write + Send),
 ) -> Result<u8, Failure> {
-    let (config, is_json) = (arguments.config(), arguments.json);
-    let call = Call { build, config: config.as_deref(), is_json };
+    let (flags, is_json) = (arguments.flags(), arguments.json);
+    let call = Call { build, flags: &flags, is_json };
     if let Some(decision) = arguments.command.decision() {
         return Ok(decide::decide(&call, &decision, out).await?.code());
     }
@@ -85,9 +85,12 @@ async fn dispatch(
         Command::Plan { values } => plan::plan(&call, *values, out).await?,
         Command::Status => status::status(&call, out).await?,
         Command::Reconcile => decide::reconcile(&call, out).await?,
-        Command::Config { command: ConfigCommand::Check } => return Ok(build.config_check(config, is_json, out)?),
-        Command::Config { command: ConfigCommand::Show { origin } } => {
-            return Ok(build.config_show(config, is_json, *origin, out, trouble)?);
+        Command::Config { command: ConfigCommand::Check } => return Ok(build.config_check(&flags, is_json, out)?),
+        Command::Config { command: ConfigCommand::Show { defaults: true, .. } } => {
+            return Ok(config::show_defaults(out)?);
+        }
+        Command::Config { command: ConfigCommand::Show { origin, .. } } => {
+            return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);
         }
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
         Command::Suspend
@@ -103,13 +106,13 @@ async fn dispatch(
 /// One command's surroundings.
 pub struct Call<'a> {
     build: &'a dyn Build,
-    config: Option<&'a std::path::Path>,
+    flags: &'a Flags,
     is_json: bool,
 }
 
 impl Call<'_> {
     fn ground(&self) -> Result<Ground, Failure> {
-        Ok(self.build.ground(self.config)?)
+        Ok(self.build.ground(self.flags)?)
     }
 
     /// Reads the configuration, sets the log up for a command a person typed, and looks for a running daemon.

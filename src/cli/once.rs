@@ -13,7 +13,7 @@ use crate::lifecycle;
 /// Runs one cycle without a work budget. The first Ctrl-C lets writes in flight finish, the second ends at once.
 pub(super) async fn once(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     call.quiet_log(&call.ground()?.log)?;
-    let engine = call.build.engine(call.config, Purpose::Cycles).await?;
+    let engine = call.build.engine(call.flags, Purpose::Cycles).await?;
     let stop = CancellationToken::new();
     let working = async {
         let result = engine.cycle(Budget::Unlimited, &stop).await;

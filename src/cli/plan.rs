@@ -18,7 +18,7 @@ pub(super) async fn plan(call: &Call<'_>, values: bool, out: &mut (dyn Write + S
     let forecast = match call.daemon().await? {
         Some(daemon) => daemon.plan(detail).await?,
         None => {
-            let engine = call.build.engine(call.config, Purpose::Forecast).await?;
+            let engine = call.build.engine(call.flags, Purpose::Forecast).await?;
             engine.forecast(detail, &CancellationToken::new()).await?
         }
     };

@@ -48,7 +48,7 @@ pub(super) async fn serve(
     let schedules =
         ground.schedule.parse().map_err(|problems| Failure::Start(StartError::Configuration(problems.join("\n"))))?;
     notifier.status("opening the ledger");
-    let engine = call.build.engine(call.config, Purpose::Cycles).await?;
+    let engine = call.build.engine(call.flags, Purpose::Cycles).await?;
 
     let (bell, stop, pulse) = (Bell::new(), CancellationToken::new(), Pulse::new());
     let server = match Server::start(&place(&ground), engine.clone(), bell.clone()).await {
@@ -141,7 +141,7 @@ pub(super) async fn serve(
 
 /// Reads the part of a changed configuration that concerns the loop; the error is every problem as a sentence.
 fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, DaemonSettings), Vec<String>> {
-    let ground = call.build.ground(call.config).map_err(|error| vec![error.to_string()])?;
+    let ground = call.build.ground(call.flags).map_err(|error| vec![error.to_string()])?;
     let mut problems = Vec::new();
     if ground.state_directory != running.state_directory {
         problems.push("state.directory: it cannot change while the daemon runs; restart it".to_owned());

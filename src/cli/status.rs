@@ -27,7 +27,7 @@ pub(super) async fn status(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Res
     let (status, is_running) = match call.daemon().await? {
         Some(daemon) => (daemon.status().await?, true),
         None => {
-            let engine = call.build.engine(call.config, Purpose::Look).await?;
+            let engine = call.build.engine(call.flags, Purpose::Look).await?;
             (engine.status().await?, false)
         }
     };

@@ -1,7 +1,7 @@
 //! The commands with an engine that has nothing behind it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use clap::Parser;
 use tokio::sync::mpsc;
 
-use super::arguments::{Arguments, Demo};
+use super::arguments::{Arguments, Demo, Flags};
 use super::build::{Build, Ground, Purpose, StartError};
 use super::run::{End, serve};
 use super::{Call, words};
@@ -56,8 +56,8 @@ impl Workshop {
 
 #[async_trait]
 impl Build for Workshop {
-    fn ground(&self, config: Option<&Path>) -> Result<Ground, StartError> {
-        if config == Some(Path::new("bad.toml")) {
+    fn ground(&self, flags: &Flags) -> Result<Ground, StartError> {
+        if flags.config.as_deref() == Some(Path::new("bad.toml")) {
             return Err(StartError::Configuration("writes: unknown word".into()));
         }
         let thirty_seconds = HumanDuration::from_seconds(30);
@@ -82,7 +82,7 @@ impl Build for Workshop {
         Ok(())
     }
 
-    async fn engine(&self, _config: Option<&Path>, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
+    async fn engine(&self, _flags: &Flags, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
         self.purposes.lock().expect("not poisoned").push(purpose);
         match &self.refusal {
             Some(error) => Err(error.clone().into()),
@@ -90,14 +90,14 @@ impl Build for Workshop {
         }
     }
 
-    fn config_check(&self, config: Option<PathBuf>, _: bool, out: &mut dyn Write) -> std::io::Result<u8> {
-        writeln!(out, "checked {}", config.unwrap_or_default().display())?;
+    fn config_check(&self, flags: &Flags, _: bool, out: &mut dyn Write) -> std::io::Result<u8> {
+        writeln!(out, "checked {}", flags.config.clone().unwrap_or_default().display())?;
         Ok(78)
     }
 
     fn config_show(
         &self,
-        _: Option<PathBuf>,
+        _: &Flags,
         _: bool,
         with_origin: bool,
         out: &mut dyn Write,
@@ -202,8 +202,8 @@ async fn with_daemon<T>(
         kept.lock().expect("not poisoned").extend(states.iter().map(ToString::to_string));
     });
     let (sender, wishes) = mpsc::channel(4);
-    let call = Call { build: workshop, config: None, is_json: false };
-    let ground = workshop.ground(None).expect("sound");
+    let call = Call { build: workshop, flags: &Flags::default(), is_json: false };
+    let ground = workshop.ground(&Flags::default()).expect("sound");
     let serving = serve(&call, ground, wishes, notifier);
     let visiting = async {
         while Client::find(&workshop.place()).await.expect("no trouble").is_none() {
