@@ -127,9 +127,12 @@ settle_time_lost = "0s"
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_referrald"));
         command.arg("--config").arg(self.path("referrald.toml")).args(arguments);
+        // What the environment says to the tests is no configuration.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REFERRALD_")) {
+            command.env_remove(name);
+        }
         // The loudest log: whatever a test does is searched for personal data.
         command.env("REFERRALD_LOG", "trace").env_remove("NOTIFY_SOCKET").env_remove("RUNTIME_DIRECTORY");
-        command.env_remove("REFERRALD_CONFIG");
         command
     }
 
@@ -183,16 +186,23 @@ settle_time_lost = "0s"
 
     /// Starts `run` and waits until its control socket answers.
     pub async fn daemon(&self) -> Daemon {
+        let mut daemon = self.start();
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// Starts `run` and does not wait for it.
+    pub fn start(&self) -> Daemon {
         // Cycles only when a test asks for one.
         let text = std::fs::read_to_string(self.path("referrald.toml.d/10.toml")).unwrap_or_default();
         if !text.contains("[schedule]") {
             self.overlay(&format!("{text}\n[schedule]\nreconcile = \"0 0 0 1 1 *\"\nsweep = \"0 0 0 1 1 *\"\n"));
         }
         let began = jiff::Timestamp::now().into();
-        let child = self.spawn(&["run"], &format!("daemon-{}", Uuid::new_v4()));
-        let mut daemon = Daemon { child: Some(child), place: Place::new(None, None, &self.state()), began };
-        daemon.until_up().await;
-        daemon
+        let log = format!("daemon-{}", Uuid::new_v4());
+        let child = self.spawn(&["run"], &log);
+        let log = self.path(&format!("{log}.err"));
+        Daemon { child: Some(child), place: Place::new(None, None, &self.state()), began, log }
     }
 
     /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
@@ -375,6 +385,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// The last lines of a long log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG")).collect();
@@ -387,6 +402,8 @@ pub struct Daemon {
     place: Place,
     /// Just before it was started.
     began: Timestamp,
+    /// Where its log goes.
+    pub log: PathBuf,
 }
 
 impl Daemon {
@@ -395,7 +412,8 @@ impl Daemon {
         self.child.as_ref().unwrap().id()
     }
 
-    async fn until_up(&mut self) {
+    /// Waits until its control socket answers.
+    pub async fn until_up(&mut self) {
         let began = Instant::now();
         loop {
             if let Ok(Some(_)) = Client::find(&self.place).await {
@@ -458,7 +476,19 @@ impl Daemon {
         wait_for(&mut child).await
     }
 
-    /// Kills it as a power cut would.
+    /// What it has logged so far.
+    #[allow(dead_code)]
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends it a signal by name.
+    #[allow(dead_code)]
+    pub fn signal(&self, name: &str) {
+        assert!(signal(self.child.as_ref().unwrap(), name));
+    }
+
+    /// Kills it with SIGKILL.
     pub fn kill(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
