@@ -289,7 +289,12 @@ impl Pass<'_> {
 
     /// The incremental scan: newest changes first, down to the watermark.
     pub(super) async fn observe_portal(&mut self) -> Result<(), CycleError> {
-        let Some(mark) = self.memo.referrals_seen else { return Ok(()) };
+        let Some(mark) = self.memo.referrals_seen else {
+            // Nothing is remembered that could be missing: the ledger is new, or was lost while the brake held. Only what
+            // is listed is linked from here on, and no scan would ever judge the brake again.
+            self.unlatch(VISIBILITY_BRAKE);
+            return Ok(());
+        };
         if !self.is_up(Side::Crm) {
             return Ok(()); // While the leads side is down this watermark stands still.
         }

@@ -36,7 +36,6 @@ async fn with_writes_off_nothing_at_all_is_written() {
     stage.json(&["plan"], 3).await;
     let daemon = stage.daemon().await;
     daemon.first_cycle().await;
-    daemon.cycle().await;
     assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
     assert_eq!(stage.simulator.with(|world| world.crm.lead_ids().len()), 0);
     assert_eq!(daemon.stop().await, 0);

@@ -1,7 +1,5 @@
 //! `run`: the daemon by its control socket and its signals, and processes that die in the middle.
 
-use std::time::Duration;
-
 use referrald::sim::dynamics::Table;
 use referrald::sim::journal::{Actor, Event};
 use referrald::sim::{Service, SimClock, World};
@@ -26,9 +24,7 @@ async fn the_daemon_imports_follows_changes_and_stops_in_order() {
     stage.clear_journal();
     let quiet = daemon.cycle().await;
     assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]), "{quiet:#?}");
-    let began = std::time::Instant::now();
     assert_eq!(daemon.stop().await, 0);
-    assert!(began.elapsed() < Duration::from_secs(25), "the grace period");
     assert!(!stage.state().join("control.sock").exists());
     stage.judge();
 }

@@ -2,7 +2,7 @@
 //!
 //! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_SEED=n` replays one with its full log.
 
-mod judge;
+pub mod judge;
 mod life;
 mod script;
 

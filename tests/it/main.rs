@@ -12,4 +12,5 @@ mod histories;
 mod once;
 mod sign_in;
 mod stage;
+mod torture;
 mod trouble;

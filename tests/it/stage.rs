@@ -16,8 +16,11 @@ use referrald::sim::{Checker, SimClock, Simulator, World};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The longest any condition is waited for; a test that needs longer has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest any condition is waited for; a test that needs longer has failed. The machine may be slow and busy.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Requests that reach a service so soon after it asked for silence were sent before its answer was read; a busy machine
+/// needs its time to read. Windows of tests are longer.
+const WINDOW_GRACE: Duration = Duration::from_secs(1);
 /// Pause between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -124,9 +127,12 @@ settle_time_lost = "0s"
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_referrald"));
         command.arg("--config").arg(self.path("referrald.toml")).args(arguments);
+        // What the environment says to the tests is no configuration.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REFERRALD_")) {
+            command.env_remove(name);
+        }
         // The loudest log: whatever a test does is searched for personal data.
         command.env("REFERRALD_LOG", "trace").env_remove("NOTIFY_SOCKET").env_remove("RUNTIME_DIRECTORY");
-        command.env_remove("REFERRALD_CONFIG");
         command
     }
 
@@ -172,22 +178,31 @@ settle_time_lost = "0s"
     /// Starts `once`, asks it to stop as soon as `is_time` says so, and gives its exit code.
     pub async fn once_stopped_when(&self, is_time: impl Fn(&World) -> bool) -> i32 {
         let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));
-        self.until(is_time).await;
-        terminate(&child);
+        // The world stands still meanwhile, so that the signal comes at this moment and not after the end.
+        let stops_now = |world: &World| is_time(world) && terminate(&child);
+        self.until(stops_now).await;
         wait_for(&mut child).await
     }
 
     /// Starts `run` and waits until its control socket answers.
     pub async fn daemon(&self) -> Daemon {
+        let mut daemon = self.start();
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// Starts `run` and does not wait for it.
+    pub fn start(&self) -> Daemon {
         // Cycles only when a test asks for one.
         let text = std::fs::read_to_string(self.path("referrald.toml.d/10.toml")).unwrap_or_default();
         if !text.contains("[schedule]") {
             self.overlay(&format!("{text}\n[schedule]\nreconcile = \"0 0 0 1 1 *\"\nsweep = \"0 0 0 1 1 *\"\n"));
         }
-        let child = self.spawn(&["run"], &format!("daemon-{}", Uuid::new_v4()));
-        let mut daemon = Daemon { child: Some(child), place: Place::new(None, None, &self.state()) };
-        daemon.until_up().await;
-        daemon
+        let began = jiff::Timestamp::now().into();
+        let log = format!("daemon-{}", Uuid::new_v4());
+        let child = self.spawn(&["run"], &log);
+        let log = self.path(&format!("{log}.err"));
+        Daemon { child: Some(child), place: Place::new(None, None, &self.state()), began, log }
     }
 
     /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
@@ -198,10 +213,10 @@ settle_time_lost = "0s"
             if child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if self.simulator.with(|world| is_time(world)) {
-                child.kill().unwrap(); // SIGKILL
-                child.wait().unwrap();
-                return true;
+            // Killed while the world stands still: nothing is answered any more.
+            if self.simulator.with(|world| is_time(world) && child.kill().is_ok()) {
+                let status = child.wait().unwrap();
+                return status.code().is_none(); // Else it had ended by itself.
             }
             assert!(began.elapsed() < PATIENCE, "it neither ended nor came this far");
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -260,7 +275,7 @@ settle_time_lost = "0s"
 
     /// Judges the history by the promises, and the printed words and stored bytes by discretion.
     pub fn judge(&self) {
-        let checker = Checker { window_grace: Duration::from_millis(300), ..Checker::default() };
+        let checker = Checker { window_grace: WINDOW_GRACE, ..Checker::default() };
         let broken = self.simulator.with(|world| checker.check(world));
         assert_eq!(broken, Vec::<String>::new());
         self.judge_discretion();
@@ -370,6 +385,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A number from the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// The last lines of a long log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains("TRACE") && !line.contains("DEBUG")).collect();
@@ -380,6 +400,10 @@ pub fn tail(text: &str) -> String {
 pub struct Daemon {
     child: Option<Child>,
     place: Place,
+    /// Just before it was started.
+    began: Timestamp,
+    /// Where its log goes.
+    pub log: PathBuf,
 }
 
 impl Daemon {
@@ -388,7 +412,8 @@ impl Daemon {
         self.child.as_ref().unwrap().id()
     }
 
-    async fn until_up(&mut self) {
+    /// Waits until its control socket answers.
+    pub async fn until_up(&mut self) {
         let began = Instant::now();
         loop {
             if let Ok(Some(_)) = Client::find(&self.place).await {
@@ -423,13 +448,18 @@ impl Daemon {
         }
     }
 
-    /// Waits until the first cycle after the start has ended.
+    /// Waits until the first cycle after the start has ended; the ledger may remember cycles of former processes.
     pub async fn first_cycle(&self) -> Status {
-        self.until("the first cycle", |status| status.last_cycle.is_some() && !status.is_cycle_running).await
+        self.until("the first cycle", |status| {
+            status.last_cycle.as_ref().is_some_and(|cycle| cycle.started > self.began) && !status.is_cycle_running
+        })
+        .await
     }
 
     /// Asks for a cycle and waits until one that began afterwards has ended.
     pub async fn cycle(&self) -> Status {
+        // Otherwise the first one, which comes by itself, might be taken for the one asked for.
+        self.first_cycle().await;
         let asked: Timestamp = jiff::Timestamp::now().into();
         tokio::time::sleep(Duration::from_millis(2)).await; // Stamps are in milliseconds.
         self.client().await.reconcile().await.unwrap();
@@ -442,11 +472,23 @@ impl Daemon {
     /// Asks it to stop and gives its exit code.
     pub async fn stop(mut self) -> i32 {
         let mut child = self.child.take().unwrap();
-        terminate(&child);
+        assert!(terminate(&child));
         wait_for(&mut child).await
     }
 
-    /// Kills it as a power cut would.
+    /// What it has logged so far.
+    #[allow(dead_code)]
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends it a signal by name.
+    #[allow(dead_code)]
+    pub fn signal(&self, name: &str) {
+        assert!(signal(self.child.as_ref().unwrap(), name));
+    }
+
+    /// Kills it with SIGKILL.
     pub fn kill(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
@@ -454,9 +496,14 @@ impl Daemon {
     }
 }
 
-fn terminate(child: &Child) {
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+/// Sends SIGTERM; true when it was sent.
+fn terminate(child: &Child) -> bool {
+    signal(child, "TERM")
+}
+
+/// Sends a signal by name; true when it was sent.
+fn signal(child: &Child, name: &str) -> bool {
+    Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success()
 }
 
 async fn wait_for(child: &mut Child) -> i32 {

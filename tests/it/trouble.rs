@@ -11,29 +11,24 @@ use crate::stage::Stage;
 async fn an_import_through_throttling_sends_nothing_inside_a_window_and_converges() {
     for wait_as_date in [0.0, 1.0] {
         let stage = Stage::new(61, 40).await;
-        stage.overlay("[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"20ms\"\n");
+        // Few at once: every request that is under way when a window opens makes it longer.
+        stage.overlay(
+            "[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"20ms\"\n[dataverse]\nin_flight_max = 2\n[partner_center]\nin_flight_max = 1\n",
+        );
         stage.simulator.with(|world| {
-            world.faults.wait_seconds_max = 1;
+            (world.faults.wait_seconds_min, world.faults.wait_seconds_max) = (2, 2);
             world.faults.wait_as_date = wait_as_date;
-            for path_end in ["/referrals", "/leads", "/WhoAmI"] {
+            // Lists, and in the middle of the writes on both sides.
+            let id = world.portal.ids()[20].to_string();
+            for path_end in ["/referrals", "/leads", "/WhoAmI", ")", &id] {
                 world.faults.play_next_at(Class::Throttle, path_end);
             }
+            world.faults.play_next_at(Class::ThrottleBare, ")");
         });
-        let importing = stage.run(&["--json", "once"]);
-        let meddling = async {
-            // In the middle of the writes, on both sides.
-            stage.until(|world| world.journal.writes().count() > 5).await;
-            stage.simulator.with(|world| {
-                world.faults.play_next_at(Class::Throttle, ")");
-                world.faults.play_next_at(Class::ThrottleBare, ")");
-            });
-            stage.until(|world| world.journal.writes().any(|record| record.service == Service::Portal)).await;
-            stage.simulator.with(|world| world.faults.play_next(Class::Throttle));
-        };
-        let (finished, ()) = tokio::join!(importing, meddling);
+        let finished = stage.run(&["--json", "once"]).await;
         let played = stage.simulator.with(|world| world.faults.played().clone());
         assert_eq!(finished.code, 0, "{played:?} {}", finished.out);
-        assert!(played[&Class::Throttle] >= 4, "{played:?}");
+        assert!(played[&Class::Throttle] >= 4 && played[&Class::ThrottleBare] == 1, "{played:?}");
         stage.clear_journal_but_judge();
         stage.json(&["once"], 0).await;
         assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
@@ -195,6 +190,34 @@ async fn visibility_that_is_lost_stops_writing_and_its_return_goes_on() {
     stage.simulator.with(|world| world.entra.expire_all());
     let report = stage.json(&["once"], 0).await;
     assert_eq!(report["done"]["accept"].as_u64(), Some(1), "the seller's word was not lost: {report:#}");
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visibility_that_was_lost_together_with_the_ledger_comes_back_by_itself() {
+    let stage = Stage::new(69, 40).await;
+    stage.json(&["once"], 0).await;
+    let hour = std::time::Duration::from_secs(3600);
+    stage.overlay("[cycle]\nclock_skew_max = \"1d\"\n");
+    stage.simulator.with(|world| {
+        let until = world.clock().at().plus(hour);
+        let ids = world.portal.ids();
+        ids.iter().for_each(|id| world.portal.hide(*id, until));
+    });
+    let report = stage.json(&["once"], 4).await;
+    assert!(report["brakes"]["visibility"].is_string(), "{report:#}");
+    std::fs::remove_dir_all(stage.state().join("ledger")).unwrap();
+    stage.run(&["once"]).await;
+    stage.simulator.with(|world| world.clock().advance(hour + hour));
+    stage.simulator.with(|world| world.entra.expire_all());
+    let report = stage.json(&["once"], 0).await;
+    assert_eq!(report["brakes"], json!({}), "{report:#}");
+    let (linked, leads) =
+        (stage.json(&["status"], 0).await["linked"].as_u64(), stage.simulator.with(|world| world.crm.lead_ids().len()));
+    assert_eq!(linked, Some(leads as u64), "{report:#}");
+    stage.clear_journal();
+    stage.json(&["once"], 0).await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
     stage.judge();
 }
 
