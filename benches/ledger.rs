@@ -84,6 +84,7 @@ fn entry(number: u128) -> Entry {
         referral_moved: None,
         lead_moved: None,
         released: None,
+        flips: None,
     });
     let link = Link {
         lead: LeadId::new(id(number).uuid()),

@@ -45,6 +45,7 @@ impl Pass<'_> {
                 continue;
             }
             self.note_holds(&plan);
+            warn_of_flapping(&row, &plan);
             let had_trouble = row.entry.as_ref().is_some_and(|entry| entry.trouble.is_some());
             if plan.action.is_none() && !had_trouble && plan.entry.as_ref().is_some_and(|entry| entry.trouble.is_some())
             {
@@ -459,6 +460,7 @@ impl Pass<'_> {
                 continue;
             }
             entries.extend(plan.entry.clone().map(|entry| (id, Some(entry))));
+            warn_of_flapping(&row, &plan);
             let Some(action) = plan.action.clone() else {
                 self.note_holds(&plan);
                 continue;
@@ -502,6 +504,15 @@ impl Pass<'_> {
         );
         let latch = crate::ports::LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
         self.latch(OLD_OUTCOMES, latch);
+    }
+}
+
+/// Says once that two authors undo each other.
+fn warn_of_flapping(row: &Row, plan: &RowPlan) {
+    let earlier = row.entry.as_ref().map_or(0, |entry| entry.holds);
+    let is_new = |hold: &&Hold| matches!(hold, Hold::Flapping { .. }) && earlier & hold.bit() == 0;
+    for hold in plan.holds.iter().filter(is_new) {
+        tracing::warn!(referral.id = %plan.id, "{hold}");
     }
 }
 

@@ -355,9 +355,14 @@ impl Reconciler {
                 for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {
                     let is_disputed = matches!(memory.base, crate::model::Base::Apart { is_disputed: true, .. });
                     let both_moved = memory.lead_moved.is_some() && memory.referral_moved.is_some();
-                    let waits = is_disputed || (both_moved && is_held);
+                    let is_flapping = memory.flips.as_ref().is_some_and(|flips| flips.is_held);
+                    let waits = is_disputed || (both_moved && is_held) || is_flapping;
                     if take.is_some() && waits {
                         memory.released = take;
+                        is_changed = true;
+                    }
+                    if is_flapping {
+                        memory.flips = None; // Counted anew.
                         is_changed = true;
                     }
                 }

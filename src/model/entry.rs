@@ -117,7 +117,7 @@ pub enum ExternalReference {
     Foreign,
 }
 
-/// Memory of one mapping group: at most 45 bytes encoded, commonly 25.
+/// Memory of one mapping group: at most 65 bytes encoded, commonly 25.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupMemory {
     /// Key of the group: the first 4 bytes of the keyed hash of its name.
@@ -132,6 +132,19 @@ pub struct GroupMemory {
     pub lead_moved: Option<Moved>,
     /// An operator decided which side wins; used up by the next plan.
     pub released: Option<Take>,
+    /// Our own writes of the last hour, so that two authors who undo each other are noticed.
+    pub flips: Option<Flips>,
+}
+
+/// Our writes of one group within the last hour, as long as they go back and forth between the same two values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flips {
+    /// The two values: the last 32 bits of the fingerprints that the lead had before the first write and after it.
+    pub values: [u32; 2],
+    /// When they were written, the last three, oldest first: whole seconds since 1970.
+    pub at: Vec<u32>,
+    /// Held as flapping: until an operator releases it, or both sides agree by themselves.
+    pub is_held: bool,
 }
 
 /// The pair of keyed fingerprints of a group (spec 4).

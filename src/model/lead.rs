@@ -28,6 +28,8 @@ pub struct Lead {
     pub modified: Option<Timestamp>,
     /// The user who made it.
     pub created_by: Option<uuid::Uuid>,
+    /// The user who changed it last.
+    pub modified_by: Option<uuid::Uuid>,
     /// It was merged into another lead; see `master`.
     pub is_merged: bool,
     /// The lead it was merged into.

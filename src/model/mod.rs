@@ -8,7 +8,8 @@ pub mod time;
 pub mod watermark;
 
 pub use entry::{
-    Base, Cause, Deal, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, Standing, Take, Trouble,
+    Base, Cause, Deal, Entry, ExternalReference, Flips, GroupMemory, Link, Moved, ObservedOutcome, Standing, Take,
+    Trouble,
 };
 pub use fault::{Fault, RemoteError, Side};
 pub use lead::{Column, Lead, LeadDraft, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, Owner};

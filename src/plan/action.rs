@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Cause, Closing, Column, ETag, LeadDraft, LeadId, LeadState, Patch, ReferralId, Timestamp};
+use crate::model::{Cause, Closing, Column, ETag, LeadDraft, LeadId, LeadState, Patch, ReferralId, Side, Timestamp};
 use crate::ports::{ActionKind, IntendedAction};
 
 /// A write to make.
@@ -258,6 +258,15 @@ pub enum Hold {
         /// The owner rule.
         owner: &'static str,
     },
+    /// A group was written again and again to the same two values: two authors undo each other.
+    Flapping {
+        /// The group.
+        group: String,
+        /// Who changed the lead last.
+        author: Option<uuid::Uuid>,
+        /// That is the user this daemon signs in as.
+        is_ours: bool,
+    },
     /// The lead's value cannot go back to the referral.
     NotWritable {
         /// The group.
@@ -337,6 +346,7 @@ impl Hold {
             Hold::LeadClosed { .. } => "lead closed",
             Hold::NoCommonBase { .. } => "no common base",
             Hold::BothMoved { .. } => "both changed",
+            Hold::Flapping { .. } => "flapping",
             Hold::NotWritable { .. } => "not writable",
             Hold::ConsentWithdrawn { .. } => "consent withdrawn",
             Hold::ColumnSkipped { .. } => "column skipped",
@@ -354,7 +364,7 @@ impl Hold {
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 18] = [
+pub const HOLD_NAMES: [&str; 19] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -373,6 +383,7 @@ pub const HOLD_NAMES: [&str; 18] = [
     "dead letter",
     "referral missing",
     "lead vanished",
+    "flapping",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -402,6 +413,20 @@ impl fmt::Display for Hold {
                 f,
                 "both sides changed {group}; `release --take referral` or `--take lead` decides (mapping.groups.{group}.owner = \"{owner}\")"
             ),
+            Hold::Flapping { group, author, is_ours } => {
+                let author = match (author, is_ours) {
+                    (Some(id), true) => format!("our own user {id}"),
+                    (Some(id), false) => format!("user {id}"),
+                    (None, _) => "somebody".to_owned(),
+                };
+                write!(
+                    f,
+                    "flapping: {group} was written {} times within an hour to the same two values, undone by {author} in {} or in {}; `release --take referral` or `--take lead` decides, `release` alone goes on (mapping.groups.{group})",
+                    crate::plan::fields::FLIPS_MAX,
+                    Side::Crm,
+                    Side::Portal,
+                )
+            }
             Hold::NotWritable { group, reason } => {
                 write!(f, "the lead's {group} cannot be written back: {reason} (mapping.groups.{group}.write_back)")
             }

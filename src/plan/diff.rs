@@ -525,7 +525,8 @@ impl<'a> Draft<'a> {
         if !is_writable || !self.policy.mapping.changes(group, referral, lead).is_empty() {
             return (decision, next);
         }
-        (Merge::Rest, Some(fields::agreed(group.key, group.mapping_hash, referral.fingerprint, lead.fingerprint)))
+        let agreed = fields::agreed(group.key, group.mapping_hash, referral.fingerprint, lead.fingerprint);
+        (Merge::Rest, Some(GroupMemory { flips: next.and_then(|next| next.flips), ..agreed }))
     }
 
     /// Turns the decision about one group into a part of a write or into a hold.
@@ -548,6 +549,15 @@ impl<'a> Draft<'a> {
             Merge::NoCommonBase => self.holds.push(Hold::NoCommonBase { group: group.name.clone() }),
             Merge::BothMoved => {
                 self.holds.push(Hold::BothMoved { group: group.name.clone(), owner: owner_word(group) });
+            }
+            Merge::Flapping => {
+                let Some(lead) = self.row.lead.present() else {
+                    self.need_lead(); // For its last author.
+                    return;
+                };
+                let is_ours = lead.modified_by.is_some() && lead.modified_by == self.policy.crm_user;
+                let group = group.name.clone();
+                self.holds.push(Hold::Flapping { group, author: lead.modified_by, is_ours });
             }
             Merge::WriteLead(rule) => {
                 let Some(value) = sight.referral else {

@@ -15,13 +15,19 @@
 
 use std::time::Duration;
 
-use crate::model::{Base, GroupMemory, Moved, Take, Timestamp};
+use crate::model::{Base, Flips, GroupMemory, Moved, Take, Timestamp};
 use crate::plan::action::Rule;
 use crate::plan::mapping::GroupValue;
 use crate::plan::settings::FieldOwner;
 
 /// Two moves closer than this have no order that a machine should decide.
 pub const NEWEST_MARGIN: Duration = Duration::from_secs(5 * 60);
+
+/// Writes of one group to the same two values …
+pub const FLIPS_MAX: usize = 3;
+
+/// … within this long: two authors undo each other, and the next write is held.
+pub const FLIPS_WINDOW: Duration = Duration::from_secs(3600);
 
 /// One group as one cycle sees it.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +71,8 @@ pub enum Merge {
     NoCommonBase,
     /// Both moved and a person decides.
     BothMoved,
+    /// It was written again and again to the same two values: a person decides.
+    Flapping,
     /// The referral must be read to decide.
     NeedReferral,
     /// The lead must be read to decide.
@@ -73,6 +81,60 @@ pub enum Merge {
 
 /// Merges one group: the decision, and what to remember of what was seen (a write that is done sets the base later).
 pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
+    let (decision, next) = merge_bases(memory, sight, now);
+    let Some(mut next) = next else { return (decision, None) };
+    let is_new_base = memory.is_some_and(|memory| memory.base != next.base);
+    let resolved = sight.intent.filter(|(_, lead)| is_new_base && halves(next.base).1 == *lead);
+    next.flips = match (resolved, memory) {
+        // A write of ours whose answer was lost turns out to be done.
+        (Some((_, lead)), _) => after_write(memory, lead, sight.is_intent_to_lead, now),
+        (None, Some(memory)) => recent(memory.flips.as_ref(), now),
+        (None, None) => None,
+    };
+    let is_agreed = matches!((decision, next.base), (Merge::Rest, Base::Common { .. }))
+        && next.referral_moved.is_none()
+        && next.lead_moved.is_none();
+    let target = match decision {
+        Merge::WriteLead(rule) if rule != Rule::Released => sight.referral.map(|value| value.draft_fingerprint),
+        Merge::WriteBack(rule) if rule != Rule::Released => sight.lead.map(|value| value.fingerprint),
+        _ => None,
+    };
+    let Some(flips) = &mut next.flips else { return (decision, Some(next)) };
+    flips.is_held &= !is_agreed;
+    let Some(target) = target else { return (decision, Some(next)) };
+    flips.is_held |= flips.at.len() >= FLIPS_MAX && flips.values.contains(&short(target));
+    (if flips.is_held { Merge::Flapping } else { decision }, Some(next))
+}
+
+/// What is remembered of our writes after one more of them, that made `lead` the lead's half.
+pub fn after_write(memory: Option<&GroupMemory>, lead: u64, is_to_lead: bool, now: Timestamp) -> Option<Flips> {
+    let memory = memory?; // A new lead: nothing was there that could come back.
+    let (_, base) = halves(memory.base);
+    let before = if is_to_lead { current(memory.lead_moved, base) } else { base };
+    let at = u32::try_from(now.millis() / 1000).unwrap_or(u32::MAX);
+    let known =
+        recent(memory.flips.as_ref(), now).filter(|flips| !flips.is_held && flips.values.contains(&short(lead)));
+    let mut flips = known.unwrap_or(Flips { values: [short(before), short(lead)], at: Vec::new(), is_held: false });
+    flips.at.push(at);
+    flips.at.drain(..flips.at.len().saturating_sub(FLIPS_MAX));
+    Some(flips)
+}
+
+/// The writes that still count; a hold stays however old they are.
+fn recent(flips: Option<&Flips>, now: Timestamp) -> Option<Flips> {
+    let mut flips = flips?.clone();
+    if !flips.is_held {
+        flips.at.retain(|at| now.since(Timestamp::from_seconds(i64::from(*at))) < FLIPS_WINDOW);
+    }
+    (!flips.at.is_empty()).then_some(flips)
+}
+
+fn short(fingerprint: u64) -> u32 {
+    fingerprint as u32
+}
+
+/// The decision by what both sides last agreed on.
+fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
     let written;
     let memory = match (written_by_us(sight), memory) {
         (Some(base), _) => {
@@ -254,6 +316,7 @@ pub fn agreed(group: u32, mapping: u32, referral: u64, lead: u64) -> GroupMemory
         referral_moved: None,
         lead_moved: None,
         released: None,
+        flips: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What came of an action, and what the row and its entry are after it.
 
 use crate::model::{
-    Closing, Entry, ExternalReference, Fault, Lead, LeadState, Link, Referral, ReferralStatus, RemoteError, Standing,
-    Timestamp,
+    Closing, Entry, ExternalReference, Fault, GroupMemory, Lead, LeadState, Link, Referral, ReferralStatus,
+    RemoteError, Standing, Timestamp,
 };
 use crate::plan::action::{Action, GroupWrite, Step};
 use crate::plan::policy::Policy;
@@ -38,11 +38,11 @@ pub fn settle(mut row: Row, action: &Action, outcome: &Outcome, policy: &Policy,
     let Some(mut entry) = row.entry.take() else { return (row, Next::Plan) };
     let next = match outcome {
         Outcome::LeadWritten(lead) => {
-            lead_written(&mut entry, &mut row, action, lead, policy);
+            lead_written(&mut entry, &mut row, action, lead, policy, now);
             Next::Plan
         }
         Outcome::ReferralWritten(referral) => {
-            referral_written(&mut entry, &mut row, action, referral.as_deref(), policy);
+            referral_written(&mut entry, &mut row, action, referral.as_deref(), policy, now);
             Next::Plan
         }
         Outcome::Failed(error) => failed(&mut entry, &mut row, action, error, policy, now),
@@ -51,7 +51,7 @@ pub fn settle(mut row: Row, action: &Action, outcome: &Outcome, policy: &Policy,
     (row, next)
 }
 
-fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, policy: &Policy) {
+fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, policy: &Policy, now: Timestamp) {
     entry.trouble = None;
     entry.standing = Standing::Linked;
     let before = entry.link.take();
@@ -79,7 +79,7 @@ fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, 
     for write in writes_of(action) {
         let seen = policy.mapping.groups().iter().position(|group| group.key == write.group);
         let lead_half = seen.map_or(write.lead, |index| observed[index].fingerprint);
-        agree(entry, write, write.referral, lead_half, policy);
+        agree(entry, action, write, write.referral, lead_half, policy, now);
     }
     row.lead = Seen::from(lead.clone());
     row.intent = None;
@@ -88,7 +88,14 @@ fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, 
     }
 }
 
-fn referral_written(entry: &mut Entry, row: &mut Row, action: &Action, referral: Option<&Referral>, policy: &Policy) {
+fn referral_written(
+    entry: &mut Entry,
+    row: &mut Row,
+    action: &Action,
+    referral: Option<&Referral>,
+    policy: &Policy,
+    now: Timestamp,
+) {
     entry.trouble = None;
     row.intent = None;
     if let Action::Patch { step, sets_reference, .. } = action {
@@ -106,7 +113,12 @@ fn referral_written(entry: &mut Entry, row: &mut Row, action: &Action, referral:
         }
     }
     let Some(referral) = referral else {
-        // The version is unknown now; who needs it reads the referral first.
+        // The version is unknown now; who needs it reads the referral first, and then both sides agree.
+        for write in writes_of(action) {
+            if let Some(memory) = entry.groups.iter_mut().find(|memory| memory.group == write.group) {
+                memory.flips = fields::after_write(Some(memory), write.lead, false, now);
+            }
+        }
         entry.referral_etag = None;
         row.referral = Seen::Unseen;
         row.is_referral_fresh = false;
@@ -116,7 +128,7 @@ fn referral_written(entry: &mut Entry, row: &mut Row, action: &Action, referral:
     let derived = policy.mapping.derive_linked(referral, entry.primary_contact, may_contact);
     for write in writes_of(action) {
         if let Some(index) = policy.mapping.groups().iter().position(|group| group.key == write.group) {
-            agree(entry, write, derived.groups[index].fingerprint, write.lead, policy);
+            agree(entry, action, write, derived.groups[index].fingerprint, write.lead, policy, now);
         }
     }
     row.referral = Seen::from(referral.clone());
@@ -173,7 +185,15 @@ fn writes_of(action: &Action) -> &[GroupWrite] {
 }
 
 /// Makes the halves of a written group its base; groups that are written on create only keep no memory.
-fn agree(entry: &mut Entry, write: &GroupWrite, referral: u64, lead: u64, policy: &Policy) {
+fn agree(
+    entry: &mut Entry,
+    action: &Action,
+    write: &GroupWrite,
+    referral: u64,
+    lead: u64,
+    policy: &Policy,
+    now: Timestamp,
+) {
     let is_create_only = policy
         .mapping
         .groups()
@@ -182,7 +202,10 @@ fn agree(entry: &mut Entry, write: &GroupWrite, referral: u64, lead: u64, policy
     if is_create_only {
         return;
     }
+    let before = entry.groups.iter().find(|memory| memory.group == write.group);
+    let is_to_lead = !matches!(action, Action::Patch { .. });
+    let flips = fields::after_write(before, write.lead, is_to_lead, now);
     entry.groups.retain(|memory| memory.group != write.group);
-    entry.groups.push(fields::agreed(write.group, write.mapping, referral, lead));
+    entry.groups.push(GroupMemory { flips, ..fields::agreed(write.group, write.mapping, referral, lead) });
     entry.groups.sort_by_key(|memory| memory.group);
 }

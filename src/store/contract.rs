@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::model::{
-    Base, Cause, ETag, Entry, ExternalReference, GroupMemory, LeadId, LeadState, LeadStatus, Link, Moved, ReferralId,
-    ReferralStatus, Side, Standing, Substatus, Take, Timestamp, Trouble, Watermark,
+    Base, Cause, ETag, Entry, ExternalReference, Flips, GroupMemory, LeadId, LeadState, LeadStatus, Link, Moved,
+    ReferralId, ReferralStatus, Side, Standing, Substatus, Take, Timestamp, Trouble, Watermark,
 };
 use crate::ports::{
     ActionKind, Batch, Counters, Cursor, Decisions, HistoryLine, IntendedAction, LatchedBrake, Memo, Opening, Pruned,
@@ -485,6 +485,11 @@ fn random_entry(random: &mut ChaCha8Rng) -> Entry {
         referral_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(3) }),
         lead_moved: random.random_bool(0.3).then(|| Moved { to: random.random(), at: seconds(4) }),
         released: *[None, None, Some(Take::Referral), Some(Take::Lead)].choose(random).unwrap(),
+        flips: random.random_bool(0.3).then(|| Flips {
+            values: random.random(),
+            at: (0..random.random_range(1..4)).map(|_| random.random()).collect(),
+            is_held: random.random(),
+        }),
     });
     let groups = groups.collect();
     Entry {
@@ -577,6 +582,7 @@ pub(super) fn full_entry(group_count: u32) -> Entry {
         referral_moved: None,
         lead_moved: (group == 1).then(|| Moved { to: random(7), at: now }),
         released: None,
+        flips: None,
     });
     let link = Link {
         lead: lead(u128::MAX),

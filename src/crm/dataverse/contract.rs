@@ -34,6 +34,8 @@ pub const CREATED: &str = "createdon";
 pub const MODIFIED: &str = "modifiedon";
 /// Who created a row, as read.
 pub const CREATED_BY_VALUE: &str = "_createdby_value";
+/// Who changed a row last, as read.
+pub const MODIFIED_BY_VALUE: &str = "_modifiedby_value";
 /// Whether a lead was merged away.
 pub const MERGED: &str = "merged";
 /// The lead it was merged into, as read.
@@ -75,6 +77,7 @@ pub const LEAD_CORE: &[&str] = &[
     CREATED,
     MODIFIED,
     CREATED_BY_VALUE,
+    MODIFIED_BY_VALUE,
     MERGED,
     MASTER_VALUE,
     QUALIFYING_OPPORTUNITY_VALUE,
@@ -234,6 +237,7 @@ pub const LEAD_COLUMNS: &[KnownColumn] = &[
     read_only(MODIFIED, ColumnKind::Instant),
     read_only(MERGED, ColumnKind::Boolean),
     read_only("createdby", ColumnKind::Other),
+    read_only("modifiedby", ColumnKind::Other),
     read_only("masterid", ColumnKind::Other),
     read_only("qualifyingopportunityid", ColumnKind::Other),
     column(OWNER, ColumnKind::Other),

@@ -57,6 +57,7 @@ pub fn lead(row: Value, live: &Live, strays: &Strays) -> Result<Lead, Defect> {
         created: instant(&row, contract::CREATED),
         modified: instant(&row, contract::MODIFIED),
         created_by: guid(&row, contract::CREATED_BY_VALUE),
+        modified_by: guid(&row, contract::MODIFIED_BY_VALUE),
         is_merged: matches!(row.get(contract::MERGED), Some(Value::Bool(true))),
         master: guid(&row, contract::MASTER_VALUE).map(LeadId::new),
         opportunity: guid(&row, contract::QUALIFYING_OPPORTUNITY_VALUE),
@@ -240,6 +241,7 @@ mod tests {
             "new_referralid": "3F1C2A9E-0000-0000-0000-000000000000",
             "createdon": "2026-03-01T08:15:30Z", "modifiedon": "2026-03-02T08:15:30Z",
             "_createdby_value": "4d1c0000-0000-0000-0000-000000000000",
+            "_modifiedby_value": "4d1c0000-0000-0000-0000-000000000001",
             "merged": false, "_masterid_value": null,
             "_transactioncurrencyid_value": Uuid::from_u128(7).to_string(),
             "unknown": {"deep": [1, 2]}
@@ -256,6 +258,7 @@ mod tests {
         assert_eq!(lead.etag, Some(ETag("W/\"71004878\"".into())));
         assert_eq!(lead.status, LeadStatus { state: LeadState::Open, code: 2 });
         assert_eq!(lead.referral.map(|id| id.to_string()).as_deref(), Some("3f1c2a9e-0000-0000-0000-000000000000"));
+        assert_eq!(lead.modified_by.map(|id| id.as_u128() & 1), Some(1));
         assert_eq!(lead.columns["subject"], "Contoso migration");
         assert_eq!(lead.columns["transactioncurrencyid"], "EUR");
         assert!(!lead.columns.contains_key("lastname"));

@@ -2,6 +2,7 @@
 
 use super::support::*;
 use crate::model::{LeadState, LeadStatus, ReferralStatus, Take};
+use crate::plan::Outcome;
 use crate::plan::settings::FieldOwner;
 use ReferralStatus::{Active, Closed};
 
@@ -293,4 +294,64 @@ fn a_closed_referral_holds_what_would_go_back() {
         row_with(FieldOwner::Newest, true).referral(Closed).linked(Closed).open().shows("new"),
         "hold: the lead's notes cannot be written back: the referral is Closed (mapping.groups.notes.write_back)",
     );
+}
+
+/// The lead is flipped back after our write, then the referral is: `minutes` apart, ending before our fourth write.
+fn flipped(step: i64, take: Option<Take>) -> Sample {
+    let mut sample = seen(FieldOwner::Newest, true, Memory::Common).says("new").written();
+    for (at, is_lead) in [(1, true), (2, false), (3, true)] {
+        sample = sample.later(minutes(step * at));
+        sample = if is_lead { sample.shows("old") } else { sample.says("new") };
+        if at < 3 {
+            sample = sample.written();
+        }
+    }
+    match take {
+        Some(_) => sample.notes(|memory| memory.released = take),
+        None => sample,
+    }
+}
+
+#[test]
+fn a_group_written_three_times_within_an_hour_to_the_same_two_values_is_held() {
+    let author = uuid::Uuid::from_u128(0x5e);
+    let flapping = |who: &str| {
+        format!(
+            "hold: flapping: notes was written 3 times within an hour to the same two values, undone by {who} in Dynamics or in Partner Center; `release --take referral` or `--take lead` decides, `release` alone goes on (mapping.groups.notes)"
+        )
+    };
+    let by = |id| move |lead: &mut crate::model::Lead| lead.modified_by = Some(id);
+    check(flipped(1, None).lead_is(by(author)), &flapping(&format!("user {author}")));
+    check(flipped(1, None).lead_is(by(US)), &flapping(&format!("our own user {US}")));
+    check(flipped(19, None), &flapping("somebody"));
+    check(flipped(20, None), WRITE_BACK);
+    check(flipped(1, None).shows("third"), WRITE_BACK);
+    let held = flipped(1, None).later(minutes(3));
+    check(held.clone().later(minutes(600)), &flapping("somebody"));
+    check(held.clone().shows("new"), REST);
+    let released = "write back to referral R: /details/notes (released by an operator; mapping.groups.notes)";
+    check(flipped(1, Some(Take::Lead)), released);
+    let mut blind = held;
+    blind.row.lead = crate::plan::Seen::Unseen;
+    check(blind, "needs the lead");
+}
+
+#[test]
+fn a_write_whose_answer_was_lost_counts_too() {
+    let lost = |sample: Sample| {
+        let plan = sample.plan();
+        let action = plan.action.expect("a write");
+        let Outcome::LeadWritten(lead) = echo(&sample.row, &action) else { panic!("a write to the lead") };
+        let mut sample = sample;
+        sample.row.intent = Some(action.intended());
+        sample.row.entry = plan.entry;
+        sample.row.lead = crate::plan::Seen::Present(lead);
+        let mut sample = sample.later(minutes(0));
+        sample.row.intent = None;
+        sample
+    };
+    let sample = lost(seen(FieldOwner::Newest, true, Memory::Common).says("new"));
+    let sample = sample.shows("old").written().says("new");
+    let sample = lost(sample).shows("old");
+    assert!(print(&sample.plan()).starts_with("hold: flapping"), "{}", print(&sample.plan()));
 }

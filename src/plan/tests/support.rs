@@ -234,6 +234,7 @@ impl Sample {
             created: Some(minutes(-50)),
             modified: Some(minutes(-20)),
             created_by: None,
+            modified_by: None,
             is_merged: false,
             master: None,
             opportunity: None,

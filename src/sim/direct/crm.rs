@@ -23,13 +23,14 @@ const ROOT: &str = "/api/data/v9.2";
 /// Ids in one request.
 const IDS_MAX: usize = 50;
 /// Columns that every read asks for.
-const CORE: [&str; 11] = [
+const CORE: [&str; 12] = [
     "leadid",
     "statecode",
     "statuscode",
     "createdon",
     "modifiedon",
     "_createdby_value",
+    "_modifiedby_value",
     "merged",
     "_masterid_value",
     "_qualifyingopportunityid_value",
@@ -146,6 +147,7 @@ impl DirectCrm {
             created: stamp(row, "/createdon"),
             modified: stamp(row, "/modifiedon"),
             created_by: id("/_createdby_value"),
+            modified_by: id("/_modifiedby_value"),
             is_merged: row["merged"] == true,
             master: id("/_masterid_value").map(LeadId::new),
             opportunity: id("/_qualifyingopportunityid_value"),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::model::{ReferralId, Timestamp};
 
 /// The format this program writes. It reads this one and the one before.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Bytes before the body: format (1), length (4), CRC-32 (4).
 pub(super) const HEAD_BYTES: usize = 9;
@@ -44,10 +44,19 @@ impl std::fmt::Display for Failure {
 
 /// Puts a value into its envelope.
 pub(super) fn seal<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    seal_as(FORMAT, value)
+}
+
+/// A value as a key: the same bytes whatever format the ledger is in.
+pub(super) fn seal_key<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    seal_as(1, value)
+}
+
+pub(super) fn seal_as<T: Serialize + ?Sized>(format: u32, value: &T) -> Vec<u8> {
     let mut bytes = vec![0; HEAD_BYTES];
     bytes = postcard::to_extend(value, bytes).expect("plain values always encode into memory");
     let length = u32::try_from(bytes.len() - HEAD_BYTES).expect("values are far below 4 GiB");
-    bytes[0] = FORMAT as u8;
+    bytes[0] = format as u8;
     bytes[1..5].copy_from_slice(&length.to_le_bytes());
     let checksum = checksum(&bytes);
     bytes[5..HEAD_BYTES].copy_from_slice(&checksum.to_le_bytes());
@@ -58,7 +67,7 @@ pub(super) fn seal<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 pub(super) fn unseal<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
     let (format, body) = unwrap(what, bytes)?;
     match format {
-        1 => decode(what, body),
+        1 | 2 => decode(what, body), // Only entries differ.
         _ => Err(unknown_format(what, format)),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree};
 
 use super::bucket::Buckets;
-use super::codec::{FORMAT, Failure, instant_key, join, referral_at, seal, unseal};
+use super::codec::{FORMAT, Failure, instant_key, join, referral_at, seal, seal_key, unseal};
 use super::entry;
 use super::failure::from_sled;
 use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, lead_bucket, newest_key, newest_line};
@@ -269,7 +269,7 @@ impl<'a> Draft<'a> {
         self.kept.holds = counters.holds;
         self.kept.unanswered = counters.unanswered;
         for (cause, by) in &tally.dead_letters {
-            let key = seal(cause);
+            let key = seal_key(cause);
             let count = self.get(Name::Causes, &key)?.map(|bytes| unseal::<u64>("a cause", &bytes));
             let count = moved(count.transpose()?.unwrap_or_default(), *by);
             self.put(Name::Causes, key, (count > 0).then(|| seal(&count)));

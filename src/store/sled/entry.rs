@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{self, Failure};
 use crate::model::{
-    Base, Closing, ETag, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
+    Base, Closing, ETag, Entry, ExternalReference, Flips, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
     ReferralStatus, Standing, Substatus, Take, Timestamp, Trouble,
 };
 
-/// An entry is meant to stay within this, envelope included. Over it the words of its trouble are dropped first.
+/// An entry is meant to stay within this, envelope included. Over it the words of its trouble are dropped, then the
+/// memory of single writes.
 pub(super) const ENTRY_BYTES: usize = 512;
 
 /// An entry over this is refused. Far beyond any real mapping: it keeps sled away from its blob files, which are never
@@ -89,15 +90,13 @@ pub(super) fn encode<'a>(
     entry: &'a Entry,
     shapes: &mut Shapes,
 ) -> Result<(Cow<'a, Entry>, Vec<u8>), Failure> {
-    let bytes = codec::seal(&EntryV1::of(id, entry, shapes));
+    let bytes = codec::seal(&EntryV2::of(id, entry, shapes));
     if bytes.len() <= ENTRY_BYTES {
         return Ok((Cow::Borrowed(entry), bytes));
     }
-    if let Some(trouble) = entry.trouble.as_ref().filter(|trouble| !trouble.cause.what.is_empty()) {
-        let mut trouble = trouble.clone();
-        trouble.cause.what.clear();
-        let shorter = Entry { trouble: Some(trouble), ..entry.clone() };
-        let bytes = codec::seal(&EntryV1::of(id, &shorter, shapes));
+    for shorten in [without_words, without_single_writes] {
+        let shorter = shorten(entry.clone());
+        let bytes = codec::seal(&EntryV2::of(id, &shorter, shapes));
         if bytes.len() <= ENTRY_BYTES {
             return Ok((Cow::Owned(shorter), bytes));
         }
@@ -112,11 +111,26 @@ pub(super) fn encode<'a>(
     )))
 }
 
+fn without_words(mut entry: Entry) -> Entry {
+    entry.trouble.iter_mut().for_each(|trouble| trouble.cause.what.clear());
+    entry
+}
+
+/// One write alone is far from flapping: forgetting it costs one more write at worst.
+fn without_single_writes(entry: Entry) -> Entry {
+    let mut entry = without_words(entry);
+    for group in &mut entry.groups {
+        group.flips = group.flips.take().filter(|flips| flips.at.len() > 1 || flips.is_held);
+    }
+    entry
+}
+
 /// Decodes an entry of this format or the one before.
 pub(super) fn decode(bytes: &[u8], shapes: &Shapes) -> Result<Entry, Failure> {
     let (format, body) = codec::unwrap(WHAT, bytes)?;
     match format {
-        1 => codec::decode::<EntryV1>(WHAT, body)?.into_entry(shapes),
+        1 => EntryV2 { known: codec::decode(WHAT, body)?, flips: Vec::new() }.into_entry(shapes),
+        2 => codec::decode::<EntryV2>(WHAT, body)?.into_entry(shapes),
         _ => Err(codec::unknown_format(WHAT, format)),
     }
 }
@@ -159,6 +173,23 @@ struct EntryV1 {
     moves: Vec<MovedV1>,
 }
 
+/// Format 2: format 1, and what was written lately.
+#[derive(Serialize, Deserialize)]
+struct EntryV2 {
+    known: EntryV1,
+    flips: Vec<FlipsV2>,
+}
+
+/// Writes of a group. Its instants are the first one and how much later each other one is.
+#[derive(Serialize, Deserialize)]
+struct FlipsV2 {
+    #[serde(with = "postcard::fixint::le")]
+    before: u32,
+    #[serde(with = "postcard::fixint::le")]
+    after: u32,
+    steps: Vec<u32>,
+}
+
 /// A group without its keys. `marks` says what the halves mean and which moves follow in `EntryV1::moves`.
 #[derive(Serialize, Deserialize)]
 struct GroupV1 {
@@ -183,12 +214,54 @@ const TAKE_REFERRAL: u8 = 16;
 /// An operator decided for the lead's value.
 const TAKE_LEAD: u8 = 32;
 
+/// Writes of the last hour follow, in `EntryV2::flips`.
+const FLIPS: u8 = 64;
+/// It is held as flapping.
+const FLIPS_HELD: u8 = 128;
+
 /// A move; random 64 bits are longer as a variable-length number.
 #[derive(Serialize, Deserialize)]
 struct MovedV1 {
     #[serde(with = "postcard::fixint::le")]
     to: u64,
     at: Timestamp,
+}
+
+impl EntryV2 {
+    fn of(id: ReferralId, entry: &Entry, shapes: &mut Shapes) -> Self {
+        let flips = entry.groups.iter().filter_map(|group| group.flips.as_ref()).map(FlipsV2::of).collect();
+        EntryV2 { known: EntryV1::of(id, entry, shapes), flips }
+    }
+
+    fn into_entry(self, shapes: &Shapes) -> Result<Entry, Failure> {
+        let marks: Vec<u8> = self.known.groups.iter().map(|group| group.marks).collect();
+        let mut entry = self.known.into_entry(shapes)?;
+        let mut flips = self.flips.into_iter();
+        for (group, marks) in entry.groups.iter_mut().zip(marks) {
+            if marks & FLIPS != 0 {
+                let next = flips.next().ok_or_else(|| Failure::Damage(format!("{WHAT}: writes are missing")))?;
+                group.flips = Some(next.into_flips(marks & FLIPS_HELD != 0));
+            }
+        }
+        Ok(entry)
+    }
+}
+
+impl FlipsV2 {
+    fn of(flips: &Flips) -> Self {
+        let [before, after] = flips.values;
+        let mut last = 0;
+        let steps = flips.at.iter().map(|at| at.wrapping_sub(std::mem::replace(&mut last, *at))).collect();
+        FlipsV2 { before, after, steps }
+    }
+
+    fn into_flips(self, is_held: bool) -> Flips {
+        let mut at = self.steps;
+        for index in 1..at.len() {
+            at[index] = at[index].wrapping_add(at[index - 1]);
+        }
+        Flips { values: [self.before, self.after], at, is_held }
+    }
 }
 
 impl EntryV1 {
@@ -285,6 +358,7 @@ impl EntryV1 {
                     TAKE_REFERRAL => Some(Take::Referral),
                     _ => Some(Take::Lead),
                 },
+                flips: None,
             });
         }
         Ok(Entry {
@@ -332,6 +406,28 @@ impl GroupV1 {
             Some(Take::Referral) => TAKE_REFERRAL,
             Some(Take::Lead) => TAKE_LEAD,
         };
+        marks |= match &memory.flips {
+            None => 0,
+            Some(Flips { is_held: false, .. }) => FLIPS,
+            Some(Flips { is_held: true, .. }) => FLIPS | FLIPS_HELD,
+        };
         GroupV1 { marks, referral, lead }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{EntryV1, Shapes, codec, decode};
+    use crate::store::contract::{full_entry, referral};
+
+    #[test]
+    fn an_entry_of_the_format_before_is_read() {
+        let mut shapes = Shapes::default();
+        let full = full_entry(3);
+        let bytes = codec::seal_as(1, &EntryV1::of(referral(7), &full, &mut shapes));
+        assert_eq!(decode(&bytes, &shapes).unwrap(), full);
+        let bytes = codec::seal_as(1, &EntryV1::of(referral(7), &full_entry(2), &mut Shapes::default()));
+        assert_eq!(crc32fast::hash(&bytes), 2_180_114_774, "as it was written");
     }
 }

@@ -88,6 +88,7 @@ impl Fake {
             ("createdon", "DateTime"),
             ("modifiedon", "DateTime"),
             ("createdby", "Lookup"),
+            ("modifiedby", "Lookup"),
             ("merged", "Boolean"),
             ("masterid", "Lookup"),
             ("qualifyingopportunityid", "Lookup"),
@@ -296,7 +297,7 @@ pub fn open(fake: &Arc<Fake>, identity: Identity, column: Option<&str>) -> Datav
 }
 
 /// The columns that every lead is read with.
-pub const SELECT: &str = "leadid,subject,statecode,statuscode,createdon,modifiedon,_createdby_value,merged,\
+pub const SELECT: &str = "leadid,subject,statecode,statuscode,createdon,modifiedon,_createdby_value,_modifiedby_value,merged,\
     _masterid_value,_qualifyingopportunityid_value,_transactioncurrencyid_value,description,estimatedamount,lastname,\
     leadsourcecode,new_day,new_referralid";
 
@@ -317,6 +318,7 @@ pub fn lead_row() -> Value {
         "statecode": 0, "statuscode": 1,
         "createdon": "2026-03-01T08:15:30Z", "modifiedon": "2026-03-01T08:15:30Z",
         "_createdby_value": Uuid::from_u128(1).to_string(),
+        "_modifiedby_value": Uuid::from_u128(2).to_string(),
         "merged": false,
         "_transactioncurrencyid_value": euro().to_string(),
         "estimatedamount": 120_000,

@@ -145,6 +145,7 @@ pub(in super::super) fn lead(columns: &[(&str, Value)]) -> Lead {
         created: None,
         modified: None,
         created_by: None,
+        modified_by: None,
         is_merged: false,
         master: None,
         opportunity: None,
