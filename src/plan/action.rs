@@ -104,6 +104,8 @@ pub enum Rule {
     Released,
     /// The customer withdrew the consent.
     ConsentWithdrawn,
+    /// The mapping changed and an operator asked for a backfill.
+    Backfill,
 }
 
 impl Action {
@@ -209,6 +211,7 @@ impl fmt::Display for Rule {
             Rule::LeadWasEmpty => f.write_str("no common base, the lead had no value"),
             Rule::Released => f.write_str("released by an operator"),
             Rule::ConsentWithdrawn => f.write_str("the customer withdrew the consent to be contacted"),
+            Rule::Backfill => f.write_str("backfill after a change of mapping"),
         }
     }
 }

@@ -494,6 +494,7 @@ impl<'a> Draft<'a> {
             }),
             is_referral_new: self.is_referral_new(),
             is_lead_new: self.is_lead_new(),
+            is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
         }
     }
 

@@ -12,6 +12,8 @@
 //! | common | moved    | moved | equal: that is the base; else the owner                         |
 //! | apart  |          |       | hold if disputed                                                |
 //! | apart  | moved or | moved | the owner, as if both had moved                                 |
+//!
+//! A change of mapping records new halves and moves no lead. A backfill writes what then differs where nobody moved.
 
 use std::time::Duration;
 
@@ -56,6 +58,8 @@ pub struct Sight<'a> {
     pub is_referral_new: bool,
     /// The lead is another version than the one last seen.
     pub is_lead_new: bool,
+    /// An operator asked to rewrite this group after a change of mapping.
+    pub is_backfilled: bool,
 }
 
 /// What the merge of one group decides.
@@ -83,6 +87,7 @@ pub enum Merge {
 pub fn merge(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
     let (decision, next) = merge_bases(memory, sight, now);
     let Some(mut next) = next else { return (decision, None) };
+    let decision = if sight.is_backfilled { backfill(decision, &next, sight) } else { decision };
     let is_new_base = memory.is_some_and(|memory| memory.base != next.base);
     let resolved = sight.intent.filter(|(_, lead)| is_new_base && halves(next.base).1 == *lead);
     next.flips = match (resolved, memory) {
@@ -131,6 +136,23 @@ fn recent(flips: Option<&Flips>, now: Timestamp) -> Option<Flips> {
 
 fn short(fingerprint: u64) -> u32 {
     fingerprint as u32
+}
+
+/// Rewrites a lead that nobody moved since both sides agreed: the difference is the mapping's.
+///
+/// What a seller entered since is `lead_moved` or lies apart, and stays.
+fn backfill(decision: Merge, next: &GroupMemory, sight: &Sight<'_>) -> Merge {
+    let Base::Common { referral, lead } = next.base else { return decision };
+    let is_quiet = decision == Merge::Rest && next.referral_moved.is_none() && next.lead_moved.is_none();
+    if !is_quiet {
+        return decision;
+    }
+    match (sight.referral, sight.lead) {
+        (None, _) => Merge::NeedReferral,
+        (_, None) => Merge::NeedLead,
+        (Some(value), Some(_)) if value.is_empty || is_equal(sight, referral, lead) => decision,
+        (Some(_), Some(_)) => Merge::WriteLead(Rule::Backfill),
+    }
 }
 
 /// The decision by what both sides last agreed on.

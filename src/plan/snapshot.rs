@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Entry, Lead, LeadId, Opportunity, Referral, ReferralId, Timestamp};
 use crate::ports::IntendedAction;
 
@@ -26,6 +28,28 @@ pub struct Row {
     pub entry: Option<Entry>,
     /// A write of ours whose outcome was not known when this row was read.
     pub intent: Option<IntendedAction>,
+    /// An operator asked to rewrite these groups after a change of mapping.
+    pub backfill: Option<Groups>,
+}
+
+/// Which mapping groups something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Groups {
+    /// Every group.
+    All,
+    /// The group with this key.
+    One(u32),
+}
+
+impl Groups {
+    /// True for a group it is about.
+    pub fn contains(self, key: u32) -> bool {
+        match self {
+            Groups::All => true,
+            Groups::One(one) => one == key,
+        }
+    }
 }
 
 /// How much of one side was read.
@@ -90,6 +114,7 @@ impl Row {
             claims: BTreeMap::new(),
             entry: None,
             intent: None,
+            backfill: None,
         }
     }
 }

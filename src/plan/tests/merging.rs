@@ -240,6 +240,39 @@ fn a_change_of_mapping_moves_no_lead_and_forgets_no_edit() {
 }
 
 #[test]
+fn a_backfill_rewrites_what_only_the_mapping_made_different() {
+    use crate::plan::Groups;
+    // The same version of the referral gives another value under the new mapping.
+    let remapped = |sample: Sample| {
+        let sample = sample.says("mapped anew");
+        let etag = sample.row.referral.present().expect("a referral").etag.clone();
+        sample.notes(|memory| memory.mapping ^= 1).entry(|entry| entry.referral_etag = etag)
+    };
+    let asked = |mut sample: Sample, groups| {
+        sample.row.backfill = Some(groups);
+        sample
+    };
+    let common = |is_two_way| remapped(seen(FieldOwner::Crm, is_two_way, Memory::Common));
+    let kept = remapped(seen(FieldOwner::Crm, false, Memory::Common).shows("seller's").later(minutes(10)));
+    let write =
+        "update lead L of referral R: qualificationcomments (backfill after a change of mapping; mapping.groups.notes)";
+    let recorded = common(false).later(minutes(5));
+    check_all(vec![
+        ("not asked", common(false), REST),
+        ("asked", asked(common(false), Groups::All), write),
+        ("asked, two-way", asked(common(true), Groups::All), write),
+        ("asked after the new half was recorded", asked(recorded.clone(), Groups::All), write),
+        ("asked for another group", asked(recorded, Groups::One(7)), REST),
+        ("a seller's edit", asked(kept, Groups::All), REST),
+        ("nothing differs", asked(seen(FieldOwner::Crm, false, Memory::Common), Groups::All), REST),
+    ]);
+    check(asked(common(false), Groups::All).written(), REST);
+    let mut blind = asked(common(false).later(minutes(5)), Groups::All);
+    blind.row.lead = crate::plan::Seen::Unseen;
+    check(blind, "needs the lead");
+}
+
+#[test]
 fn after_a_change_of_mapping_later_moves_count_again() {
     let changed = seen(FieldOwner::Crm, false, Memory::Common).notes(|memory| memory.mapping ^= 1).later(minutes(1));
     check(changed.says("new"), WRITE_LEAD);
