@@ -296,8 +296,8 @@ pub trait StateStore: Send + Sync {
     /// Operator decisions and latched brakes: what no service can give back (`keep/`).
     fn decisions(&self) -> Result<Decisions, StoreError>;
 
-    /// Replaces them durably.
-    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError>;
+    /// Changes them durably, in one step whoever else decides meanwhile; returns them as they were before and after it.
+    async fn decide(&self, change: DecisionChange) -> Result<(Decisions, Decisions), StoreError>;
 
     /// The 128-bit key of all fingerprints.
     fn fingerprint_key(&self) -> [u8; 16];
@@ -524,6 +524,9 @@ pub struct Decisions {
     /// As `closings`.
     pub acceptances: Vec<Timestamp>,
 }
+
+/// A change to the decisions; it sees them as they are at that moment.
+pub type DecisionChange = Box<dyn FnOnce(&mut Decisions) + Send>;
 
 /// A brake that holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

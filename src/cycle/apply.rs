@@ -293,11 +293,12 @@ impl Pass<'_> {
     async fn send(&mut self, mut queue: Vec<Ready>) -> Result<(), CycleError> {
         let batch_max = self.setup.settings.batch_max.max(1) as usize;
         while !queue.is_empty() {
+            self.heed_operators(&mut queue)?;
             let waiting: Vec<Ready> = queue.split_off(queue.len().min(batch_max));
             let (batch, left): (Vec<Ready>, Vec<Ready>) =
                 queue.into_iter().partition(|ready| self.is_up(side_of(&ready.action)));
             self.report.pending += left.len() as u64;
-            if !self.has_time() || self.is_over_budget() {
+            if !self.may_write() || !self.has_time() || self.is_over_budget() {
                 self.report.pending += (batch.len() + waiting.len()) as u64;
                 return Ok(());
             }
@@ -305,6 +306,17 @@ impl Pass<'_> {
             queue = again;
             queue.extend(waiting);
         }
+        Ok(())
+    }
+
+    /// What operators decided since the pass began counts for what is not sent yet.
+    fn heed_operators(&mut self, queue: &mut Vec<Ready>) -> Result<(), CycleError> {
+        let decisions = self.ports.store.decisions()?;
+        if decisions.is_suspended {
+            self.stopped = Some(super::SUSPENDED.to_owned());
+        }
+        queue.retain(|ready| !decisions.held.contains(&ready.row.id)); // They are due, so the next pass lists them.
+        self.setup.policy.decisions.held.extend(decisions.held);
         Ok(())
     }
 

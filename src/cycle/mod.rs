@@ -150,7 +150,7 @@ impl<'a> Pass<'a> {
         setup.policy.ignores_delays = mode == Mode::Write(Budget::Unlimited);
         let mut stopped = setup.stopped.clone();
         if decisions.is_suspended {
-            stopped = Some("writing is suspended by an operator; `referrald resume` goes on".to_owned());
+            stopped = Some(SUSPENDED.to_owned());
         }
         if setup.policy.writes == plan::settings::Writes::Off {
             stopped = Some("writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned());
@@ -284,17 +284,13 @@ impl<'a> Pass<'a> {
 
     /// Writes what this pass decided; what operators decided meanwhile stays.
     pub(super) async fn keep_decisions(&self) -> Result<(), StoreError> {
-        let before = self.ports.store.decisions()?;
-        let after = Decisions {
-            brakes: self.decisions.brakes.clone(),
-            closings: self.decisions.closings.clone(),
-            acceptances: self.decisions.acceptances.clone(),
-            approved: before.approved.difference(&self.consumed).cloned().collect(),
-            ..before.clone()
+        let Decisions { brakes, closings, acceptances, .. } = self.decisions.clone();
+        let consumed = self.consumed.clone();
+        let change = move |kept: &mut Decisions| {
+            (kept.brakes, kept.closings, kept.acceptances) = (brakes, closings, acceptances);
+            kept.approved.retain(|digest| !consumed.contains(digest));
         };
-        if after != before {
-            self.ports.store.decide(after).await?;
-        }
+        self.ports.store.decide(Box::new(change)).await?;
         Ok(())
     }
 
@@ -371,6 +367,9 @@ impl<'a> Pass<'a> {
         }
     }
 }
+
+/// Why nothing is written after `suspend`.
+const SUSPENDED: &str = "writing is suspended by an operator; `referrald resume` goes on";
 
 /// The longest closed window that a pass without a work budget waits out.
 pub const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);

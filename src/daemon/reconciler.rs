@@ -17,7 +17,7 @@ use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timest
 use crate::plan::mapping::Mapping;
 use crate::plan::settings::Writes;
 use crate::plan::{HOLD_NAMES, Policy};
-use crate::ports::{Batch, CrmIdentity, LeadSchema, Opening, Ports};
+use crate::ports::{Batch, CrmIdentity, Decisions, LeadSchema, Opening, Ports};
 
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -329,15 +329,17 @@ impl Reconciler {
         }
         let wanted = wanted.flatten();
         let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
-        let mut decisions = self.ports.store.decisions()?;
-        let freed: std::collections::BTreeSet<ReferralId> = match &which {
-            Which::Ids(ids) => ids.iter().filter(|id| decisions.held.contains(id)).copied().collect(),
-            Which::Cause(_) | Which::All if group.is_none() && take.is_none() => decisions.held.clone(),
-            Which::Cause(_) | Which::All => Default::default(),
+        let freeing = which.clone();
+        let is_whole = group.is_none() && take.is_none();
+        let lift = move |decisions: &mut Decisions| {
+            decisions.held.retain(|id| match &freeing {
+                Which::Ids(ids) => !ids.contains(id),
+                Which::Cause(_) | Which::All => !is_whole,
+            });
         };
-        decisions.held.retain(|id| !freed.contains(id));
+        let (before, after) = self.ports.store.decide(Box::new(lift)).await?;
+        let freed: std::collections::BTreeSet<ReferralId> = before.held.difference(&after.held).copied().collect();
         let lifted = freed.len() as u64;
-        self.ports.store.decide(decisions).await?;
         let (changed, unknown) = self
             .change(&which, |id, entry| {
                 let mut is_changed = entry.standing == Standing::LeadTaken;
@@ -385,14 +387,19 @@ impl Reconciler {
         if digest == "organization" {
             return self.approve_organization().await;
         }
-        let mut decisions = self.ports.store.decisions()?;
-        let Some((name, brake)) = decisions.brakes.iter().find(|(_, brake)| brake.digest == digest) else {
+        let named = digest.clone();
+        let approve = move |decisions: &mut Decisions| {
+            if !named.is_empty() && decisions.brakes.values().any(|brake| brake.digest == named) {
+                decisions.approved.insert(named);
+            }
+        };
+        let (_, after) = self.ports.store.decide(Box::new(approve)).await?;
+        let held = after.brakes.iter().find(|(_, brake)| brake.digest == digest && !digest.is_empty());
+        let Some((name, brake)) = held else {
             let text = format!("no brake holds a set named {digest}; `referrald status` prints the names of today");
             return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
         };
         let (name, count) = (name.clone(), brake.count);
-        decisions.approved.insert(digest);
-        self.ports.store.decide(decisions).await?;
         let text = format!("approved: the next cycle sends exactly the {count} that the brake {name} holds back");
         Ok(DecisionAnswer { is_done: true, changed: count, text, unknown: Vec::new() })
     }
@@ -400,8 +407,7 @@ impl Reconciler {
     /// Accepts a move to another organization; every id is kept.
     async fn approve_organization(&self) -> Result<DecisionAnswer, CycleError> {
         let mut ground = self.ground.lock().await;
-        let mut decisions = self.ports.store.decisions()?;
-        if decisions.brakes.remove(cycle::ORGANIZATION_BRAKE).is_none() {
+        if !self.ports.store.decisions()?.brakes.contains_key(cycle::ORGANIZATION_BRAKE) {
             let text = "no change of organization is waiting for an approval".to_owned();
             return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
         }
@@ -411,17 +417,16 @@ impl Reconciler {
         memo.is_sweep_due = true;
         memo.lead_reading = Some(None);
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
-        self.ports.store.decide(decisions).await?;
+        self.ports.store.decide(Box::new(|decisions| drop(decisions.brakes.remove(cycle::ORGANIZATION_BRAKE)))).await?;
         ground.identity_at = None;
         let text = "approved: the organizations found next become the ledger's, and everything is read once".to_owned();
         Ok(DecisionAnswer { is_done: true, changed: 1, text, unknown: Vec::new() })
     }
 
     async fn suspend(&self, is_suspended: bool) -> Result<DecisionAnswer, CycleError> {
-        let mut decisions = self.ports.store.decisions()?;
-        let is_changed = decisions.is_suspended != is_suspended;
-        decisions.is_suspended = is_suspended;
-        self.ports.store.decide(decisions).await?;
+        let suspend = move |decisions: &mut Decisions| decisions.is_suspended = is_suspended;
+        let (before, after) = self.ports.store.decide(Box::new(suspend)).await?;
+        let is_changed = before.is_suspended != after.is_suspended;
         let text = match (is_suspended, is_changed) {
             (true, true) => "writing is suspended; reading goes on, `referrald resume` goes on writing",
             (true, false) => "writing was suspended already",
@@ -432,11 +437,9 @@ impl Reconciler {
     }
 
     async fn hold(&self, ids: Vec<ReferralId>) -> Result<DecisionAnswer, CycleError> {
-        let mut decisions = self.ports.store.decisions()?;
-        let before = decisions.held.len();
-        decisions.held.extend(ids.iter().copied());
-        let changed = (decisions.held.len() - before) as u64;
-        self.ports.store.decide(decisions).await?;
+        let added = ids.clone();
+        let (before, after) = self.ports.store.decide(Box::new(move |decisions| decisions.held.extend(added))).await?;
+        let changed = (after.held.len() - before.held.len()) as u64;
         let mut unknown = Vec::new();
         for id in ids {
             if self.ports.store.get(id)?.is_none() {

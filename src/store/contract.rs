@@ -55,6 +55,7 @@ contract!(
     commit_numbers_grow,
     the_memo_comes_back_and_stays_without_a_new_one,
     decisions_come_back,
+    decisions_made_at_the_same_time_are_all_kept,
     history_is_told_in_order_and_cut_to_size,
     old_history_is_pruned_piece_by_piece,
     a_forgotten_referral_leaves_nothing,
@@ -273,10 +274,41 @@ async fn decisions_come_back(store: &dyn StateStore) {
         closings: vec![seconds(1), seconds(2)],
         acceptances: vec![],
     };
-    store.decide(decisions.clone()).await.unwrap();
+    let wanted = decisions.clone();
+    let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();
+    assert_eq!(changed, (Decisions::default(), decisions.clone()));
     assert_eq!(store.decisions(), Ok(decisions));
-    store.decide(Decisions::default()).await.unwrap();
+    store.decide(Box::new(|kept| *kept = Decisions::default())).await.unwrap();
     assert_eq!(store.decisions(), Ok(Decisions::default()));
+}
+
+async fn decisions_made_at_the_same_time_are_all_kept(store: &dyn StateStore) {
+    // A cycle writes its windows while operators hold, approve and suspend: each sees what the others have done.
+    let cycle = async {
+        for second in 0..40 {
+            store.decide(Box::new(move |kept| kept.closings.push(seconds(second)))).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let holder = async {
+        for number in 0..40 {
+            let (before, after) =
+                store.decide(Box::new(move |kept| kept.held.extend([referral(number)]))).await.unwrap();
+            assert_eq!((before.held.len() as u128, after.held.len() as u128), (number, number + 1));
+            assert!(after.closings.starts_with(&before.closings));
+            tokio::task::yield_now().await;
+        }
+    };
+    let approver = async {
+        for number in 0..40 {
+            store.decide(Box::new(move |kept| kept.approved.extend([number.to_string()]))).await.unwrap();
+            store.decide(Box::new(move |kept| kept.is_suspended = number % 2 == 0)).await.unwrap();
+        }
+    };
+    futures_util::join!(cycle, holder, approver);
+    let kept = store.decisions().unwrap();
+    assert_eq!((kept.closings.len(), kept.held.len(), kept.approved.len()), (40, 40, 40));
+    assert!(!kept.is_suspended);
 }
 
 async fn history_is_told_in_order_and_cut_to_size(store: &dyn StateStore) {

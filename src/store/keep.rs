@@ -50,19 +50,26 @@ impl Keep {
         self.decisions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the decisions; returns when they are on disk. Blocks.
+    /// Changes the decisions as they are now, one change at a time; returns them as they were before and after it, when
+    /// they are on disk. Blocks.
     ///
     /// # Errors
     ///
     /// [`StoreError::Failed`] when they cannot be written; the old ones stay in force.
-    pub fn replace_decisions(&self, decisions: Decisions) -> Result<(), StoreError> {
+    pub fn change_decisions(&self, change: impl FnOnce(&mut Decisions)) -> Result<(Decisions, Decisions), StoreError> {
         let _writing = lock(&self.writing);
+        let before = self.decisions();
+        let mut decisions = before.clone();
+        change(&mut decisions);
+        if decisions == before {
+            return Ok((before, decisions));
+        }
         let path = self.directory.join(DECISIONS);
         let json = serde_json::to_vec_pretty(&decisions)
             .map_err(|error| StoreError::Failed { reason: format!("the decisions cannot be encoded: {error}") })?;
         write_private(&path, &json).map_err(|error| failed("write", &path, &error))?;
-        *self.decisions.write().unwrap_or_else(PoisonError::into_inner) = decisions;
-        Ok(())
+        self.decisions.write().unwrap_or_else(PoisonError::into_inner).clone_from(&decisions);
+        Ok((before, decisions))
     }
 
     /// The 128-bit key of all fingerprints.
@@ -208,7 +215,7 @@ mod tests {
     fn decisions_survive_and_are_private() {
         let state = tempfile::tempdir().unwrap();
         let decisions = Decisions { is_suspended: true, ..Decisions::default() };
-        Keep::open(state.path(), None).unwrap().replace_decisions(decisions.clone()).unwrap();
+        Keep::open(state.path(), None).unwrap().change_decisions(|kept| kept.clone_from(&decisions)).unwrap();
         assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), decisions);
         assert_eq!(mode(&state.path().join("keep").join(DECISIONS)), 0o600);
     }

@@ -10,7 +10,8 @@ use super::index::{Marks, Tally};
 use super::{NEWEST_MAX, OUTCOME_BYTES_MAX, cut, lock};
 use crate::model::{Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{
-    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+    Batch, Counters, DecisionChange, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore,
+    StoreError,
 };
 
 /// A ledger in memory.
@@ -229,9 +230,11 @@ impl StateStore for MemoryStore {
         Ok(lock(&self.decisions).clone())
     }
 
-    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
-        *lock(&self.decisions) = decisions;
-        Ok(())
+    async fn decide(&self, change: DecisionChange) -> Result<(Decisions, Decisions), StoreError> {
+        let mut decisions = lock(&self.decisions);
+        let before = decisions.clone();
+        change(&mut decisions);
+        Ok((before, decisions.clone()))
     }
 
     fn fingerprint_key(&self) -> [u8; 16] {

@@ -7,6 +7,7 @@ mod command_line;
 mod commands;
 mod costs;
 mod daemon_run;
+mod decisions;
 mod demo;
 mod flapping;
 mod histories;

@@ -132,7 +132,6 @@ impl Host {
         self.engine.decide(request).await.unwrap()
     }
 
-    #[allow(dead_code)]
     pub fn decisions(&self) -> Decisions {
         self.store.decisions().unwrap()
     }

@@ -35,7 +35,8 @@ pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
 use super::keep::{Keep, private_directory};
 use crate::model::{Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{
-    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+    Batch, Counters, DecisionChange, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore,
+    StoreError,
 };
 
 /// After a refused attempt to open the ledger again, the next one waits this long.
@@ -248,8 +249,8 @@ impl StateStore for SledStore {
         Ok(self.inner.keep.decisions())
     }
 
-    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
-        self.blocking(move |inner| inner.keep.replace_decisions(decisions)).await
+    async fn decide(&self, change: DecisionChange) -> Result<(Decisions, Decisions), StoreError> {
+        self.blocking(move |inner| inner.keep.change_decisions(change)).await
     }
 
     fn fingerprint_key(&self) -> [u8; 16] {
