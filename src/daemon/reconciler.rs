@@ -57,6 +57,7 @@ struct Ground {
     schema: Option<(Arc<LeadSchema>, Timestamp)>,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
+    configured: Option<(Arc<Settings>, u64)>,
     identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
@@ -115,7 +116,11 @@ impl Reconciler {
             }
         }
         let schema = ground.schema.as_ref().map(|(schema, _)| Arc::clone(schema)).unwrap_or_default();
-        let configuration = configuration(&settings);
+        let configuration = match &ground.configured {
+            Some((known, hash)) if Arc::ptr_eq(known, &settings) => *hash,
+            Some(_) | None => configuration(&settings),
+        };
+        ground.configured = Some((Arc::clone(&settings), configuration));
         let mapping = match &ground.mapping {
             Some(mapping) if ground.mapped_for == configuration => Arc::clone(mapping),
             Some(_) | None => {

@@ -204,7 +204,7 @@ impl Entra {
             body["refresh_token"] = fresh.clone().into();
             self.newest_refresh = fresh;
         }
-        Answer::json(200, &body)
+        Answer::json(200, body)
     }
 
     fn check_refresh_token(&mut self, options: &Options, text: &str, now: Timestamp) -> Result<(), Answer> {
@@ -245,7 +245,7 @@ impl Entra {
         self.device_polls.insert(code.clone(), 0);
         Answer::json(
             200,
-            &json!({"device_code": code, "user_code": "SIM123456", "verification_uri": "https://microsoft.com/devicelogin",
+            json!({"device_code": code, "user_code": "SIM123456", "verification_uri": "https://microsoft.com/devicelogin",
                 "expires_in": 900, "interval": 5, "message": "enter the code SIM123456"}),
         )
     }
@@ -277,7 +277,7 @@ impl Entra {
             }
             if token.has_user && !token.has_mfa && options.enforces_mfa {
                 let body = json!({"code": "900421", "description": "MFA is required", "data": [], "source": "gateway"});
-                return Err(Answer::json(401, &body));
+                return Err(Answer::json(401, body));
             }
         }
         Ok(())
@@ -326,7 +326,7 @@ fn refusal(now: Timestamp, status: u16, error: &str, code: u32, suberror: Option
     if let Some(suberror) = suberror {
         body["suberror"] = suberror.into();
     }
-    Answer::json(status, &body)
+    Answer::json(status, body)
 }
 
 fn bearer(request: &Request) -> Option<&str> {

@@ -90,7 +90,8 @@ impl Request {
     pub fn raw_parameter(&self, name: &str) -> Option<&str> {
         self.query.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(key) == name).then_some(value)
+            let is_plain = !key.contains(['%', '+']);
+            (if is_plain { key == name } else { decode(key) == name }).then_some(value)
         })
     }
 
@@ -151,9 +152,38 @@ pub struct Answer {
     /// Headers by lower-case name.
     pub headers: BTreeMap<String, String>,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Body,
     /// How it reaches the client.
     pub delivery: Delivery,
+}
+
+/// The body of an answer. JSON becomes text only where it has to: behind the ports nobody reads the text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A document.
+    Json(Value),
+    /// Anything else, and nothing.
+    Bytes(Vec<u8>),
+}
+
+impl Body {
+    /// True when there is nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Body::Bytes(bytes) if bytes.is_empty())
+    }
+
+    /// As it travels.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Body::Json(value) => value.to_string().into_bytes(),
+            Body::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// As text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.clone().into_bytes()).into_owned()
+    }
 }
 
 /// How an answer reaches the client.
@@ -174,20 +204,21 @@ pub enum Delivery {
 impl Answer {
     /// An empty answer.
     pub fn empty(status: u16) -> Self {
-        Answer { status, headers: BTreeMap::new(), body: Vec::new(), delivery: Delivery::Whole }
+        Answer { status, headers: BTreeMap::new(), body: Body::Bytes(Vec::new()), delivery: Delivery::Whole }
     }
 
     /// A JSON answer.
-    pub fn json(status: u16, body: &Value) -> Self {
+    pub fn json(status: u16, body: Value) -> Self {
         let mut answer = Answer::empty(status).with("content-type", "application/json; charset=utf-8");
-        answer.body = body.to_string().into_bytes();
+        answer.body = Body::Json(body);
         answer
     }
 
     /// An HTML page, as gateways answer.
     pub fn html(status: u16) -> Self {
         let mut answer = Answer::empty(status).with("content-type", "text/html");
-        answer.body = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>").into();
+        let page = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
+        answer.body = Body::Bytes(page.into_bytes());
         answer
     }
 
@@ -205,18 +236,26 @@ impl Answer {
 
     /// The body as JSON; null when it is none.
     pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+        self.clone().into_value()
+    }
+
+    /// The body as JSON; null when it is none.
+    pub fn into_value(self) -> Value {
+        match self.body {
+            Body::Json(value) => value,
+            Body::Bytes(bytes) => serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
     }
 
     /// An error in the shape of the referrals API (partner-center §1.11).
     pub fn portal_error(status: u16, code: &str, message: &str, inner: Option<&str>) -> Self {
         let inner = inner.map(|code| json!({"code": code, "message": message, "details": null}));
-        Answer::json(status, &json!({"error": {"code": code, "message": message, "innerError": inner}}))
+        Answer::json(status, json!({"error": {"code": code, "message": message, "innerError": inner}}))
     }
 
     /// An error in the shape of Dataverse (dataverse §7).
     pub fn crm_error(status: u16, code: &str, message: &str) -> Self {
-        Answer::json(status, &json!({"error": {"code": code, "message": message}}))
+        Answer::json(status, json!({"error": {"code": code, "message": message}}))
     }
 }
 

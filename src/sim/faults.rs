@@ -301,7 +301,10 @@ impl Class {
             Class::Slow => answer.delivery = Delivery::Slow(Duration::from_millis(rng.random_range(200..5_000))),
             Class::Hang => answer.delivery = Delivery::Hang,
             Class::Truncated if answer.body.is_empty() => answer.delivery = Delivery::Reset,
-            Class::Truncated => answer.delivery = Delivery::Truncated(rng.random_range(0..answer.body.len())),
+            Class::Truncated => {
+                let length = answer.body.clone().into_bytes().len();
+                answer.delivery = Delivery::Truncated(rng.random_range(0..length));
+            }
             // The write was done, and yet the gateway says it failed.
             Class::ServerError if answer.status < 500 && (request.is_write() || service == Service::Authority) => {
                 let headers = std::mem::take(&mut answer.headers);
@@ -321,7 +324,7 @@ fn server_error(service: Service, rng: &mut ChaCha8Rng) -> Answer {
     match service {
         Service::Portal => Answer::portal_error(status, "generalException", "an error occurred", None),
         Service::Crm => Answer::crm_error(status, "0x80044151", "Sql error: timeout expired"),
-        Service::Authority => Answer::json(status, &serde_json::json!({"error": "temporarily_unavailable"})),
+        Service::Authority => Answer::json(status, serde_json::json!({"error": "temporarily_unavailable"})),
     }
 }
 

@@ -182,8 +182,9 @@ impl Referrals {
         let mut body = json!({
             "@odata.context": format!("{}/v1.0/$metadata#Referrals", plain(&options.url)),
             "@odata.count": count,
-            "value": rows,
+            "value": null,
         });
+        body["value"] = Value::Array(rows);
         if let Some(token) = token {
             body["@odata.nextLink"] = match options.link_form {
                 LinkForm::Defective => format!("{}/v1.0/referrals?$skiptoken={token}", plain(&options.url)),
@@ -192,7 +193,7 @@ impl Referrals {
             }
             .into();
         }
-        Answer::json(200, &body)
+        Answer::json(200, body)
     }
 }
 

@@ -204,24 +204,13 @@ pub fn orders(text: &str) -> Vec<Order> {
 }
 
 /// Splits `$select` or `$expand` at its outer commas.
-pub fn parts(text: &str) -> Vec<String> {
+pub fn parts(text: &str) -> Vec<&str> {
     let mut depth = 0_i32;
-    let mut found = vec![String::new()];
-    for letter in text.chars() {
-        match letter {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            ',' if depth == 0 => {
-                found.push(String::new());
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(last) = found.last_mut() {
-            last.push(letter);
-        }
-    }
-    found.into_iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    let outer = move |letter: char| {
+        depth += i32::from(letter == '(') - i32::from(letter == ')');
+        letter == ',' && depth == 0
+    };
+    text.split(outer).map(str::trim).filter(|part| !part.is_empty()).collect()
 }
 
 #[derive(Clone, Debug, PartialEq)]

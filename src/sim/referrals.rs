@@ -279,7 +279,7 @@ impl Referrals {
         document["@odata.context"] = format!("{}/v1.0/$metadata#Referrals/$entity", plain(&options.url)).into();
         let uri = format!("{}{COLLECTION}/{}", options.url, text(&document, "/id").unwrap_or_default());
         document["links"] = json!({"self": {"uri": uri, "method": "GET"}});
-        Answer::json(200, &document).with("etag", text(&row.document, "/eTag").unwrap_or_default())
+        Answer::json(200, document).with("etag", text(&row.document, "/eTag").unwrap_or_default())
     }
 
     /// A stamp later than any before.

@@ -190,7 +190,7 @@ fn response(answer: Answer) -> io::Result<http::Response<Body>> {
     for (name, value) in &answer.headers {
         builder = builder.header(name, value);
     }
-    let whole = Bytes::from(answer.body);
+    let whole = Bytes::from(answer.body.into_bytes());
     let body = match answer.delivery {
         Delivery::Truncated(length) => {
             builder = builder.header("content-length", whole.len());

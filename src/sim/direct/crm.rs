@@ -92,12 +92,14 @@ impl Default for DirectCrmSettings {
 pub struct DirectCrm {
     line: Line,
     settings: DirectCrmSettings,
+    /// `$select`, as of the schema that was read last.
+    selection: Mutex<Option<String>>,
 }
 
 impl DirectCrm {
     /// A port into this world.
     pub fn new(world: Arc<Mutex<World>>, settings: DirectCrmSettings) -> Self {
-        DirectCrm { line: Line::new(world, Service::Crm, Side::Crm), settings }
+        DirectCrm { line: Line::new(world, Service::Crm, Side::Crm), settings, selection: Mutex::default() }
     }
 
     /// The referral id column, when it is configured and there.
@@ -108,6 +110,10 @@ impl DirectCrm {
     }
 
     fn select(&self) -> String {
+        lock(&self.selection).get_or_insert_with(|| self.selected()).clone()
+    }
+
+    fn selected(&self) -> String {
         let world = lock(&self.line.world);
         let mut names: BTreeSet<String> = CORE.into_iter().map(str::to_owned).collect();
         for column in world.crm.columns(Table::Lead) {
@@ -207,14 +213,15 @@ impl DirectCrm {
         let size = format!("odata.maxpagesize={}", self.settings.page_size);
         let request = Request::new("GET", &format!("{ROOT}/{set}?{query}")).with("Prefer", &size);
         let answer = self.line.send(operation, request).await?;
-        let body = answer.value();
+        let server_time = Line::server_time(&answer);
+        let body = answer.into_value();
         let rows = body["value"].as_array().ok_or_else(|| self.line.malformed(operation))?;
         let next = body["@odata.nextLink"].as_str().and_then(|link| link.split_once('?'));
         Ok(Page {
             items: rows.iter().filter_map(decode).collect(),
             defects: Vec::new(),
             next: next.map(|(_, query)| Cursor(query.to_owned())),
-            server_time: Line::server_time(&answer),
+            server_time,
         })
     }
 
@@ -263,8 +270,8 @@ impl DirectCrm {
         }
     }
 
-    fn lead(&self, operation: &'static str, answer: &Answer) -> Result<Lead, RemoteError> {
-        self.decoded(&answer.value()).ok_or_else(|| self.line.malformed(operation))
+    fn lead(&self, operation: &'static str, answer: Answer) -> Result<Lead, RemoteError> {
+        self.decoded(&answer.into_value()).ok_or_else(|| self.line.malformed(operation))
     }
 }
 
@@ -286,6 +293,7 @@ impl Crm for DirectCrm {
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
         let path = format!("{ROOT}/EntityDefinitions(LogicalName='lead')/Attributes");
         self.line.send("read metadata", Request::new("GET", &path)).await?;
+        *lock(&self.selection) = None;
         let has_referral_column = self.referral_column().is_some();
         let world = lock(&self.line.world);
         let mut schema = LeadSchema {
@@ -364,7 +372,7 @@ impl Crm for DirectCrm {
 
     async fn get(&self, id: LeadId) -> Result<Lead, RemoteError> {
         let request = Request::new("GET", &format!("{ROOT}/leads({id})?$select={}", self.select()));
-        self.lead("get lead", &self.line.send("get lead", request).await?)
+        self.lead("get lead", self.line.send("get lead", request).await?)
     }
 
     async fn opportunities_of(&self, leads: &[LeadId]) -> Result<Vec<Opportunity>, RemoteError> {
@@ -409,18 +417,18 @@ impl Crm for DirectCrm {
             }
         }
         let call = self.write(&self.place(referral, computed), &body, request).with("If-None-Match", "*");
-        self.lead("create lead", &self.line.send("create lead", call).await?)
+        self.lead("create lead", self.line.send("create lead", call).await?)
     }
 
     async fn update(&self, id: LeadId, etag: &ETag, draft: &LeadDraft, request: Uuid) -> Result<Lead, RemoteError> {
         let call = self.write(&format!("leads({id})"), &self.body(draft), request).with("If-Match", &etag.0);
-        self.lead("update lead", &self.line.send("update lead", call).await?)
+        self.lead("update lead", self.line.send("update lead", call).await?)
     }
 
     async fn get_by_referral(&self, referral: ReferralId, computed: LeadId) -> Result<Lead, RemoteError> {
         let place = self.place(referral, computed);
         let request = Request::new("GET", &format!("{ROOT}/{place}?$select={}", self.select()));
-        self.lead("get lead", &self.line.send("get lead", request).await?)
+        self.lead("get lead", self.line.send("get lead", request).await?)
     }
 
     fn closed_until(&self) -> Option<Timestamp> {

@@ -38,14 +38,15 @@ impl Portal for DirectPortal {
             None => first_query(scan),
         };
         let answer = self.line.send("list referrals", Request::new("GET", &format!("{PATH}?{query}"))).await?;
-        let body = answer.value();
-        let rows = body["value"].as_array().ok_or_else(|| self.line.malformed("list referrals"))?;
-        let mut page =
-            Page { items: Vec::new(), defects: Vec::new(), next: None, server_time: Line::server_time(&answer) };
+        let server_time = Line::server_time(&answer);
+        let mut body = answer.into_value();
+        let Value::Array(rows) = body["value"].take() else { return Err(self.line.malformed("list referrals")) };
+        let mut page = Page { items: Vec::new(), defects: Vec::new(), next: None, server_time };
         for row in rows {
+            let id = text(&row, "/id");
             match decoded(row) {
                 Some(referral) => page.items.push(referral),
-                None => page.defects.push(Defect { id: text(row, "/id"), reason: "no id".to_owned() }),
+                None => page.defects.push(Defect { id, reason: "no id".to_owned() }),
             }
         }
         page.next = body["@odata.nextLink"]
@@ -57,7 +58,7 @@ impl Portal for DirectPortal {
 
     async fn get(&self, id: ReferralId) -> Result<Referral, RemoteError> {
         let answer = self.line.send("get referral", Request::new("GET", &format!("{PATH}/{id}"))).await?;
-        decoded(&answer.value()).ok_or_else(|| self.line.malformed("get referral"))
+        decoded(answer.into_value()).ok_or_else(|| self.line.malformed("get referral"))
     }
 
     async fn patch(
@@ -78,7 +79,7 @@ impl Portal for DirectPortal {
             .with("MS-RequestId", &request.to_string())
             .with_json(&Value::Array(operations));
         let answer = self.line.send("patch referral", call).await?;
-        Ok(if answer.status == 204 { None } else { decoded(&answer.value()) })
+        Ok(if answer.status == 204 { None } else { decoded(answer.into_value()) })
     }
 
     fn closed_until(&self) -> Option<Timestamp> {
@@ -107,9 +108,10 @@ fn first_query(scan: &Scan) -> String {
 }
 
 /// Reads a referral; `None` when it has no usable id.
-pub(super) fn decoded(row: &Value) -> Option<Referral> {
+pub(super) fn decoded(document: Value) -> Option<Referral> {
+    let row = &document;
     let word = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
-    Some(Referral {
+    let referral = Referral {
         id: ReferralId::parse(word("id"))?,
         etag: text(row, "/eTag").map(ETag),
         status: match word("status") {
@@ -150,6 +152,7 @@ pub(super) fn decoded(row: &Value) -> Option<Referral> {
         invited_by: text(row, "/inviteContext/invitedBy/organizationId"),
         consent_to_contact: row.pointer("/consent/consentToContact").and_then(Value::as_bool),
         has_registration: row["registrations"].as_array().is_some_and(|list| !list.is_empty()),
-        document: Arc::new(row.clone()),
-    })
+        document: Arc::new(Value::Null),
+    };
+    Some(Referral { document: Arc::new(document), ..referral })
 }

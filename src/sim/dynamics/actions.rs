@@ -44,7 +44,7 @@ impl Dynamics {
             })
             .collect();
         let context = format!("{}{ROOT}$metadata#Collection(Microsoft.Dynamics.CRM.crmbaseentity)", options.url);
-        Ok(Answer::json(200, &json!({"@odata.context": context, "value": rows})))
+        Ok(Answer::json(200, json!({"@odata.context": context, "value": rows})))
     }
 
     /// Qualifies an open lead; makes account, contact, opportunity as asked.

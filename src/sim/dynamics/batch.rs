@@ -1,6 +1,6 @@
 //! Many operations in one request: `$batch` as multipart/mixed, with change sets (dataverse §5.1).
 
-use super::super::exchange::{Answer, Request};
+use super::super::exchange::{Answer, Body, Request};
 use super::super::journal::{Item, Note};
 use super::super::options::CrmOptions;
 use super::super::world::Turn;
@@ -63,7 +63,7 @@ impl Dynamics {
         }
         body.push_str(&format!("--{boundary}--\r\n"));
         let mut answer = Answer::empty(status).with("content-type", &format!("multipart/mixed; boundary={boundary}"));
-        answer.body = body.into_bytes();
+        answer.body = Body::Bytes(body.into_bytes());
         turn.note.operation = Some("batch");
         Ok(answer)
     }
@@ -151,7 +151,7 @@ fn printed(answer: &Answer) -> String {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text.push_str("OData-Version: 4.0\r\n\r\n");
-    text.push_str(&String::from_utf8_lossy(&answer.body));
+    text.push_str(&answer.body.text());
     text.push_str("\r\n");
     text
 }

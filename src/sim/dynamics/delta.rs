@@ -79,7 +79,7 @@ impl Dynamics {
             body["@odata.deltaLink"] = link(position.until, 0, false, turn.now).into();
         }
         body["value"] = Value::Array(values);
-        Ok(Answer::json(200, &body).with("preference-applied", "odata.track-changes"))
+        Ok(Answer::json(200, body).with("preference-applied", "odata.track-changes"))
     }
 
     fn position(&self, options: &CrmOptions, request: &Request, now: Timestamp) -> Result<Position, Answer> {

@@ -33,7 +33,7 @@ impl Dynamics {
         let steps: Vec<&str> = tail.split('/').filter(|step| !step.is_empty()).collect();
         let cast = |step: &str| step.strip_prefix(ATTRIBUTE).map(str::to_owned);
         match steps.as_slice() {
-            [] => selected(definition(table), request).map(|body| Answer::json(200, &body)),
+            [] => selected(definition(table), request).map(|body| Answer::json(200, body)),
             ["Keys"] => collection(options, self.keys(table), request),
             ["Attributes"] => self.attributes(options, table, None, request),
             ["Attributes", step] if step.starts_with(ATTRIBUTE) => self.attributes(options, table, cast(step), request),
@@ -69,7 +69,7 @@ impl Dynamics {
             return Err(Answer::crm_error(404, "0x80060888", &message));
         };
         let expand = request.parameter("$expand").unwrap_or_default();
-        selected(description(column, cast.is_some(), &expand), request).map(|body| Answer::json(200, &body))
+        selected(description(column, cast.is_some(), &expand), request).map(|body| Answer::json(200, body))
     }
 
     fn keys(&self, table: Table) -> Vec<Value> {
@@ -253,12 +253,12 @@ fn label_of(label: &str) -> Value {
 fn selected(body: Value, request: &Request) -> Result<Value, Answer> {
     let (Some(select), Value::Object(mut map)) = (request.parameter("$select"), body.clone()) else { return Ok(body) };
     let wanted = parts(&select);
-    if let Some(unknown) = wanted.iter().find(|name| !map.contains_key(*name)) {
+    if let Some(unknown) = wanted.iter().find(|name| !map.contains_key(**name)) {
         let message = format!("Could not find a property named '{unknown}' on this metadata type.");
         return Err(Answer::crm_error(400, "0x80060888", &message));
     }
     map.retain(|name, _| {
-        wanted.contains(name) || name == "MetadataId" || name == "@odata.type" || name.ends_with("OptionSet")
+        wanted.contains(&name.as_str()) || name == "MetadataId" || name == "@odata.type" || name.ends_with("OptionSet")
     });
     Ok(Value::Object(map))
 }
@@ -273,5 +273,5 @@ fn collection(options: &CrmOptions, rows: Vec<Value>, request: &Request) -> Resu
     };
     let rows: Result<Vec<Value>, Answer> = rows.iter().filter(fits).map(|row| selected(row.clone(), request)).collect();
     let context = format!("{}{ROOT}$metadata#EntityDefinitions", options.url);
-    Ok(Answer::json(200, &json!({"@odata.context": context, "value": rows?})))
+    Ok(Answer::json(200, json!({"@odata.context": context, "value": rows?})))
 }

@@ -373,7 +373,7 @@ impl Dynamics {
             "UserId": self.application_user,
             "OrganizationId": self.organization,
         });
-        Answer::json(200, &body).with("x-ms-dop-hint", &options.parallelism_hint.to_string())
+        Answer::json(200, body).with("x-ms-dop-hint", &options.parallelism_hint.to_string())
     }
 
     /// Finds the row that a URL names, by id or by alternate key.

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::super::exchange::{Answer, Request, decode, encode};
+use super::super::exchange::{Answer, Body, Request, decode, encode};
 use super::super::odata::{Filter, Order, orders, parts, rank};
 use super::super::options::CrmOptions;
 use super::super::world::Turn;
@@ -39,14 +39,14 @@ impl Dynamics {
         let select = request.parameter("$select");
         let mut body = self.render(table, id, select.as_deref(), expand.as_deref(), request)?;
         body["@odata.context"] = format!("{}{ROOT}$metadata#{}/$entity", options.url, table.set()).into();
-        Ok(Answer::json(200, &body).with("etag", &etag))
+        Ok(Answer::json(200, body).with("etag", &etag))
     }
 
     pub(super) fn count(&self, table: Table, turn: &mut Turn<'_>) -> Answer {
         turn.note.operation = Some("count");
         let count = self.tables.get(&table).map_or(0, |rows| rows.rows.len()).min(5000);
         let mut answer = Answer::empty(200).with("content-type", "text/plain");
-        answer.body = format!("\u{feff}{count}").into_bytes();
+        answer.body = Body::Bytes(format!("\u{feff}{count}").into_bytes());
         answer
     }
 
@@ -95,8 +95,9 @@ impl Dynamics {
         }
         let mut body = json!({
             "@odata.context": format!("{}{ROOT}$metadata#{}", options.url, table.set()),
-            "value": rows,
+            "value": null,
         });
+        body["value"] = Value::Array(rows);
         if request.parameter("$count").as_deref() == Some("true") {
             body["@odata.count"] = total.min(5000).into();
         }
@@ -105,7 +106,7 @@ impl Dynamics {
             let token = self.cookie(table, &order, *last, page, &base);
             body["@odata.nextLink"] = format!("{}{ROOT}{}?{base}&$skiptoken={token}", options.url, table.set()).into();
         }
-        Ok(Answer::json(200, &body))
+        Ok(Answer::json(200, body))
     }
 
     /// Rows that fit, by the index that narrows most.
@@ -227,8 +228,8 @@ impl Dynamics {
             Some(select) => {
                 show(table.key());
                 for property in parts(select) {
-                    let Some(column) = self.column(table, &property) else { return Err(no_property(table, &property)) };
-                    show(&property);
+                    let Some(column) = self.column(table, property) else { return Err(no_property(table, property)) };
+                    show(property);
                     if matches!(column.kind, Kind::Money(_)) {
                         show("_transactioncurrencyid_value");
                     }
@@ -240,7 +241,7 @@ impl Dynamics {
         }
         self.annotate(table, row, &mut body, request);
         for part in expand.map(parts).unwrap_or_default() {
-            let (nav, inner) = part.split_once('(').map_or((part.as_str(), None), |(nav, inner)| (nav, Some(inner)));
+            let (nav, inner) = part.split_once('(').map_or((part, None), |(nav, inner)| (nav, Some(inner)));
             if self.navigation(table, nav).is_none() {
                 return Err(no_property(table, nav));
             }

@@ -105,7 +105,7 @@ impl Dynamics {
         let select = request.parameter("$select");
         let answer = if request.prefers("return=representation") {
             let body = self.render(table, id, select.as_deref(), None, request)?;
-            Answer::json(if is_new { 201 } else { 200 }, &body).with("preference-applied", "return=representation")
+            Answer::json(if is_new { 201 } else { 200 }, body).with("preference-applied", "return=representation")
         } else {
             Answer::empty(204)
         };

@@ -241,13 +241,15 @@ impl Life {
         self.say(format!("operator {request:?}: {}", answer.text));
     }
 
-    /// Approves every latched set.
-    async fn approve(&mut self) {
+    /// Approves every latched set; `false` when there is none.
+    async fn approve(&mut self) -> bool {
         let brakes = self.store().decisions().unwrap().brakes;
+        let has_some = brakes.values().any(|brake| !brake.digest.is_empty());
         for (name, brake) in brakes.into_iter().filter(|(_, brake)| !brake.digest.is_empty()) {
             self.say(format!("the brake {name} holds {}: {}", brake.count, brake.reason));
             self.decide(DecisionRequest::Approve { digest: brake.digest }).await;
         }
+        has_some
     }
 
     /// The process ends and another one begins.
@@ -298,9 +300,12 @@ impl Life {
             self.clock.advance(Duration::from_secs(pause));
             self.engine.ask_for_sweep();
             for _ in 0..4 {
-                self.cycle().await;
-                self.approve().await;
+                let report = self.cycle().await;
+                let has_approved = self.approve().await;
                 self.clock.advance(Duration::from_secs(61));
+                if report.writes() == 0 && report.is_complete && !has_approved {
+                    break;
+                }
             }
         }
         for _ in 0..40 {
