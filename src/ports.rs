@@ -523,6 +523,51 @@ pub struct Decisions {
     pub closings: Vec<Timestamp>,
     /// As `closings`.
     pub acceptances: Vec<Timestamp>,
+    /// The last rewrite that was asked for.
+    pub backfill: Option<Backfill>,
+}
+
+/// A rewrite of leads after a change of mapping, asked for by an operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backfill {
+    /// When it was asked for; tells it from others.
+    pub asked: Timestamp,
+    /// Which groups it rewrites.
+    pub groups: Groups,
+    /// The name of the one group; `None` for all.
+    pub group: Option<String>,
+    /// Its sweep has begun; a restart goes on with it.
+    pub is_begun: bool,
+    /// Sweeps begun so far.
+    pub rounds: u32,
+    /// Leads rewritten so far.
+    pub written: u64,
+    /// Leads that the sweep under way wanted to rewrite and could not, or not yet.
+    pub left: u64,
+    /// Somebody looked at the sample and let the rest go.
+    pub is_approved: bool,
+    /// When it was over; kept so that `status` can tell.
+    pub finished: Option<Timestamp>,
+}
+
+/// Which mapping groups something is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Groups {
+    /// Every group.
+    All,
+    /// The group with this key.
+    One(u32),
+}
+
+impl Groups {
+    /// True for a group it is about.
+    pub fn contains(self, key: u32) -> bool {
+        match self {
+            Groups::All => true,
+            Groups::One(one) => one == key,
+        }
+    }
 }
 
 /// A change to the decisions; it sees them as they are at that moment.

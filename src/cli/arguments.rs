@@ -88,6 +88,15 @@ pub enum Command {
     Release(Release),
     /// Try dead letters again
     Retry(Retry),
+    /// Rewrite leads after a change of mapping, a sample first
+    Backfill {
+        /// Only this mapping group
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        /// End the one under way
+        #[arg(long, conflicts_with = "group")]
+        stop: bool,
+    },
     /// Look at the configuration
     Config {
         /// What to look at.
@@ -202,6 +211,7 @@ impl Command {
                     TakeWord::Lead => Take::Lead,
                 }),
             },
+            Command::Backfill { group, stop } => DecisionRequest::Backfill { group: group.clone(), is_stop: *stop },
             Command::Retry(Retry { ids, cause, all }) => DecisionRequest::Retry {
                 which: match (all, cause) {
                     (true, _) => Which::All,

@@ -98,6 +98,7 @@ async fn dispatch(
         | Command::Approve { .. }
         | Command::Hold { .. }
         | Command::Release(_)
+        | Command::Backfill { .. }
         | Command::Retry(_) => unreachable!("decisions were handled above"),
     };
     Ok(exit.code())

@@ -13,6 +13,7 @@
 //! | `POST /hold` | `{"ids": ["…"]}` | `DecisionAnswer` |
 //! | `POST /release` | `{"which": …, "group": "…", "take": "referral"}`; `which` is `{"ids": […]}` or `"all"` | `DecisionAnswer` |
 //! | `POST /retry` | `{"which": …}`; also `{"cause": "…"}` | `DecisionAnswer` |
+//! | `POST /backfill` | `{"group": "…"}` or `{"is_stop": true}` | `DecisionAnswer` |
 //!
 //! Anything but 2xx carries `{"error": "sentence"}`.
 
@@ -77,6 +78,16 @@ struct Retry {
     which: Which,
 }
 
+/// Body of `POST /backfill`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backfill {
+    #[serde(default)]
+    group: Option<String>,
+    #[serde(default)]
+    is_stop: bool,
+}
+
 /// Body of everything that is not 2xx.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Refusal {
@@ -94,6 +105,9 @@ fn request_of(decision: &DecisionRequest) -> Result<(&'static str, Option<Vec<u8
             ("/release", Some(serde_json::to_vec(&Release { which, group, take })?))
         }
         DecisionRequest::Retry { which } => ("/retry", Some(serde_json::to_vec(&Retry { which })?)),
+        DecisionRequest::Backfill { group, is_stop } => {
+            ("/backfill", Some(serde_json::to_vec(&Backfill { group, is_stop })?))
+        }
     })
 }
 

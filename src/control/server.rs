@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::{Bound, BoundFiles, Place, PlaceError};
 use super::{
-    ANSWER_TIMEOUT, Approve, CONNECTIONS_MAX, Hold, PLAN_TIMEOUT, REQUEST_BYTES_MAX, REQUEST_TIMEOUT, Refusal, Release,
-    Retry,
+    ANSWER_TIMEOUT, Approve, Backfill, CONNECTIONS_MAX, Hold, PLAN_TIMEOUT, REQUEST_BYTES_MAX, REQUEST_TIMEOUT,
+    Refusal, Release, Retry,
 };
 use crate::cycle::CycleError;
 use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
@@ -118,6 +118,7 @@ fn router(desk: Desk) -> Router {
         .route("/hold", post(hold))
         .route("/release", post(release))
         .route("/retry", post(retry))
+        .route("/backfill", post(backfill))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such request") })
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this request")
@@ -178,6 +179,13 @@ async fn release(State(desk): State<Desk>, body: Body) -> Response {
 async fn retry(State(desk): State<Desk>, body: Body) -> Response {
     match read::<Retry>(body).await {
         Ok(Retry { which }) => decide(desk, DecisionRequest::Retry { which }).await,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn backfill(State(desk): State<Desk>, body: Body) -> Response {
+    match read::<Backfill>(body).await {
+        Ok(Backfill { group, is_stop }) => decide(desk, DecisionRequest::Backfill { group, is_stop }).await,
         Err(refusal) => refusal,
     }
 }

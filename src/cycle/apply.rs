@@ -52,6 +52,7 @@ impl Pass<'_> {
                 *self.report.failed.entry(ActionKind::Create).or_default() += 1;
             }
             if let Some(action) = &plan.action {
+                self.count_backfill(action, false);
                 if self.mode == Mode::Forecast {
                     let kind = action.kind().to_string();
                     let mut text = action.to_string();
@@ -235,7 +236,7 @@ impl Pass<'_> {
     }
 
     /// An approval is used up by what it released.
-    fn consume(&mut self, digest: &str) {
+    pub(super) fn consume(&mut self, digest: &str) {
         if self.decisions.approved.remove(digest) {
             self.consumed.insert(digest.to_owned());
         }
@@ -384,6 +385,9 @@ impl Pass<'_> {
         let kind = action.kind();
         let (mut row, next) = settle(row, &action, &outcome, &self.setup.policy, now);
         self.note_outcome(&row, kind, &outcome, record);
+        if let Outcome::LeadWritten(_) = outcome {
+            self.count_backfill(&action, true);
+        }
         match next {
             Next::Plan => {
                 record.settled.push((commit, row.id));

@@ -28,6 +28,7 @@ impl Pass<'_> {
         if is_stopped && !may_judge {
             return Ok(());
         }
+        self.prepare_backfill().await?;
         if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.both_up() {
             self.learn_organization().await?;
             self.peek().await?;
@@ -171,10 +172,13 @@ impl Pass<'_> {
         }
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
+        let listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
         let mut rows = self.join(items)?;
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
+        self.mark_for_backfill(&mut rows, listed)?;
         self.process(rows).await?;
+        self.after_backfill_page().await?;
         if self.is_incomplete && !self.both_up() {
             return Ok(false); // This page is read again by the next pass.
         }
@@ -182,7 +186,7 @@ impl Pass<'_> {
         sweep.cursor = page.next;
         let is_over = sweep.cursor.is_none();
         if is_over {
-            self.finish_sweep(&sweep)?;
+            self.finish_sweep(&sweep).await?;
         } else {
             self.memo.sweep = Some(sweep);
         }
@@ -207,7 +211,7 @@ impl Pass<'_> {
         Ok(rows)
     }
 
-    fn finish_sweep(&mut self, sweep: &SweepCursor) -> Result<(), CycleError> {
+    async fn finish_sweep(&mut self, sweep: &SweepCursor) -> Result<(), CycleError> {
         let known = self.ports.store.counters()?.entries;
         let now = self.ports.clock.now();
         let known_before = known.min(self.memo.entries_at_sweep.unwrap_or(0));
@@ -218,6 +222,7 @@ impl Pass<'_> {
             None => self.unlatch(SWEEP_BRAKE),
         }
         tracing::info!(pages = sweep.pages, "sweep finished");
+        self.finish_backfill().await?;
         if self.was_stopped {
             self.memo.is_sweep_due = !self.decisions.brakes.contains_key(SWEEP_BRAKE); // Nothing of it was recorded.
         } else {

@@ -5,6 +5,7 @@
 //! ```
 
 mod apply;
+mod backfill;
 mod background;
 mod observe;
 pub mod report;
@@ -135,6 +136,8 @@ struct Pass<'a> {
     is_vanish_judged: bool,
     /// The brake on vanished leads held some in this pass.
     has_held_vanished: bool,
+    /// The rewrite that is under way in this pass.
+    backfill: Option<crate::ports::Backfill>,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
 }
@@ -182,6 +185,7 @@ impl<'a> Pass<'a> {
             attempted: BTreeMap::new(),
             is_vanish_judged: false,
             has_held_vanished: false,
+            backfill: None,
             decided: BTreeSet::new(),
         })
     }
@@ -308,6 +312,9 @@ impl<'a> Pass<'a> {
         let brake = self.stopping_brake().map(|brake| brake.reason.clone());
         self.report.writes_stopped = self.stopped.clone().or(brake);
         self.report.is_complete = self.down.is_empty() && self.memo.sweep.is_none() && !self.memo.is_sweep_due;
+        if let Some(job) = self.decisions.backfill.as_ref().filter(|job| job.finished.is_none()) {
+            self.report.progress.push(format!("backfill of {}: {} leads rewritten", backfill::words(job), job.written));
+        }
         if let Some(sweep) = &self.memo.sweep {
             self.report.progress.push(format!("sweep: {} pages read, {} known referrals met", sweep.pages, sweep.met));
         }
@@ -394,6 +401,9 @@ pub const CLOCK_BRAKE: &str = "clock skew";
 
 /// Many linked leads are gone at once.
 pub const VANISHED_BRAKE: &str = "leads vanished";
+
+/// A backfill has rewritten its sample and waits for a look.
+pub const BACKFILL_BRAKE: &str = "backfill";
 
 /// Outcomes that are older than their link, listed together for one approval.
 pub const OLD_OUTCOMES: &str = "outcomes older than the link";

@@ -942,7 +942,7 @@ fn is_newer(entry: &Entry, referral: &Referral) -> bool {
 }
 
 /// Nothing new: the same version of a referral whose fate is settled.
-fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
+pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
     let is_same = match &referral.etag {
         Some(etag) => entry.referral_etag.as_ref() == Some(etag),
         None => referral.updated.is_some() && entry.referral_updated == referral.updated,

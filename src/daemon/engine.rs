@@ -81,6 +81,13 @@ pub enum DecisionRequest {
         /// Which.
         which: Which,
     },
+    /// Rewrite leads after a change of mapping.
+    Backfill {
+        /// Only this mapping group.
+        group: Option<String>,
+        /// End the one under way instead.
+        is_stop: bool,
+    },
 }
 
 /// Which referrals a decision is about.

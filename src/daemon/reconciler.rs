@@ -15,9 +15,9 @@ use crate::config::Settings;
 use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::mapping::Mapping;
-use crate::plan::settings::Writes;
+use crate::plan::settings::{WriteWhen, Writes};
 use crate::plan::{HOLD_NAMES, Policy};
-use crate::ports::{Batch, CrmIdentity, Decisions, LeadSchema, Opening, Ports};
+use crate::ports::{Backfill, Batch, CrmIdentity, Decisions, Groups, LeadSchema, Opening, Ports};
 
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -388,6 +388,74 @@ impl Reconciler {
         Ok(DecisionAnswer { is_done: changed + lifted > 0, changed: changed.max(lifted), text, unknown })
     }
 
+    /// Has leads rewritten after a change of mapping, from the next cycle on.
+    async fn backfill(&self, group: Option<String>) -> Result<DecisionAnswer, CycleError> {
+        let refuse = |text: String| Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
+        let settings = self.settings();
+        let (mapping, _) =
+            Mapping::compile(&settings.mapping, &LeadSchema::default(), self.ports.store.fingerprint_key());
+        let groups = match &group {
+            None => Groups::All,
+            Some(name) => match mapping.groups().iter().find(|known| known.name == *name) {
+                Some(known) if known.write == WriteWhen::Create => {
+                    return refuse(format!(
+                        "the group {name} is written on create only (mapping.groups.{name}.write); with \"always\" it could be rewritten"
+                    ));
+                }
+                Some(known) => Groups::One(known.key),
+                None => {
+                    let names: Vec<&str> = mapping.groups().iter().map(|known| known.name.as_str()).collect();
+                    return refuse(format!("there is no mapping group {name:?}; there are {}", names.join(", ")));
+                }
+            },
+        };
+        let job = Backfill {
+            asked: self.ports.clock.now(),
+            groups,
+            group,
+            is_begun: false,
+            rounds: 0,
+            written: 0,
+            left: 0,
+            is_approved: false,
+            finished: None,
+        };
+        let ours = job.asked;
+        let ask = move |decisions: &mut Decisions| {
+            if decisions.backfill.as_ref().is_none_or(|before| before.finished.is_some()) {
+                decisions.backfill = Some(job);
+            }
+        };
+        let (_, after) = self.ports.store.decide(Box::new(ask)).await?;
+        if after.backfill.is_none_or(|job| job.asked != ours) {
+            return refuse("a backfill is under way; `referrald backfill --stop` ends it".to_owned());
+        }
+        let text = match settings.brakes.backfill_sample {
+            0 => "the next cycle begins to rewrite what only the mapping made different".to_owned(),
+            sample => format!(
+                "the next cycle begins to rewrite what only the mapping made different; after {sample} leads it waits for a look (brakes.backfill_sample)"
+            ),
+        };
+        Ok(DecisionAnswer { is_done: true, changed: 0, text, unknown: Vec::new() })
+    }
+
+    async fn stop_backfill(&self) -> Result<DecisionAnswer, CycleError> {
+        let now = self.ports.clock.now();
+        let stop = move |decisions: &mut Decisions| {
+            if let Some(job) = decisions.backfill.as_mut().filter(|job| job.finished.is_none()) {
+                job.finished = Some(now);
+            }
+        };
+        let (before, after) = self.ports.store.decide(Box::new(stop)).await?;
+        let is_done = before.backfill != after.backfill;
+        let written = after.backfill.map_or(0, |job| job.written);
+        let text = match is_done {
+            true => format!("the backfill is over; {written} leads were rewritten"),
+            false => "no backfill is under way".to_owned(),
+        };
+        Ok(DecisionAnswer { is_done, changed: if is_done { written } else { 0 }, text, unknown: Vec::new() })
+    }
+
     async fn approve(&self, digest: String) -> Result<DecisionAnswer, CycleError> {
         if digest == "organization" {
             return self.approve_organization().await;
@@ -588,6 +656,8 @@ impl Engine for Reconciler {
             DecisionRequest::Hold { ids } => self.hold(ids).await,
             DecisionRequest::Release { which, group, take } => self.release(which, group, take).await,
             DecisionRequest::Retry { which } => self.retry(which).await,
+            DecisionRequest::Backfill { group: _, is_stop: true } => self.stop_backfill().await,
+            DecisionRequest::Backfill { group, is_stop: false } => self.backfill(group).await,
         }
     }
 

@@ -16,8 +16,9 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub use crate::ports::Groups;
 pub use action::{Action, GroupWrite, HOLD_NAMES, Hold, Needs, Rule, Step};
 pub use diff::{RowPlan, Urgency, plan_row};
 pub use policy::Policy;
 pub use settle::{Next, Outcome, settle};
-pub use snapshot::{Adoption, Claim, Groups, Row, Seen};
+pub use snapshot::{Adoption, Claim, Row, Seen};

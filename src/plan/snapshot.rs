@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::model::{Entry, Lead, LeadId, Opportunity, Referral, ReferralId, Timestamp};
-use crate::ports::IntendedAction;
+use crate::ports::{Groups, IntendedAction};
 
 /// One row: everything a decision about one referral may look at.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,26 +28,6 @@ pub struct Row {
     pub intent: Option<IntendedAction>,
     /// An operator asked to rewrite these groups after a change of mapping.
     pub backfill: Option<Groups>,
-}
-
-/// Which mapping groups something is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Groups {
-    /// Every group.
-    All,
-    /// The group with this key.
-    One(u32),
-}
-
-impl Groups {
-    /// True for a group it is about.
-    pub fn contains(self, key: u32) -> bool {
-        match self {
-            Groups::All => true,
-            Groups::One(one) => one == key,
-        }
-    }
 }
 
 /// How much of one side was read.

@@ -14,8 +14,8 @@ use crate::model::{
     ReferralId, ReferralStatus, Side, Standing, Substatus, Take, Timestamp, Trouble, Watermark,
 };
 use crate::ports::{
-    ActionKind, Batch, Counters, Cursor, Decisions, HistoryLine, IntendedAction, LatchedBrake, Memo, Opening, Pruned,
-    RequestsToday, StateStore, SweepCursor,
+    ActionKind, Backfill, Batch, Counters, Cursor, Decisions, Groups, HistoryLine, IntendedAction, LatchedBrake, Memo,
+    Opening, Pruned, RequestsToday, StateStore, SweepCursor,
 };
 use crate::store::{MemoryStore, NEWEST_MAX, OUTCOME_BYTES_MAX, SledStore};
 
@@ -273,6 +273,17 @@ async fn decisions_come_back(store: &dyn StateStore) {
         approved: BTreeSet::from(["77aa".to_owned()]),
         closings: vec![seconds(1), seconds(2)],
         acceptances: vec![],
+        backfill: Some(Backfill {
+            asked: Timestamp::from_millis(7),
+            groups: Groups::One(9),
+            group: Some("company".into()),
+            is_begun: true,
+            rounds: 1,
+            written: 5,
+            left: 2,
+            is_approved: true,
+            finished: None,
+        }),
     };
     let wanted = decisions.clone();
     let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();

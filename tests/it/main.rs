@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod backfill;
 mod bad_input;
 mod command_line;
 mod commands;
