@@ -119,6 +119,8 @@ struct Pass<'a> {
     released: BTreeSet<crate::ports::ActionKind>,
     /// Something read in this pass could not be decided: the watermarks stand still.
     is_incomplete: bool,
+    /// The watermarks have been judged in this pass.
+    has_advanced: bool,
     /// The leads side was read to its end in this pass: what a lead says is what it says now.
     is_crm_observed: bool,
     /// Where the watermarks of the leads side go at the end.
@@ -176,6 +178,7 @@ impl<'a> Pass<'a> {
             stopped,
             released: BTreeSet::new(),
             is_incomplete: false,
+            has_advanced: false,
             consumed: BTreeSet::new(),
             is_skewed: false,
             was_stopped: false,

@@ -281,6 +281,7 @@ impl Pass<'_> {
 
     /// The watermarks of the leads side move last, past rows whose fate is written down.
     pub(super) fn advance(&mut self) {
+        self.has_advanced = true;
         if self.may_write() && !self.is_incomplete && self.is_crm_observed {
             self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
             self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);
@@ -488,11 +489,15 @@ impl Pass<'_> {
         // A row with an entry is pending there; one without is only safe while the watermark stands still.
         self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
-        let now = self.ports.clock.now().plus(LEFT_AGAIN);
-        let entries = rows
-            .into_iter()
-            .filter_map(|row| row.entry.map(|entry| (row.id, Some(Entry { look_at: Some(now), ..entry }))))
-            .collect::<Vec<_>>();
+        let look_at = Some(self.ports.clock.now().plus(LEFT_AGAIN));
+        // While the watermarks stand still the next pass sees again what this one saw; else the entry has to ask for it.
+        let is_seen_again = self.is_incomplete && !self.has_advanced;
+        let left = |mut row: Row| {
+            let entry = row.entry.take()?;
+            let entry = if is_seen_again { entry } else { unweighed(entry, &row) };
+            Some((row.id, Some(Entry { look_at, ..entry })))
+        };
+        let entries: Vec<_> = rows.into_iter().filter_map(left).collect();
         if self.may_write() && !entries.is_empty() {
             self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
         }
@@ -656,22 +661,29 @@ impl Pass<'_> {
             let read: BTreeMap<LeadId, Lead> = read.into_iter().map(|lead| (lead.id, lead)).collect();
             for row in rows.iter_mut() {
                 let Some(next) = row.lead.present().and_then(master) else { continue };
-                match read.get(&next) {
-                    Some(lead) => {
-                        if let Ok(Some(claim)) = self.claim_on(lead.id, row.id) {
-                            row.claims.insert(lead.id, claim);
-                        }
-                        row.lead = Seen::from(lead.clone());
-                    }
+                let lead = match read.get(&next) {
+                    Some(lead) => lead.clone(),
+                    // A list may lack a row that exists.
                     None => match self.ports.crm.get(next).await {
-                        Ok(lead) => row.lead = Seen::from(lead),
-                        Err(error) if error.fault == Fault::Missing => row.lead = Seen::Absent,
+                        Ok(lead) => lead,
+                        Err(error) if error.fault == Fault::Missing => {
+                            row.lead = Seen::Absent;
+                            continue;
+                        }
                         Err(error) => {
                             self.note(&error);
                             return false;
                         }
                     },
+                };
+                match self.claim_on(lead.id, row.id) {
+                    Ok(claim) => row.claims.extend(claim.map(|claim| (lead.id, claim))),
+                    Err(error) => {
+                        tracing::error!("{error}");
+                        return false; // The ledger does not answer: nothing may be linked now.
+                    }
                 }
+                row.lead = Seen::from(lead);
             }
         }
         for row in rows.iter_mut().filter(|row| row.lead.present().and_then(master).is_some()) {
@@ -952,6 +964,20 @@ pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
     let is_out = entry.standing == Standing::OutOfScope;
     // A pending row comes back when it is due.
     is_same && !is_missed && !is_out && (entry.standing != Standing::Pending || entry.look_at.is_some())
+}
+
+/// An entry whose row was seen but not decided: no version counts as known, so both sides are read when it is due.
+fn unweighed(mut entry: Entry, row: &Row) -> Entry {
+    let is_news = row.referral.present().is_some() || !matches!(row.lead, Seen::Unseen);
+    if !is_news {
+        return entry;
+    }
+    entry.referral_etag = None;
+    entry.link.iter_mut().for_each(|link| link.etag = None);
+    if matches!(entry.standing, Standing::OutOfScope | Standing::ClosedUnlinked) {
+        entry.standing = Standing::Pending;
+    }
+    entry
 }
 
 fn stopping(since: Timestamp, reason: String) -> LatchedBrake {

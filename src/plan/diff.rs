@@ -498,17 +498,19 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The referral is another version than the one last seen.
+    /// The referral is another version than the one last seen, or that one is not known.
     fn is_referral_new(&self) -> bool {
-        let before = self.row.entry.as_ref().and_then(|entry| entry.referral_etag.as_ref());
-        self.row.referral.present().is_some_and(|referral| before.is_some() && referral.etag.as_ref() != before)
+        let entry = self.row.entry.as_ref();
+        let was_linked = entry.is_some_and(|entry| entry.link.is_some());
+        let before = entry.and_then(|entry| entry.referral_etag.as_ref());
+        self.row.referral.present().is_some_and(|referral| was_linked && referral.etag.as_ref() != before)
     }
 
-    /// The lead is another version than the one last seen.
+    /// The lead is another version than the one last seen, or that one is not known.
     fn is_lead_new(&self) -> bool {
         let link = self.row.entry.as_ref().and_then(|entry| entry.link.as_ref());
         let before = link.and_then(|link| link.etag.as_ref());
-        self.row.lead.present().is_some_and(|lead| before.is_some() && lead.etag.as_ref() != before)
+        self.row.lead.present().is_some_and(|lead| link.is_some() && lead.etag.as_ref() != before)
     }
 
     /// A write to the lead that would change no column is an agreement.

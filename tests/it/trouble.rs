@@ -246,6 +246,34 @@ async fn a_sweep_that_missed_many_is_looked_at_again_by_the_next_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_seen_and_could_not_be_weighed_is_read_again() {
+    let stage = Stage::new(70, 12).await;
+    stage.overlay("[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"5ms\"\n");
+    stage.json(&["once"], 0).await;
+    let lead = stage.simulator.with(|world| world.crm.lead_ids()[4]);
+    stage.simulator.with(|world| world.delete_lead(lead));
+    stage.run(&["once"]).await;
+    // It comes back, but its referral does not answer in the pass that sees it.
+    stage.simulator.with(|world| {
+        assert!(world.restore_lead(lead));
+        world.edit_row(referrald::sim::dynamics::Table::Lead, lead, json!({"statuscode": 2})).unwrap();
+        for id in world.portal.ids() {
+            (0..8).for_each(|_| world.faults.play_next_at(Class::ResetAfter, &id.to_string()));
+        }
+    });
+    stage.run(&["once"]).await;
+    stage.simulator.with(|world| world.faults.calm());
+    let report = stage.json(&["once"], 0).await;
+    assert!(report["holds"]["lead deleted"].is_null(), "{report:#}");
+    let status = stage.simulator.with(|world| {
+        let named = world.portal.all().find(|(_, it)| it["externalReferenceId"] == lead.to_string());
+        named.map(|(_, it)| it["status"].clone())
+    });
+    assert_eq!(status, Some(json!("Active")), "the seller's word arrives: {report:#}");
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_with_kills_and_a_lost_ledger_ends_in_agreement() {
     use rand::SeedableRng;
     for seed in SEEDS {
