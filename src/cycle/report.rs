@@ -37,6 +37,8 @@ pub struct Report {
     pub needs_human: bool,
     /// Requests sent, by side, retries included.
     pub requests: BTreeMap<Side, u64>,
+    /// Daily request budgets that are nearly or wholly used up: a sentence each.
+    pub budgets: BTreeMap<Side, String>,
     /// Background scans under way: a sentence each.
     pub progress: Vec<String>,
     /// Everything that was due has been read to its end.

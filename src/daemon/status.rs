@@ -119,6 +119,8 @@ pub struct SideStatus {
     pub requests_today: u64,
     /// How many may be spent in a day; 0 is no limit.
     pub requests_per_day: u64,
+    /// The day's requests are nearly or wholly used up: what still goes on, and until when.
+    pub budget: Option<String>,
     /// How we sign in, in a sentence.
     pub credential: Option<String>,
     /// Days until that ends; `None` when it does not or is not known.

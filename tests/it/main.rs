@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod budgets;
 mod command_line;
 mod commands;
 mod costs;
