@@ -63,6 +63,7 @@ pub fn render(status: &Status, is_running: bool) -> String {
         self::service(&mut text, *side, service, status.now);
     }
     list(&mut text, "Held", &status.holds);
+    list(&mut text, "Columns left out", &status.left_out);
     list(&mut text, "Dead letters", &status.dead_letters);
     text
 }

@@ -45,7 +45,7 @@ impl Pass<'_> {
                 self.vanished.push((row, plan));
                 continue;
             }
-            self.note_holds(&plan);
+            self.note_holds(row.entry.as_ref().map_or(0, |entry| entry.holds), &plan);
             warn_of_flapping(&row, &plan);
             let had_trouble = row.entry.as_ref().is_some_and(|entry| entry.trouble.is_some());
             if plan.action.is_none() && !had_trouble && plan.entry.as_ref().is_some_and(|entry| entry.trouble.is_some())
@@ -470,7 +470,7 @@ impl Pass<'_> {
             entries.extend(plan.entry.clone().map(|entry| (id, Some(entry))));
             warn_of_flapping(&row, &plan);
             let Some(action) = plan.action.clone() else {
-                self.note_holds(&plan);
+                self.note_holds(row.entry.as_ref().map_or(0, |entry| entry.holds), &plan);
                 continue;
             };
             if conflicts > CONFLICTS_MAX || steps > STEPS_MAX {

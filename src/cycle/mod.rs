@@ -72,6 +72,8 @@ pub struct Setup {
     pub is_sweep_asked: bool,
     /// Why nothing may be written, for a reason outside this pass.
     pub stopped: Option<String>,
+    /// What of the mapping does not fit the organization.
+    pub misfits: Vec<plan::mapping::MappingProblem>,
     /// Who we are in the CRM, when that was read just now: checked against the stamp in the ledger.
     pub identity: Option<crate::ports::CrmIdentity>,
 }
@@ -337,6 +339,7 @@ impl<'a> Pass<'a> {
         for (side, error) in &self.down {
             self.report.sides.insert(*side, error.to_string());
         }
+        self.finish_left_out();
         self.report.budgets = self.setup.budgets.notes(self.setup.meter.today(self.ports, &self.memo));
         // A list that waits for an approval stops nothing.
         for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {
@@ -350,10 +353,31 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Columns that no referral fills besides those that some do not.
+    fn finish_left_out(&mut self) {
+        let bit =
+            plan::Hold::ColumnSkipped { group: String::new(), column: String::new(), reason: String::new() }.bit();
+        let counters = self.ports.store.counters().unwrap_or_default();
+        if counters.holds.get(&(bit.trailing_zeros() as u8)).copied().unwrap_or(0) > 0 {
+            let last = self.memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str::<Report>(text).ok());
+            for (what, count) in last.unwrap_or_default().left_out {
+                let is_of_all = what.starts_with(plan::mapping::KEY_PREFIX);
+                if !is_of_all {
+                    *self.report.left_out.entry(what).or_default() += count;
+                }
+            }
+        }
+        let linked = counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0);
+        for misfit in &self.setup.misfits {
+            self.report.left_out.insert(misfit.to_string(), linked);
+        }
+    }
+
     fn into_forecast(mut self) -> Forecast {
         let now = self.ports.clock.now();
         self.finish_report(now);
         Forecast {
+            left_out: self.report.left_out,
             brakes: self.report.brakes,
             sides: self.report.sides,
             needs_human: self.report.needs_human,
@@ -377,9 +401,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Notes holds of a planned row in the report or the forecast.
-    fn note_holds(&mut self, plan: &RowPlan) {
+    /// Notes holds of a planned row in the report or the forecast. `before` are the bits it had when it was last planned.
+    fn note_holds(&mut self, before: u32, plan: &RowPlan) {
         for hold in &plan.holds {
+            if let Hold::ColumnSkipped { column, reason, .. } = hold
+                && before & hold.bit() == 0
+            {
+                *self.report.left_out.entry(format!("column {column}: {reason}")).or_default() += 1;
+            }
             if let Hold::NotSettled { .. } = hold {
                 self.report.settling += 1;
                 self.report.pending += 1;

@@ -14,7 +14,7 @@ use super::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
 use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
-use crate::plan::mapping::Mapping;
+use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::Writes;
 use crate::plan::{HOLD_NAMES, Policy};
 use crate::ports::{Batch, CrmIdentity, Decisions, LeadSchema, Opening, Ports};
@@ -58,6 +58,7 @@ struct Ground {
     schema: Option<(Arc<LeadSchema>, Timestamp)>,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
+    misfits: Vec<MappingProblem>,
     identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
@@ -127,9 +128,10 @@ impl Reconciler {
             Some(_) | None => {
                 let key = self.ports.store.fingerprint_key();
                 let (mapping, problems) = Mapping::compile(&settings.mapping, &schema, key);
-                for problem in problems {
+                for problem in &problems {
                     tracing::warn!("{problem}");
                 }
+                ground.misfits = problems;
                 let mapping = Arc::new(mapping);
                 ground.mapping = Some(Arc::clone(&mapping));
                 ground.mapped_for = configuration;
@@ -153,6 +155,7 @@ impl Reconciler {
             with_values: false,
             is_sweep_asked: is_cycle && self.is_sweep_asked.swap(false, Ordering::Relaxed),
             identity: ground.identity.clone(),
+            misfits: ground.misfits.clone(),
             stopped: key_trouble(&settings, &schema),
         })
     }
@@ -212,6 +215,10 @@ impl Reconciler {
         memo.crm_closed_until = self.ports.crm.closed_until().or(memo.crm_closed_until);
         self.meter.count(&self.ports, &mut memo);
         report.budgets = budgets(&self.settings()).notes(memo.requests_today);
+        if report.left_out.is_empty() {
+            let last = memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str::<Report>(text).ok());
+            report.left_out = last.unwrap_or_default().left_out;
+        }
         let text = serde_json::to_string(&report).unwrap_or_default();
         memo.last_report = Some((self.ports.clock.now(), text));
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
@@ -242,6 +249,7 @@ impl Reconciler {
             *report.holds.entry(sentence.kind.clone()).or_default() += 1;
         }
         report.pending = forecast.actions.len() as u64;
+        report.left_out = forecast.left_out;
         report.brakes = forecast.brakes;
         report.sides = forecast.sides;
         report.needs_human = forecast.needs_human;
@@ -581,6 +589,7 @@ impl Engine for Reconciler {
             linked: counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0),
             backlog: pending.max(report.pending),
             holds: holds.collect(),
+            left_out: report.left_out.clone(),
             dead_letters: counters.dead_letters.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
             retrying: counters.retrying,
             brakes: decisions.brakes.iter().map(|(name, brake)| brake_status(name, brake)).collect(),

@@ -34,6 +34,8 @@ pub struct Status {
     pub backlog: u64,
     /// Differences left alone, by the name of the hold.
     pub holds: BTreeMap<String, u64>,
+    /// Columns that are left out, by column and reason: how many referrals that has concerned.
+    pub left_out: BTreeMap<String, u64>,
     /// Referrals we stopped trying, by cause.
     pub dead_letters: BTreeMap<String, u64>,
     /// Referrals that failed and are still tried.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod budgets;
+mod columns;
 mod command_line;
 mod commands;
 mod costs;
