@@ -62,6 +62,34 @@ pub trait Portal: Send + Sync {
 
     /// Requests sent since the process started, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
+
+    /// Limits what is sent from now on; takes the place of what was allowed before. `None` is no limit.
+    fn allow(&self, allowance: Option<Allowance>);
+}
+
+/// What may still be sent to one service; a request beyond it fails unsent, as `Fault::Throttled` until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// So many requests, retries included …
+    pub requests: u64,
+    /// … until this instant; from then on nothing is limited.
+    pub until: Timestamp,
+}
+
+impl Allowance {
+    /// Uses up one request; the error is the end of a budget that has none left.
+    pub fn take(allowance: &mut Option<Allowance>, now: Timestamp) -> Result<(), Timestamp> {
+        match allowance {
+            Some(Allowance { until, .. }) if *until <= now => *allowance = None,
+            Some(Allowance { requests: 0, until }) => return Err(*until),
+            Some(Allowance { requests, .. }) => *requests -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The words of a refusal.
+    pub const USED_UP: &str = "today's requests are used up; nothing was sent (requests_per_day)";
 }
 
 /// Which referrals to list, in which order.
@@ -167,6 +195,9 @@ pub trait Crm: Send + Sync {
 
     /// As [`Portal::requests_sent`].
     fn requests_sent(&self) -> u64;
+
+    /// As [`Portal::allow`].
+    fn allow(&self, allowance: Option<Allowance>);
 }
 
 /// How leads are searched for adoption.

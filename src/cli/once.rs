@@ -72,6 +72,9 @@ fn render(report: &Report) -> String {
     for (name, count) in &report.holds {
         line(format_args!("held: {count}, {name}"));
     }
+    for (what, count) in &report.left_out {
+        line(format_args!("left out for {}: {what}", words::count(*count, "referral")));
+    }
     for progress in &report.progress {
         line(format_args!("{progress}"));
     }

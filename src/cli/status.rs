@@ -63,6 +63,7 @@ pub fn render(status: &Status, is_running: bool) -> String {
         self::service(&mut text, *side, service, status.now);
     }
     list(&mut text, "Held", &status.holds);
+    list(&mut text, "Columns left out", &status.left_out);
     list(&mut text, "Dead letters", &status.dead_letters);
     text
 }
@@ -157,6 +158,9 @@ fn service(text: &mut String, side: Side, service: &SideStatus, now: Timestamp) 
         limit => format!(" of {}", number_text(limit)),
     };
     rows.push(["Requests".to_owned(), format!("{}{limit} today", number_text(service.requests_today))]);
+    if let Some(budget) = &service.budget {
+        rows.push(["Budget".to_owned(), budget.clone()]);
+    }
     if let Some(credential) = &service.credential {
         let days = match service.credential_days_left {
             None => String::new(),

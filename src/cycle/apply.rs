@@ -26,6 +26,7 @@ const IN_FLIGHT_MAX: usize = 32;
 struct Ready {
     row: Row,
     action: Action,
+    is_urgent: bool,
     conflicts: u32,
     steps: u32,
 }
@@ -44,7 +45,7 @@ impl Pass<'_> {
                 self.vanished.push((row, plan));
                 continue;
             }
-            self.note_holds(&plan);
+            self.note_holds(row.entry.as_ref().map_or(0, |entry| entry.holds), &plan);
             warn_of_flapping(&row, &plan);
             let had_trouble = row.entry.as_ref().is_some_and(|entry| entry.trouble.is_some());
             if plan.action.is_none() && !had_trouble && plan.entry.as_ref().is_some_and(|entry| entry.trouble.is_some())
@@ -77,7 +78,7 @@ impl Pass<'_> {
                 self.deferred.push((row, plan));
             } else if let Some(action) = plan.action {
                 let row = Row { entry: plan.entry, ..row };
-                queue.push(Ready { row, action, conflicts: 0, steps: 0 });
+                queue.push(Ready { row, action, is_urgent: plan.urgency.is_urgent(), conflicts: 0, steps: 0 });
             }
         }
         if !self.may_write() {
@@ -133,7 +134,8 @@ impl Pass<'_> {
                             .into_iter()
                             .filter_map(|(row, plan)| {
                                 let row = Row { entry: plan.entry, ..row };
-                                plan.action.map(|action| Ready { row, action, conflicts: 0, steps: 0 })
+                                let is_urgent = plan.urgency.is_urgent();
+                                plan.action.map(|action| Ready { row, action, is_urgent, conflicts: 0, steps: 0 })
                             })
                             .collect();
                         self.released.insert(brake.kind);
@@ -272,7 +274,7 @@ impl Pass<'_> {
 
     /// Irreversible steps wait while the leads side is not known, the referrals side is down or there is no time left.
     fn may_send_irreversible(&self) -> bool {
-        let is_possible = self.is_up(Side::Portal) && self.has_time() && !self.is_over_budget();
+        let is_possible = self.is_up(Side::Portal) && self.has_time();
         self.mode == Mode::Forecast || (self.is_crm_observed && self.is_up(Side::Crm) && is_possible)
     }
 
@@ -296,13 +298,16 @@ impl Pass<'_> {
         while !queue.is_empty() {
             self.heed_operators(&mut queue)?;
             let waiting: Vec<Ready> = queue.split_off(queue.len().min(batch_max));
-            let (batch, left): (Vec<Ready>, Vec<Ready>) =
-                queue.into_iter().partition(|ready| self.is_up(side_of(&ready.action)));
+            let (batch, left): (Vec<Ready>, Vec<Ready>) = queue.into_iter().partition(|ready| {
+                let side = side_of(&ready.action);
+                self.is_up(side) && (ready.is_urgent || self.has_enough(side))
+            });
             self.report.pending += left.len() as u64;
-            if !self.may_write() || !self.has_time() || self.is_over_budget() {
+            if !self.may_write() || !self.has_time() {
                 self.report.pending += (batch.len() + waiting.len()) as u64;
                 return Ok(());
             }
+            self.allow();
             let again = self.send_batch(batch).await?;
             queue = again;
             queue.extend(waiting);
@@ -319,16 +324,6 @@ impl Pass<'_> {
         queue.retain(|ready| !decisions.held.contains(&ready.row.id)); // They are due, so the next pass lists them.
         self.setup.policy.decisions.held.extend(decisions.held);
         Ok(())
-    }
-
-    /// True when a daily request budget is used up.
-    fn is_over_budget(&self) -> bool {
-        let (portal, crm) = self.setup.requests_per_day;
-        let day = self.began.millis().div_euclid(86_400_000);
-        let spent = if self.memo.requests_today.day == day { self.memo.requests_today } else { Default::default() };
-        let now_portal = spent.portal + self.ports.portal.requests_sent() - self.requests_before.0;
-        let now_crm = spent.crm + self.ports.crm.requests_sent() - self.requests_before.1;
-        (portal > 0 && now_portal >= portal) || (crm > 0 && now_crm >= crm)
     }
 
     /// One intent record, the writes, their outcomes in one transaction; returns rows with more to do.
@@ -368,6 +363,7 @@ impl Pass<'_> {
         }
         let (queue, entries) = self.plan_again(again).await?;
         record.entries.extend(entries);
+        record.memo = Some(self.counted()?);
         self.ports.store.record(record).await?;
         Ok(queue)
     }
@@ -381,7 +377,7 @@ impl Pass<'_> {
         again: &mut Vec<Ready>,
     ) -> Result<(), CycleError> {
         let now = self.ports.clock.now();
-        let Ready { row, action, conflicts, steps } = ready;
+        let Ready { row, action, is_urgent, conflicts, steps } = ready;
         let kind = action.kind();
         let (mut row, next) = settle(row, &action, &outcome, &self.setup.policy, now);
         self.note_outcome(&row, kind, &outcome, record);
@@ -391,7 +387,7 @@ impl Pass<'_> {
         match next {
             Next::Plan => {
                 record.settled.push((commit, row.id));
-                again.push(Ready { row, action, conflicts, steps: steps + 1 });
+                again.push(Ready { row, action, is_urgent, conflicts, steps: steps + 1 });
             }
             Next::Failed => {
                 *self.report.failed.entry(kind).or_default() += 1;
@@ -403,7 +399,7 @@ impl Pass<'_> {
                     self.note_down(error);
                     if self.waits_out(error).await {
                         self.down.remove(&error.side);
-                        again.push(Ready { row: row.clone(), action, conflicts: conflicts + 1, steps });
+                        again.push(Ready { row: row.clone(), action, is_urgent, conflicts: conflicts + 1, steps });
                     }
                 }
                 self.report.pending += 1;
@@ -416,7 +412,7 @@ impl Pass<'_> {
                     record.settled.push((commit, row.id)); // Else the intent stays, and the next pass reads first.
                 }
                 if is_known {
-                    again.push(Ready { row, action, conflicts: conflicts + 1, steps });
+                    again.push(Ready { row, action, is_urgent, conflicts: conflicts + 1, steps });
                 } else {
                     self.report.pending += 1;
                     if let (Outcome::Failed(error), Some(entry), false) = (&outcome, &mut row.entry, is_unknown) {
@@ -478,7 +474,7 @@ impl Pass<'_> {
             entries.extend(plan.entry.clone().map(|entry| (id, Some(entry))));
             warn_of_flapping(&row, &plan);
             let Some(action) = plan.action.clone() else {
-                self.note_holds(&plan);
+                self.note_holds(row.entry.as_ref().map_or(0, |entry| entry.holds), &plan);
                 continue;
             };
             if conflicts > CONFLICTS_MAX || steps > STEPS_MAX {
@@ -486,7 +482,8 @@ impl Pass<'_> {
             } else if self.is_braked(action.kind()) {
                 self.deferred.push((row, plan));
             } else {
-                queue.push(Ready { row: Row { entry: plan.entry, ..row }, action, conflicts, steps });
+                let is_urgent = plan.urgency.is_urgent();
+                queue.push(Ready { row: Row { entry: plan.entry, ..row }, action, is_urgent, conflicts, steps });
             }
         }
         Ok((queue, entries))

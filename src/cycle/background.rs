@@ -29,7 +29,7 @@ impl Pass<'_> {
             return Ok(());
         }
         self.prepare_backfill().await?;
-        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.both_up() {
+        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.may_scan() {
             self.learn_organization().await?;
             self.peek().await?;
             self.memo.sweep = Some(SweepCursor { began: self.began, ..SweepCursor::default() });
@@ -37,13 +37,15 @@ impl Pass<'_> {
             self.memo.is_sweep_due = false;
         }
         self.was_stopped = is_stopped;
-        while self.memo.sweep.is_some() && self.has_time() && self.both_up() {
+        while self.memo.sweep.is_some() && self.has_time() && self.may_scan() {
+            self.allow();
             if !self.sweep_page().await? {
                 break;
             }
         }
         let may_read = self.may_write() || self.mode == Mode::Forecast;
-        while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.both_up() {
+        while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.may_scan() {
+            self.allow();
             if !self.reading_step().await? {
                 break;
             }
@@ -51,8 +53,13 @@ impl Pass<'_> {
         self.list_old_outcomes()
     }
 
-    fn both_up(&self) -> bool {
+    pub(super) fn both_up(&self) -> bool {
         self.is_up(Side::Portal) && self.is_up(Side::Crm)
+    }
+
+    /// Scans can wait for another day.
+    fn may_scan(&self) -> bool {
+        self.both_up() && self.has_enough(Side::Portal) && self.has_enough(Side::Crm)
     }
 
     /// What starts a sweep besides its schedule: the first start, damage, an unclean stop, a long pause.
@@ -191,6 +198,7 @@ impl Pass<'_> {
             self.memo.sweep = Some(sweep);
         }
         if self.may_write() {
+            self.setup.meter.count(self.ports, &mut self.memo);
             self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
         }
         Ok(!is_over)
@@ -274,6 +282,7 @@ impl Pass<'_> {
         self.process(rows).await?;
         if self.may_write() {
             self.memo.lead_reading = Some(Some(last));
+            self.setup.meter.count(self.ports, &mut self.memo);
             self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
             Ok(true)
         } else {

@@ -10,6 +10,7 @@ mod background;
 mod observe;
 pub mod report;
 pub mod settings;
+pub mod spending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 
 pub use report::{Forecast, Report, Sentence};
 pub use settings::CycleSettings;
+pub use spending::{Budgets, Left, Meter};
 
 /// How long a pass may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +61,10 @@ pub struct Setup {
     pub adopt: Vec<crate::plan::settings::Adopt>,
     /// A pause longer than this before a start asks for a sweep.
     pub sweep_after_pause: Duration,
-    /// Daily request budgets: referrals side, leads side; 0 is unlimited.
-    pub requests_per_day: (u64, u64),
+    /// Daily request budgets.
+    pub budgets: Budgets,
+    /// Counts the requests of this process.
+    pub meter: std::sync::Arc<Meter>,
     /// This is the first pass of this process.
     pub is_first: bool,
     /// A forecast carries the values that would be written, for a person at a terminal.
@@ -69,6 +73,8 @@ pub struct Setup {
     pub is_sweep_asked: bool,
     /// Why nothing may be written, for a reason outside this pass.
     pub stopped: Option<String>,
+    /// What of the mapping does not fit the organization.
+    pub misfits: Vec<plan::mapping::MappingProblem>,
     /// Who we are in the CRM, when that was read just now: checked against the stamp in the ledger.
     pub identity: Option<crate::ports::CrmIdentity>,
 }
@@ -194,6 +200,7 @@ impl<'a> Pass<'a> {
     }
 
     async fn go(&mut self) -> Result<(), CycleError> {
+        self.allow();
         self.stamp_crm();
         if self.may_write() {
             self.resolve_intents().await?;
@@ -235,6 +242,36 @@ impl<'a> Pass<'a> {
         !self.down.contains_key(&side)
     }
 
+    /// What is left of a side's budget for today.
+    fn left(&self, side: Side) -> Left {
+        self.setup.budgets.left(side, self.setup.meter.today(self.ports, &self.memo))
+    }
+
+    /// There is enough for work that can wait until tomorrow.
+    fn has_enough(&self, side: Side) -> bool {
+        self.left(side) == Left::Enough
+    }
+
+    /// Renews what the ports may send, and does not even try a side whose budget is used up.
+    fn allow(&mut self) {
+        self.setup.meter.allow(self.ports, &self.memo, self.setup.budgets);
+        for side in [Side::Portal, Side::Crm] {
+            if self.left(side) == Left::Nothing {
+                let today = self.setup.meter.today(self.ports, &self.memo);
+                let until = Timestamp::from_millis((today.day + 1) * 86_400_000);
+                let fault = crate::model::Fault::Throttled { until };
+                let error = RemoteError::new(side, "budget", fault).with_message(crate::ports::Allowance::USED_UP);
+                self.down.entry(side).or_insert(error);
+            }
+        }
+    }
+
+    /// The memo on record with the requests so far, to go with what is recorded in the middle of a pass.
+    fn counted(&mut self) -> Result<Memo, StoreError> {
+        self.setup.meter.count(self.ports, &mut self.memo);
+        Ok(Memo { requests_today: self.memo.requests_today, ..self.ports.store.memo()? })
+    }
+
     /// Notes that a side is down for the rest of the pass; trouble with one item does not count.
     fn note_down(&mut self, error: &RemoteError) {
         self.report.needs_human |=
@@ -249,6 +286,7 @@ impl<'a> Pass<'a> {
         let is_patient = self.mode == Mode::Write(Budget::Unlimited) && wait <= THROTTLE_WAIT_MAX;
         if is_patient && !self.stop.is_cancelled() {
             self.ports.clock.sleep(wait).await;
+            self.setup.meter.allow(self.ports, &self.memo, self.setup.budgets); // It may be another day.
         }
         is_patient
     }
@@ -278,7 +316,7 @@ impl<'a> Pass<'a> {
         self.memo.cycles += 1;
         self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
         self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);
-        self.count_requests(now);
+        self.setup.meter.count(self.ports, &mut self.memo);
         if self.down.is_empty() {
             self.memo.last_success = Some(now);
         }
@@ -308,6 +346,8 @@ impl<'a> Pass<'a> {
         for (side, error) in &self.down {
             self.report.sides.insert(*side, error.to_string());
         }
+        self.finish_left_out();
+        self.report.budgets = self.setup.budgets.notes(self.setup.meter.today(self.ports, &self.memo));
         // A list that waits for an approval stops nothing.
         for (name, brake) in self.decisions.brakes.iter().filter(|(name, _)| *name != OLD_OUTCOMES) {
             self.report.brakes.insert(name.clone(), brake.reason.clone());
@@ -323,19 +363,31 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn count_requests(&mut self, now: Timestamp) {
-        let day = now.millis().div_euclid(86_400_000);
-        if self.memo.requests_today.day != day {
-            self.memo.requests_today = crate::ports::RequestsToday { day, portal: 0, crm: 0 };
+    /// Columns that no referral fills besides those that some do not.
+    fn finish_left_out(&mut self) {
+        let bit =
+            plan::Hold::ColumnSkipped { group: String::new(), column: String::new(), reason: String::new() }.bit();
+        let counters = self.ports.store.counters().unwrap_or_default();
+        if counters.holds.get(&(bit.trailing_zeros() as u8)).copied().unwrap_or(0) > 0 {
+            let last = self.memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str::<Report>(text).ok());
+            for (what, count) in last.unwrap_or_default().left_out {
+                let is_of_all = what.starts_with(plan::mapping::KEY_PREFIX);
+                if !is_of_all {
+                    *self.report.left_out.entry(what).or_default() += count;
+                }
+            }
         }
-        self.memo.requests_today.portal += self.report.requests.get(&Side::Portal).copied().unwrap_or(0);
-        self.memo.requests_today.crm += self.report.requests.get(&Side::Crm).copied().unwrap_or(0);
+        let linked = counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0);
+        for misfit in &self.setup.misfits {
+            self.report.left_out.insert(misfit.to_string(), linked);
+        }
     }
 
     fn into_forecast(mut self) -> Forecast {
         let now = self.ports.clock.now();
         self.finish_report(now);
         Forecast {
+            left_out: self.report.left_out,
             brakes: self.report.brakes,
             sides: self.report.sides,
             needs_human: self.report.needs_human,
@@ -359,9 +411,14 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Notes holds of a planned row in the report or the forecast.
-    fn note_holds(&mut self, plan: &RowPlan) {
+    /// Notes holds of a planned row in the report or the forecast. `before` are the bits it had when it was last planned.
+    fn note_holds(&mut self, before: u32, plan: &RowPlan) {
         for hold in &plan.holds {
+            if let Hold::ColumnSkipped { column, reason, .. } = hold
+                && before & hold.bit() == 0
+            {
+                *self.report.left_out.entry(format!("column {column}: {reason}")).or_default() += 1;
+            }
             if let Hold::NotSettled { .. } = hold {
                 self.report.settling += 1;
                 self.report.pending += 1;

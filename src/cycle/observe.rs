@@ -296,7 +296,7 @@ impl Pass<'_> {
             self.unlatch(VISIBILITY_BRAKE);
             return Ok(());
         };
-        if !self.is_up(Side::Crm) {
+        if !self.both_up() {
             return Ok(()); // While the leads side is down this watermark stands still.
         }
         let every = u64::from(self.setup.settings.overlap_every.max(1));
@@ -468,20 +468,34 @@ impl Pass<'_> {
     pub(super) async fn plan_rows(&mut self, rows: Vec<Row>) -> Result<Vec<(Row, RowPlan)>, CycleError> {
         let now = self.ports.clock.now();
         let mut planned = Vec::with_capacity(rows.len());
-        let mut open = rows;
+        let (mut open, mut tomorrow) = (rows, Vec::new());
         for _ in 0..READ_ROUNDS_MAX {
             let mut needy = Vec::new();
             for row in open {
                 let plan = plan_row(&row, &self.setup.policy, now);
-                if plan.needs.is_empty() { planned.push((row, plan)) } else { needy.push((row, plan.needs)) }
+                match plan.needs.is_empty() {
+                    true => planned.push((row, plan)),
+                    false if self.may_look_up(&plan) => needy.push((row, plan.needs)),
+                    false => tomorrow.push(row),
+                }
             }
             if needy.is_empty() {
+                self.leave(tomorrow).await?;
                 return Ok(self.sort_out_claims(planned, now));
             }
             open = self.read(needy).await?;
         }
+        open.append(&mut tomorrow);
         self.leave(open).await?;
         Ok(self.sort_out_claims(planned, now))
+    }
+
+    /// There is enough of today's requests for what this row misses.
+    fn may_look_up(&self, plan: &RowPlan) -> bool {
+        let Needs { referral, lead, opportunities, adoption } = plan.needs;
+        let asks_crm = lead || opportunities || adoption;
+        let has_enough = (!referral || self.has_enough(Side::Portal)) && (!asks_crm || self.has_enough(Side::Crm));
+        plan.urgency.is_urgent() || has_enough
     }
 
     /// Rows that could not be read are left for a later pass.

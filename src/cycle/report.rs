@@ -29,6 +29,11 @@ pub struct Report {
     pub settling: u64,
     /// Differences left alone, by the name of the hold.
     pub holds: BTreeMap<String, u64>,
+    /// Columns that are left out, by column and reason: how many referrals it has concerned.
+    ///
+    /// What does not fit the organization at all concerns every referral with a lead; what does not fit a value is counted
+    /// when a referral is first met with it, until none has such a hold any more.
+    pub left_out: BTreeMap<String, u64>,
     /// Brakes that hold, by name: a sentence each.
     pub brakes: BTreeMap<String, String>,
     /// Trouble that concerns a whole side: a sentence each.
@@ -37,6 +42,8 @@ pub struct Report {
     pub needs_human: bool,
     /// Requests sent, by side, retries included.
     pub requests: BTreeMap<Side, u64>,
+    /// Daily request budgets that are nearly or wholly used up: a sentence each.
+    pub budgets: BTreeMap<Side, String>,
     /// Background scans under way: a sentence each.
     pub progress: Vec<String>,
     /// Everything that was due has been read to its end.
@@ -65,6 +72,8 @@ pub struct Forecast {
     pub actions: Vec<Sentence>,
     /// Differences that are left alone, as sentences.
     pub holds: Vec<Sentence>,
+    /// Columns that are left out, as [`Report::left_out`].
+    pub left_out: BTreeMap<String, u64>,
     /// Brakes that hold or would trip.
     pub brakes: BTreeMap<String, String>,
     /// Trouble that concerns a whole side.

@@ -18,6 +18,8 @@ pub struct CycleSettings {
     pub overlap_every: u32,
     /// An unordered listing becomes one sweep, at most one in this time.
     pub unordered_sweep_interval: HumanDuration,
+    /// The last so many percent of a day's requests are kept for urgent work: polls, and referrals that are New or expire.
+    pub urgent_requests_percent: u32,
     /// A clock further off than this from a service's stops writing.
     pub clock_skew_max: HumanDuration,
 }

@@ -14,7 +14,7 @@ use super::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
 use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
-use crate::plan::mapping::Mapping;
+use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::{WriteWhen, Writes};
 use crate::plan::{HOLD_NAMES, Policy};
 use crate::ports::{Backfill, Batch, CrmIdentity, Decisions, Groups, LeadSchema, Opening, Ports};
@@ -47,6 +47,7 @@ pub struct Reconciler {
     reload: Option<Reload>,
     credentials: Vec<(Side, Credential)>,
     ground: tokio::sync::Mutex<Ground>,
+    meter: Arc<cycle::Meter>,
     is_sweep_asked: AtomicBool,
     is_running: AtomicBool,
 }
@@ -58,6 +59,7 @@ struct Ground {
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
     configured: Option<(Arc<Settings>, u64)>,
+    misfits: Vec<MappingProblem>,
     identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
@@ -78,6 +80,7 @@ impl Reconciler {
             reload,
             credentials,
             ground: tokio::sync::Mutex::default(),
+            meter: Arc::default(),
             is_sweep_asked: AtomicBool::new(false),
             is_running: AtomicBool::new(false),
         }
@@ -92,6 +95,10 @@ impl Reconciler {
         let settings = self.settings();
         let now = self.ports.clock.now();
         let is_old = |at: Option<Timestamp>, age: Duration| at.is_none_or(|at| now.since(at) >= age);
+        let memo = self.ports.store.memo().unwrap_or_default(); // A ledger that cannot be read ends the pass soon.
+        let today = self.meter.today(&self.ports, &memo);
+        let may_ask = budgets(&settings).left(Side::Crm, today) != cycle::Left::Nothing;
+        let is_old = |at: Option<Timestamp>, age: Duration| at.is_none() || (may_ask && is_old(at, age));
         if is_old(ground.identity_at, IDENTITY_AGE_MAX) {
             match self.ports.crm.identity().await {
                 Ok(identity) => {
@@ -126,9 +133,10 @@ impl Reconciler {
             Some(_) | None => {
                 let key = self.ports.store.fingerprint_key();
                 let (mapping, problems) = Mapping::compile(&settings.mapping, &schema, key);
-                for problem in problems {
+                for problem in &problems {
                     tracing::warn!("{problem}");
                 }
+                ground.misfits = problems;
                 let mapping = Arc::new(mapping);
                 ground.mapping = Some(Arc::clone(&mapping));
                 ground.mapped_for = configuration;
@@ -146,11 +154,13 @@ impl Reconciler {
             use_updated_filter: settings.partner_center.use_updated_filter,
             adopt: settings.link.adopt.clone(),
             sweep_after_pause: settings.schedule.sweep_on_start_after.get(),
-            requests_per_day: (settings.partner_center.requests_per_day, settings.dataverse.requests_per_day),
+            budgets: budgets(&settings),
+            meter: Arc::clone(&self.meter),
             is_first,
             with_values: false,
             is_sweep_asked: is_cycle && self.is_sweep_asked.swap(false, Ordering::Relaxed),
             identity: ground.identity.clone(),
+            misfits: ground.misfits.clone(),
             stopped: key_trouble(&settings, &schema),
         })
     }
@@ -177,6 +187,7 @@ impl Reconciler {
                     };
                     if budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX && !stop.is_cancelled() {
                         self.ports.clock.sleep(wait).await;
+                        self.restore_windows()?; // It may be another day.
                         continue;
                     }
                     return self.remember_trouble(self.could_not_begin(&error)).await;
@@ -198,14 +209,21 @@ impl Reconciler {
         if let Some(until) = memo.crm_closed_until {
             self.ports.crm.close_until(until);
         }
+        self.meter.allow(&self.ports, &memo, budgets(&self.settings()));
         Ok(())
     }
 
     /// The report of a failed beginning is the last report, too.
-    async fn remember_trouble(&self, report: Report) -> Result<Report, CycleError> {
+    async fn remember_trouble(&self, mut report: Report) -> Result<Report, CycleError> {
         let mut memo = self.ports.store.memo()?;
         memo.portal_closed_until = self.ports.portal.closed_until().or(memo.portal_closed_until);
         memo.crm_closed_until = self.ports.crm.closed_until().or(memo.crm_closed_until);
+        self.meter.count(&self.ports, &mut memo);
+        report.budgets = budgets(&self.settings()).notes(memo.requests_today);
+        if report.left_out.is_empty() {
+            let last = memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str::<Report>(text).ok());
+            report.left_out = last.unwrap_or_default().left_out;
+        }
         let text = serde_json::to_string(&report).unwrap_or_default();
         memo.last_report = Some((self.ports.clock.now(), text));
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
@@ -236,6 +254,7 @@ impl Reconciler {
             *report.holds.entry(sentence.kind.clone()).or_default() += 1;
         }
         report.pending = forecast.actions.len() as u64;
+        report.left_out = forecast.left_out;
         report.brakes = forecast.brakes;
         report.sides = forecast.sides;
         report.needs_human = forecast.needs_human;
@@ -530,8 +549,8 @@ impl Reconciler {
     ) -> Result<std::collections::BTreeMap<Side, SideStatus>, CycleError> {
         let settings = self.settings();
         let memo = self.ports.store.memo()?;
-        let day = now.millis().div_euclid(86_400_000);
-        let today = if memo.requests_today.day == day { memo.requests_today } else { Default::default() };
+        let today = self.meter.today(&self.ports, &memo);
+        let budgets = budgets(&settings);
         let mut sides = std::collections::BTreeMap::new();
         for (side, requests, budget, closed) in [
             (Side::Portal, today.portal, settings.partner_center.requests_per_day, memo.portal_closed_until),
@@ -547,6 +566,7 @@ impl Reconciler {
                 closed_until: closed.filter(|until| *until > now),
                 requests_today: requests,
                 requests_per_day: budget,
+                budget: budgets.note(side, today),
                 credential: credential.map(|(text, _)| text),
                 credential_days_left: ends.map(days),
             };
@@ -589,7 +609,7 @@ impl Engine for Reconciler {
     async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
         self.restore_windows()?;
-        match self.setup(&mut ground, false).await {
+        let forecast = match self.setup(&mut ground, false).await {
             Ok(mut setup) => {
                 setup.with_values = detail == Detail::Values;
                 cycle::forecast(&self.ports, setup, stop).await
@@ -598,7 +618,12 @@ impl Engine for Reconciler {
                 let report = self.could_not_begin(&error);
                 Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })
             }
-        }
+        };
+        // A forecast remembers nothing but what it has spent.
+        let mut memo = self.ports.store.memo()?;
+        self.meter.count(&self.ports, &mut memo);
+        self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        forecast
     }
 
     async fn status(&self) -> Result<Status, CycleError> {
@@ -637,6 +662,7 @@ impl Engine for Reconciler {
             linked: counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0),
             backlog: pending.max(report.pending),
             holds: holds.collect(),
+            left_out: report.left_out.clone(),
             dead_letters: counters.dead_letters.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
             retrying: counters.retrying,
             brakes: decisions.brakes.iter().map(|(name, brake)| brake_status(name, brake)).collect(),
@@ -700,6 +726,14 @@ impl Engine for Reconciler {
         if let Err(error) = marked.await {
             tracing::error!("the stop could not be recorded as orderly; the next start reads everything: {error}");
         }
+    }
+}
+
+fn budgets(settings: &Settings) -> cycle::Budgets {
+    cycle::Budgets {
+        portal: settings.partner_center.requests_per_day,
+        crm: settings.dataverse.requests_per_day,
+        urgent_percent: u64::from(settings.cycle.urgent_requests_percent),
     }
 }
 

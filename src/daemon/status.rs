@@ -34,6 +34,8 @@ pub struct Status {
     pub backlog: u64,
     /// Differences left alone, by the name of the hold.
     pub holds: BTreeMap<String, u64>,
+    /// Columns that are left out, by column and reason: how many referrals that has concerned.
+    pub left_out: BTreeMap<String, u64>,
     /// Referrals we stopped trying, by cause.
     pub dead_letters: BTreeMap<String, u64>,
     /// Referrals that failed and are still tried.
@@ -119,6 +121,8 @@ pub struct SideStatus {
     pub requests_today: u64,
     /// How many may be spent in a day; 0 is no limit.
     pub requests_per_day: u64,
+    /// The day's requests are nearly or wholly used up: what still goes on, and until when.
+    pub budget: Option<String>,
     /// How we sign in, in a sentence.
     pub credential: Option<String>,
     /// Days until that ends; `None` when it does not or is not known.

@@ -1,7 +1,7 @@
 //! The client of one service: gate, limiter and token around one `send`, and a loop that asks whether to go on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,7 +17,7 @@ use super::settings::{HttpSettings, LimitSettings};
 use super::transport::{Request, SetupError, Transport};
 use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
-use crate::ports::Clock;
+use crate::ports::{Allowance, Clock};
 
 /// A client for one service: everything both adapters share.
 pub struct Client {
@@ -29,6 +29,7 @@ pub struct Client {
     tokens: Arc<Tokens>,
     clock: Arc<dyn Clock>,
     requests_sent: AtomicU64,
+    allowance: Mutex<Option<Allowance>>,
 }
 
 impl Client {
@@ -53,6 +54,7 @@ impl Client {
             tokens,
             clock,
             requests_sent: AtomicU64::new(0),
+            allowance: Mutex::default(),
         })
     }
 
@@ -121,6 +123,11 @@ impl Client {
         self.requests_sent.load(Ordering::Relaxed)
     }
 
+    /// Limits what is sent from now on; `None` is no limit. A call beyond it fails with `Fault::Throttled`, unsent.
+    pub fn allow(&self, allowance: Option<Allowance>) {
+        *self.allowance.lock().unwrap_or_else(PoisonError::into_inner) = allowance;
+    }
+
     /// Requests that may be under way at once, at the moment; falls when the service refuses parallel ones.
     pub fn parallelism(&self) -> usize {
         self.limiter.parallelism()
@@ -142,7 +149,13 @@ impl Client {
             let token = self.tokens.bearer().await?;
             closings += 1;
             match self.gate.closed_until() {
-                None => return Ok((permit, token)),
+                None => {
+                    let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+                    return match Allowance::take(&mut allowance, self.clock.now()) {
+                        Ok(()) => Ok((permit, token)),
+                        Err(until) => Err(throttled(until).with_message(Allowance::USED_UP)),
+                    };
+                }
                 Some(until) if closings >= self.settings.attempts_max => return Err(throttled(until)),
                 Some(_) => {}
             }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::{Answer, Call};
 use crate::model::{RemoteError, Timestamp};
+use crate::ports::Allowance;
 
 /// What an adapter needs of the client stack; a test may answer in its place.
 #[async_trait]
@@ -16,6 +17,8 @@ pub trait Exchange: Send + Sync {
     fn close_until(&self, until: Timestamp);
     /// Requests sent so far, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
+    /// Limits what is sent from now on; `None` is no limit.
+    fn allow(&self, allowance: Option<Allowance>);
 }
 
 #[async_trait]
@@ -34,5 +37,9 @@ impl Exchange for super::Client {
 
     fn requests_sent(&self) -> u64 {
         super::Client::requests_sent(self)
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        super::Client::allow(self, allowance);
     }
 }

@@ -336,6 +336,22 @@ async fn a_short_retry_after_is_waited_out_in_full() {
 }
 
 #[tokio::test]
+async fn nothing_is_sent_beyond_an_allowance_retries_included_until_its_end() {
+    let stage = Stage::new().await;
+    stage.answers(vec![status(503), status(503), ok(), ok()]).await;
+    let until = START.plus(Duration::from_secs(3600));
+    stage.client.allow(Some(crate::ports::Allowance { requests: 2, until }));
+    let error = stage.read().await.unwrap_err();
+    assert_eq!(error.fault, Fault::Throttled { until }, "the third attempt is one too many");
+    let error = stage.client.send(stage.call(Effect::Write)).await.unwrap_err();
+    assert_eq!((error.fault, error.is_outcome_unknown), (Fault::Throttled { until }, false));
+    assert_eq!((stage.seen().await.len(), stage.client.requests_sent()), (2, 2));
+    assert_eq!(stage.client.closed_until(), None, "the service did not ask for it");
+    stage.clock.set(until);
+    stage.read().await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_sent_inside_a_long_window_and_every_call_learns_its_end() {
     let stage = Stage::new().await;
     stage.answers(vec![status(429).insert_header("retry-after", "600"), ok()]).await;

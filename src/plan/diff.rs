@@ -55,6 +55,13 @@ pub struct RowPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Urgency(u8, i64);
 
+impl Urgency {
+    /// It is about to expire unanswered, or new.
+    pub fn is_urgent(self) -> bool {
+        self.0 <= 1
+    }
+}
+
 /// Decides what one row needs.
 pub fn plan_row(row: &Row, policy: &Policy, now: Timestamp) -> RowPlan {
     let mut draft = Draft::new(row, policy, now);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::model::{Fault, RemoteError, Side, Timestamp};
+use crate::ports::Allowance;
 
 use super::clock::{SimClock, read_http_date, read_retry_after};
 use super::exchange::{Answer, Delivery, Request, Service};
@@ -43,6 +44,7 @@ struct Line {
 struct Gate {
     closed_until: Option<Timestamp>,
     sent: u64,
+    allowance: Option<Allowance>,
 }
 
 impl Line {
@@ -62,6 +64,10 @@ impl Line {
 
     fn sent(&self) -> u64 {
         lock(&self.gate).sent
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        lock(&self.gate).allowance = allowance;
     }
 
     fn server_time(answer: &Answer) -> Option<Timestamp> {
@@ -92,9 +98,13 @@ impl Line {
         if let Some(until) = self.closed_until() {
             return Err(failure(Fault::Throttled { until }));
         }
+        let spend = || Allowance::take(&mut lock(&self.gate).allowance, self.clock.at());
+        let used_up = |until| failure(Fault::Throttled { until }).with_message(Allowance::USED_UP);
+        spend().map_err(used_up)?;
         let mut answer = self.exchange(request);
         if answer.status == 401 && arrives(&answer) {
             // A fresh token, once.
+            spend().map_err(used_up)?;
             answer = self.exchange(request);
         }
         let lost = |fault| RemoteError { is_outcome_unknown: request.is_write(), ..failure(fault) };

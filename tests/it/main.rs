@@ -4,6 +4,8 @@
 
 mod backfill;
 mod bad_input;
+mod budgets;
+mod columns;
 mod command_line;
 mod commands;
 mod costs;

@@ -26,7 +26,6 @@ pub struct Town {
 pub struct Host {
     pub engine: Arc<Reconciler>,
     pub store: Arc<MemoryStore>,
-    pub ports: Ports,
     settings: Settings,
 }
 
@@ -108,8 +107,15 @@ impl Town {
             store: store.clone(),
             clock: Arc::new(self.clock.clone()),
         };
-        let engine = Arc::new(Reconciler::new(ports.clone(), settings.clone(), Vec::new(), None));
-        Host { engine, store, ports, settings }
+        let engine = Arc::new(Reconciler::new(ports, settings.clone(), Vec::new(), None));
+        Host { engine, store, settings }
+    }
+
+    /// The next process after an orderly stop, configured anew.
+    pub fn again(&self, host: &Host, change: impl FnOnce(&mut Settings)) -> Host {
+        let mut settings = host.settings.clone();
+        change(&mut settings);
+        self.start(host.store.clone(), settings)
     }
 
     /// The next process after a crash: the ledger as it was, everything else gone.

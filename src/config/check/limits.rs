@@ -8,7 +8,7 @@ impl Rules<'_> {
     pub(super) fn limits(&mut self) {
         let settings = self.settings;
         let (portal, crm, http) = (&settings.partner_center, &settings.dataverse, &settings.http);
-        let whole: [(&str, u64, std::ops::RangeInclusive<u64>); 18] = [
+        let whole: [(&str, u64, std::ops::RangeInclusive<u64>); 19] = [
             ("partner_center.pages_max", portal.pages_max.into(), 1..=u64::MAX),
             ("partner_center.empty_pages_max", portal.empty_pages_max.into(), 1..=u64::MAX),
             ("partner_center.requests_per_minute", portal.requests_per_minute.into(), 1..=u64::MAX),
@@ -26,6 +26,7 @@ impl Rules<'_> {
             ("state.cache_bytes", settings.state.cache_bytes, 1_048_576..=u64::MAX),
             ("cycle.window", settings.cycle.window.into(), 1..=1_000_000),
             ("cycle.batch_max", settings.cycle.batch_max.into(), 1..=1000),
+            ("cycle.urgent_requests_percent", settings.cycle.urgent_requests_percent.into(), 0..=90),
             ("cycle.overlap_every", settings.cycle.overlap_every.into(), 1..=u64::MAX),
         ];
         for (key, value, allowed) in whole {

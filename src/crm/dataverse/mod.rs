@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::http::Exchange;
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
 
 use api::Api;
 use knowledge::Loaded;
@@ -306,5 +306,9 @@ impl Crm for Dataverse {
 
     fn requests_sent(&self) -> u64 {
         self.api.exchange.requests_sent()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.api.exchange.allow(allowance);
     }
 }

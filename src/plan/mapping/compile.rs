@@ -40,6 +40,9 @@ pub struct MappingProblem {
     pub is_blocking: bool,
 }
 
+/// How the key of every problem begins.
+pub const KEY_PREFIX: &str = "mapping.";
+
 impl std::fmt::Display for MappingProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.key, self.reason)

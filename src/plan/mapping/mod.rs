@@ -25,7 +25,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 pub use canonical::Misfit;
-pub use compile::{MappingProblem, WRITE_BACK_PATHS};
+pub use compile::{KEY_PREFIX, MappingProblem, WRITE_BACK_PATHS};
 pub use write_back::Unwritable;
 
 use crate::model::{Column, Lead, Operation, Opportunity, Owner, Referral};

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::http::{Answer, Call, Effect, Exchange};
 use crate::model::{ETag, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp};
-use crate::ports::{Cursor, Page, Portal, Scan};
+use crate::ports::{Allowance, Cursor, Page, Portal, Scan};
 pub use dialect::PartnerCenterDialect;
 use paging::{Progress, ScanLimits};
 use scan::Literal;
@@ -129,6 +129,10 @@ impl Portal for PartnerCenter {
 
     fn requests_sent(&self) -> u64 {
         self.exchange.requests_sent()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.exchange.allow(allowance);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::{
     ETag, Lead, LeadDraft, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, Owner, ReferralId,
     RemoteError, Side, Timestamp,
 };
-use crate::ports::{ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{Allowance, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
 
 use super::super::dynamics::{Kind, Table};
 use super::super::exchange::{Answer, Request, Service, encode};
@@ -441,6 +441,10 @@ impl Crm for DirectCrm {
 
     fn requests_sent(&self) -> u64 {
         self.line.sent()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.line.allow(allowance);
     }
 }
 

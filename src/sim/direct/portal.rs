@@ -9,7 +9,7 @@ use crate::model::{
     ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, RemoteError, Side, Substatus,
     Timestamp,
 };
-use crate::ports::{Cursor, Defect, Page, Portal, Scan};
+use crate::ports::{Allowance, Cursor, Defect, Page, Portal, Scan};
 
 use super::super::exchange::{Request, Service, encode};
 use super::super::world::World;
@@ -92,6 +92,10 @@ impl Portal for DirectPortal {
 
     fn requests_sent(&self) -> u64 {
         self.line.sent()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.line.allow(allowance);
     }
 }
 

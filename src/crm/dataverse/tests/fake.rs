@@ -242,6 +242,8 @@ impl Exchange for Fake {
     fn requests_sent(&self) -> u64 {
         self.all_calls().len() as u64
     }
+
+    fn allow(&self, _: Option<crate::ports::Allowance>) {}
 }
 
 pub fn settings() -> DataverseSettings {

@@ -129,6 +129,8 @@ impl Exchange for Fake {
     fn requests_sent(&self) -> u64 {
         self.calls().len() as u64
     }
+
+    fn allow(&self, _: Option<crate::ports::Allowance>) {}
 }
 
 /// What every call must look like, whatever it is for.
