@@ -187,6 +187,9 @@ impl Checker {
                 Event::ReferralMoved { .. }
                 | Event::LeadCreated { .. }
                 | Event::LeadDeleted { .. }
+                | Event::ReferralSaved { .. }
+                | Event::RowSaved { .. }
+                | Event::Hidden { .. }
                 | Event::LeadRestored { .. } => {}
             }
         }
