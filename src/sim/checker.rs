@@ -196,6 +196,9 @@ impl Checker {
                 Event::ReferralMoved { .. }
                 | Event::LeadCreated { .. }
                 | Event::LeadDeleted { .. }
+                | Event::ReferralSaved { .. }
+                | Event::RowSaved { .. }
+                | Event::Hidden { .. }
                 | Event::LeadRestored { .. } => {}
             }
         }

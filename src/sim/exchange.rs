@@ -113,19 +113,25 @@ impl Request {
 
 /// Decodes percent-encoding; `+` is a blank, as in the query strings of both services.
 pub fn decode(text: &str) -> String {
+    if !text.contains(['%', '+']) {
+        return text.to_owned();
+    }
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-        match (bytes[at], pair.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                at += 3;
-                continue;
+        match bytes[at] {
+            b'%' => {
+                let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+                if let Some(byte) = pair.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    decoded.push(byte);
+                    at += 3;
+                    continue;
+                }
+                decoded.push(b'%');
             }
-            (b'+', _) => decoded.push(b' '),
-            (byte, _) => decoded.push(byte),
+            b'+' => decoded.push(b' '),
+            byte => decoded.push(byte),
         }
         at += 1;
     }

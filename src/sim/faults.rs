@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::clock::print_http_date;
 use super::dynamics::Dynamics;
+use super::entra::Entra;
 use super::exchange::{Answer, Delivery, Request, Service};
+use super::journal::Event;
 use super::referrals::Referrals;
+use crate::model::Timestamp;
 use super::world::{Turn, throttled};
 
 /// A class of trouble.
@@ -48,8 +52,16 @@ pub enum Class {
     RowMoves,
     /// Another client touches the row just before a conditional write.
     Conflict,
+    /// Another client saves the row again and again for some minutes: every conditional write meets a newer version.
+    StubbornConflict,
     /// The token stops working.
     TokenExpiry,
+    /// No token works for a while: somebody revoked the sessions.
+    TokenRevoked,
+    /// The referrals API asks for another factor for a while.
+    MfaDemanded,
+    /// The account loses its role for a while: lists are empty, single rows are out of reach.
+    RoleLost,
     /// A row is missing from listings for a while.
     VanishingRows,
     /// A wrong `Date` header.
@@ -57,7 +69,7 @@ pub enum Class {
 }
 
 /// Every class.
-pub const CLASSES: [Class; 19] = [
+pub const CLASSES: [Class; 23] = [
     Class::Throttle,
     Class::ThrottleBare,
     Class::ServerError,
@@ -74,7 +86,11 @@ pub const CLASSES: [Class; 19] = [
     Class::LoopingToken,
     Class::RowMoves,
     Class::Conflict,
+    Class::StubbornConflict,
     Class::TokenExpiry,
+    Class::TokenRevoked,
+    Class::MfaDemanded,
+    Class::RoleLost,
     Class::VanishingRows,
     Class::ClockSkew,
 ];
@@ -87,6 +103,8 @@ pub struct FaultPlan {
     played: BTreeMap<Class, u64>,
     next: Vec<(Class, String)>,
     down: Option<Service>,
+    spells: BTreeMap<Service, (Class, Timestamp)>,
+    busy: BTreeMap<Uuid, Timestamp>,
     /// Shortest wait that a throttled answer asks for, in seconds.
     pub wait_seconds_min: u64,
     /// Longest wait that a throttled answer asks for, in seconds.
@@ -110,10 +128,12 @@ impl FaultPlan {
     pub fn only(seed: u64, classes: &[Class], odds: f64) -> Self {
         FaultPlan {
             rng: ChaCha8Rng::seed_from_u64(seed),
-            odds: classes.iter().map(|class| (*class, odds)).collect(),
+            odds: classes.iter().map(|class| (*class, odds * class.rarity())).collect(),
             played: BTreeMap::new(),
             next: Vec::new(),
             down: None,
+            spells: BTreeMap::new(),
+            busy: BTreeMap::new(),
             wait_seconds_min: 1,
             wait_seconds_max: 90,
             wait_as_date: 0.2,
@@ -145,11 +165,60 @@ impl FaultPlan {
         self.odds.clear();
         self.next.clear();
         self.down = None;
+        self.spells.clear();
+        self.busy.clear();
     }
 
     /// How often each class was played.
     pub fn played(&self) -> &BTreeMap<Class, u64> {
         &self.played
+    }
+
+    /// Begins trouble that lasts.
+    pub(crate) fn begin_spell(&mut self, class: Class, service: Service, request: &Request, turn: &mut Turn<'_>) {
+        match class {
+            Class::TokenRevoked | Class::MfaDemanded | Class::RoleLost => {
+                let until = turn.now.plus(Duration::from_secs(turn.rng.random_range(60..2_400)));
+                self.spells.insert(service, (class, until));
+                if class == Class::RoleLost {
+                    let at = turn.now;
+                    turn.note.events.push(Event::Hidden { at, service, row: None, until });
+                }
+            }
+            Class::StubbornConflict => {
+                let until = turn.now.plus(Duration::from_secs(turn.rng.random_range(120..1_200)));
+                self.busy.extend(last_guid(&request.path).map(|id| (id, until)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The answer while such trouble lasts.
+    pub(crate) fn spellbound(&self, service: Service, request: &Request, turn: &mut Turn<'_>) -> Option<Answer> {
+        let (class, _) = self.spells.get(&service).filter(|(_, until)| turn.now < *until)?;
+        let is_list = Class::VanishingRows.concerns(service, request);
+        let answer = match (class, service) {
+            (Class::TokenRevoked, _) => Entra::refused(service),
+            (Class::MfaDemanded, _) => {
+                let body = json!({"code": "900421", "description": "MFA is required", "data": [], "source": "gateway"});
+                Answer::json(401, body)
+            }
+            (_, _) if is_list => Answer::json(200, json!({"value": []})),
+            (_, Service::Portal) => Answer::portal_error(404, "notFound", "the referral was not found", None),
+            (_, _) if request.path.contains("/leads") || request.path.contains("/opportunities") => {
+                Answer::crm_error(403, "0x80040220", "SecLib::AccessCheckEx failed. Returned hr = -2147187962")
+            }
+            (_, _) => return None,
+        };
+        turn.note.operation = Some("refused by a spell");
+        Some(answer)
+    }
+
+    /// Whether another client is at work on the row that this conditional write is for.
+    pub(crate) fn is_busy(&self, request: &Request, now: Timestamp) -> bool {
+        !self.busy.is_empty()
+            && request.header("if-match").is_some_and(|tag| tag != "*")
+            && last_guid(&request.path).and_then(|id| self.busy.get(&id)).is_some_and(|until| now < *until)
     }
 
     pub(crate) fn pick(&mut self, service: Service, request: &Request) -> Option<Class> {
@@ -191,9 +260,21 @@ impl Class {
             Class::LoopingToken => "looping token",
             Class::RowMoves => "row moves",
             Class::Conflict => "conflict",
+            Class::StubbornConflict => "stubborn conflict",
+            Class::TokenRevoked => "token revoked",
+            Class::MfaDemanded => "mfa demanded",
+            Class::RoleLost => "role lost",
             Class::TokenExpiry => "token expiry",
             Class::VanishingRows => "vanishing rows",
             Class::ClockSkew => "clock skew",
+        }
+    }
+
+    /// Trouble that lasts comes less often.
+    fn rarity(self) -> f64 {
+        match self {
+            Class::TokenRevoked | Class::MfaDemanded | Class::RoleLost => 0.1,
+            _ => 1.0,
         }
     }
 
@@ -210,10 +291,13 @@ impl Class {
                 is_portal_list
             }
             Class::VanishingRows => is_list,
-            Class::Conflict => {
+            Class::Conflict | Class::StubbornConflict => {
                 service != Service::Authority && request.header("if-match").is_some_and(|tag| tag != "*")
             }
-            Class::TokenExpiry | Class::ClockSkew => service != Service::Authority,
+            Class::TokenExpiry | Class::ClockSkew | Class::TokenRevoked | Class::RoleLost => {
+                service != Service::Authority
+            }
+            Class::MfaDemanded => service == Service::Portal,
             Class::Throttle | Class::ThrottleBare => service != Service::Authority,
             Class::ServerError | Class::HtmlError | Class::HtmlSuccess | Class::ResetBefore | Class::ResetAfter => true,
             Class::Slow | Class::Hang | Class::Truncated => true,
@@ -279,6 +363,7 @@ impl Class {
                 if let Some(id) = pick(&portal.ids(), turn.rng) {
                     let until = turn.now.plus(Duration::from_secs(turn.rng.random_range(60..3600)));
                     portal.hide(id, until);
+                    turn.note.events.push(Event::Hidden { at: turn.now, service, row: Some(id), until });
                 }
             }
             (Class::VanishingRows, Service::Crm) => {
@@ -286,6 +371,7 @@ impl Class {
                     // Shorter than the overlap that the sheet asks of a poll (dataverse §4.2).
                     let until = turn.now.plus(Duration::from_secs(turn.rng.random_range(10..180)));
                     crm.hide(id, until);
+                    turn.note.events.push(Event::Hidden { at: turn.now, service, row: Some(id), until });
                 }
             }
             _ => {}

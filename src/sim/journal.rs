@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::model::Timestamp;
 
+use super::dynamics::Table;
 use super::exchange::Service;
 
 /// Every request and every event, in order.
@@ -14,6 +16,8 @@ use super::exchange::Service;
 pub struct Journal {
     records: Vec<Record>,
     events: Vec<Event>,
+    /// For each event, how many requests had been noted before it.
+    places: Vec<usize>,
     counts: BTreeMap<(Service, &'static str), u64>,
     batch_items: u64,
     is_quiet: bool,
@@ -28,6 +32,19 @@ impl Journal {
     /// What happened inside the world.
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// Requests and events as they came; what a request brought about comes just before it.
+    pub fn moments(&self) -> impl Iterator<Item = Moment<'_>> {
+        let mut events = self.events.iter().zip(&self.places).peekable();
+        let mut records = self.records.iter().enumerate().peekable();
+        std::iter::from_fn(move || {
+            let place = records.peek().map_or(usize::MAX, |(place, _)| *place);
+            match events.next_if(|(_, at)| **at <= place) {
+                Some((event, _)) => Some(Moment::Happened(event)),
+                None => records.next().map(|(_, record)| Moment::Asked(record)),
+            }
+        })
     }
 
     /// Requests of one service, tokens apart.
@@ -65,6 +82,7 @@ impl Journal {
         self.is_quiet = true;
         self.records = Vec::new();
         self.events = Vec::new();
+        self.places = Vec::new();
     }
 
     pub(crate) fn add(&mut self, record: Record) {
@@ -80,9 +98,19 @@ impl Journal {
 
     pub(crate) fn tell(&mut self, events: Vec<Event>) {
         if !self.is_quiet {
+            self.places.resize(self.places.len() + events.len(), self.records.len());
             self.events.extend(events);
         }
     }
+}
+
+/// One line of the journal.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment<'a> {
+    /// A request and its answer.
+    Asked(&'a Record),
+    /// Something that happened.
+    Happened(&'a Event),
 }
 
 /// One request.
@@ -104,6 +132,10 @@ pub struct Record {
     pub subject: Option<Uuid>,
     /// Columns or paths the body names.
     pub written: Vec<String>,
+    /// `If-Match` as it was sent.
+    pub if_match: Option<String>,
+    /// `If-None-Match` as it was sent.
+    pub if_none_match: Option<String>,
     /// Something changed.
     pub is_committed: bool,
     /// The answer reached the client whole.
@@ -180,6 +212,41 @@ pub enum Event {
         /// Which.
         lead: Uuid,
     },
+    /// A referral came to be or changed.
+    ReferralSaved {
+        /// When.
+        at: Timestamp,
+        /// Which.
+        referral: Uuid,
+        /// By whom.
+        by: Actor,
+        /// What is different now, by JSON pointer; null for what went.
+        changed: BTreeMap<String, Value>,
+    },
+    /// A lead or an opportunity came to be, changed or came back.
+    RowSaved {
+        /// When.
+        at: Timestamp,
+        /// Of which table.
+        table: Table,
+        /// Which.
+        row: Uuid,
+        /// By whom.
+        by: Actor,
+        /// What is different now, by property; null for what went.
+        changed: BTreeMap<String, Value>,
+    },
+    /// A row, or all rows of a service, cannot be seen until then.
+    Hidden {
+        /// When.
+        at: Timestamp,
+        /// Where.
+        service: Service,
+        /// Which; `None` for all.
+        row: Option<Uuid>,
+        /// Until when.
+        until: Timestamp,
+    },
     /// A person took a lead out of the recycle bin.
     LeadRestored {
         /// When.
@@ -210,6 +277,8 @@ pub(crate) struct Item {
     pub(crate) status: u16,
     pub(crate) subject: Option<Uuid>,
     pub(crate) written: Vec<String>,
+    pub(crate) if_match: Option<String>,
+    pub(crate) if_none_match: Option<String>,
     pub(crate) is_committed: bool,
     pub(crate) refusal: Option<Refusal>,
 }

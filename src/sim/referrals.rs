@@ -118,6 +118,8 @@ impl Referrals {
             _ => None,
         };
         self.deadlines.extend(deadline.map(|at| (at, id)));
+        let changed = difference(&Value::Null, &document);
+        turn.note.events.push(Event::ReferralSaved { at: turn.now, referral: id, by: turn.by, changed });
         self.by_created.insert((created, id));
         self.by_updated.insert((stamp, id));
         let row = Row { document, created, updated: stamp, previous: None, hidden_until: None, deadline };
@@ -149,6 +151,8 @@ impl Referrals {
             let (at, by) = (turn.now, turn.by);
             turn.note.events.push(Event::ReferralMoved { at, referral: id, from, to: to.clone(), by });
         }
+        let changed = difference(&before, &row.document);
+        turn.note.events.push(Event::ReferralSaved { at: turn.now, referral: id, by: turn.by, changed });
         if to.0 != "New"
             && let Some(deadline) = row.deadline.take()
         {
@@ -345,6 +349,24 @@ impl Referrals {
             _ => Map::new(),
         }
     }
+}
+
+/// What is different in the second document, down to the members of members; versions and stamps of changes apart.
+fn difference(before: &Value, after: &Value) -> BTreeMap<String, Value> {
+    const SKIPPED: [&str; 2] = ["eTag", "updatedDateTime"];
+    let names = |value: &Value| value.as_object().into_iter().flat_map(Map::keys).cloned().collect::<BTreeSet<_>>();
+    let mut changed = BTreeMap::new();
+    for name in names(before).union(&names(after)).filter(|name| !SKIPPED.contains(&name.as_str())) {
+        let (old, new) = (&before[name.as_str()], &after[name.as_str()]);
+        if new.is_object() && (old.is_object() || old.is_null()) {
+            for inner in names(old).union(&names(new)).filter(|inner| old[inner.as_str()] != new[inner.as_str()]) {
+                changed.insert(format!("/{name}/{inner}"), new[inner.as_str()].clone());
+            }
+        } else if old != new {
+            changed.insert(format!("/{name}"), new.clone());
+        }
+    }
+    changed
 }
 
 pub(crate) fn words(document: &Value) -> (String, String) {

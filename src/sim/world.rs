@@ -116,6 +116,7 @@ impl World {
         }
         self.requests += 1;
         self.complete(service, request, &mut answer, class, now);
+        note.events.extend(self.crm.take_news());
         self.mark_revivals(&mut note);
         self.journal.tell(std::mem::take(&mut note.events));
         self.journal.add(Record {
@@ -131,6 +132,8 @@ impl World {
             status: answer.status,
             subject: note.subject,
             written: note.written,
+            if_match: request.header("if-match").map(str::to_owned),
+            if_none_match: request.header("if-none-match").map(str::to_owned),
             is_committed: note.is_committed,
             is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
             inside_window,
@@ -148,6 +151,8 @@ impl World {
                 status: item.status,
                 subject: item.subject,
                 written: item.written,
+                if_match: item.if_match,
+                if_none_match: item.if_none_match,
                 is_committed: item.is_committed,
                 is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
                 inside_window: None,
@@ -166,6 +171,7 @@ impl World {
         let mut turn = Turn { now: self.clock.at(), by, rng: &mut rng, note: &mut note };
         let result = act(self, &mut turn);
         self.rng = rng;
+        note.events.extend(self.crm.take_news());
         self.mark_revivals(&mut note);
         self.journal.tell(note.events);
         result
@@ -189,6 +195,15 @@ impl World {
     ) -> Answer {
         let waits = (self.faults.wait_seconds_min, self.faults.wait_seconds_max, self.faults.wait_as_date);
         let mut turn = Turn { now, by: Actor::Client, rng: &mut self.rng, note };
+        if let Some(class) = class {
+            self.faults.begin_spell(class, service, request, &mut turn);
+        }
+        if let Some(answer) = self.faults.spellbound(service, request, &mut turn) {
+            return answer;
+        }
+        if self.faults.is_busy(request, now) {
+            Class::Conflict.meddle(service, request, &mut self.portal, &mut self.crm, &mut turn);
+        }
         if let Some(class) = class {
             if let Some(answer) = class.instead(service, waits, &mut turn) {
                 return answer;

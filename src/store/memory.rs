@@ -74,6 +74,23 @@ impl MemoryStore {
     }
 }
 
+impl MemoryStore {
+    /// The store as the next process finds it when the newest records are missing: the ledger is that of `earlier`, a
+    /// former state of this store.
+    #[must_use]
+    pub fn rolled_back(&self, earlier: &MemoryStore) -> Self {
+        let mut ledger = lock(&earlier.ledger).clone();
+        let expected = lock(&self.ledger).commit;
+        let opening = Opening::TailLost { expected, found: ledger.commit };
+        ledger.commit = expected;
+        ledger.memo.is_stopped_cleanly = false;
+        ledger.memo.is_sweep_due = true;
+        ledger.pruned_to = None;
+        let decisions = lock(&self.decisions).clone();
+        MemoryStore { ledger: Mutex::new(ledger), decisions: Mutex::new(decisions), key: self.key, opening }
+    }
+}
+
 impl Ledger {
     fn put(&mut self, id: ReferralId, entry: Option<Entry>) {
         let mut tally = Tally::default();

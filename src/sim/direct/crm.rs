@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::model::{
-    ETag, Lead, LeadDraft, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, Owner, ReferralId,
+    ETag, Fault, Lead, LeadDraft, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, Owner, ReferralId,
     RemoteError, Side, Timestamp,
 };
 use crate::ports::{Allowance, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
@@ -100,6 +100,15 @@ impl DirectCrm {
     /// A port into this world.
     pub fn new(world: Arc<Mutex<World>>, settings: DirectCrmSettings) -> Self {
         DirectCrm { line: Line::new(world, Service::Crm, Side::Crm), settings, selection: Mutex::default() }
+    }
+
+    /// Sends a request. A refusal may mean that the schema is another one by now: it is looked at again.
+    async fn send(&self, operation: &'static str, request: Request) -> Result<Answer, RemoteError> {
+        let answer = self.line.send(operation, request).await;
+        if matches!(&answer, Err(error) if error.fault == Fault::Refused) {
+            *lock(&self.selection) = None;
+        }
+        answer
     }
 
     /// The referral id column, when it is configured and there.
@@ -212,7 +221,7 @@ impl DirectCrm {
     ) -> Result<Page<T>, RemoteError> {
         let size = format!("odata.maxpagesize={}", self.settings.page_size);
         let request = Request::new("GET", &format!("{ROOT}/{set}?{query}")).with("Prefer", &size);
-        let answer = self.line.send(operation, request).await?;
+        let answer = self.send(operation, request).await?;
         let server_time = Line::server_time(&answer);
         let body = answer.into_value();
         let rows = body["value"].as_array().ok_or_else(|| self.line.malformed(operation))?;
@@ -278,7 +287,7 @@ impl DirectCrm {
 #[async_trait]
 impl Crm for DirectCrm {
     async fn identity(&self) -> Result<CrmIdentity, RemoteError> {
-        let answer = self.line.send("who am i", Request::new("GET", &format!("{ROOT}/WhoAmI"))).await?;
+        let answer = self.send("who am i", Request::new("GET", &format!("{ROOT}/WhoAmI"))).await?;
         let body = answer.value();
         let id = |name: &str| body[name].as_str().and_then(|text| Uuid::try_parse(text).ok());
         match (id("OrganizationId"), id("UserId")) {
@@ -292,7 +301,7 @@ impl Crm for DirectCrm {
 
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
         let path = format!("{ROOT}/EntityDefinitions(LogicalName='lead')/Attributes");
-        self.line.send("read metadata", Request::new("GET", &path)).await?;
+        self.send("read metadata", Request::new("GET", &path)).await?;
         *lock(&self.selection) = None;
         let has_referral_column = self.referral_column().is_some();
         let world = lock(&self.line.world);
@@ -372,7 +381,7 @@ impl Crm for DirectCrm {
 
     async fn get(&self, id: LeadId) -> Result<Lead, RemoteError> {
         let request = Request::new("GET", &format!("{ROOT}/leads({id})?$select={}", self.select()));
-        self.lead("get lead", self.line.send("get lead", request).await?)
+        self.lead("get lead", self.send("get lead", request).await?)
     }
 
     async fn opportunities_of(&self, leads: &[LeadId]) -> Result<Vec<Opportunity>, RemoteError> {
@@ -417,18 +426,18 @@ impl Crm for DirectCrm {
             }
         }
         let call = self.write(&self.place(referral, computed), &body, request).with("If-None-Match", "*");
-        self.lead("create lead", self.line.send("create lead", call).await?)
+        self.lead("create lead", self.send("create lead", call).await?)
     }
 
     async fn update(&self, id: LeadId, etag: &ETag, draft: &LeadDraft, request: Uuid) -> Result<Lead, RemoteError> {
         let call = self.write(&format!("leads({id})"), &self.body(draft), request).with("If-Match", &etag.0);
-        self.lead("update lead", self.line.send("update lead", call).await?)
+        self.lead("update lead", self.send("update lead", call).await?)
     }
 
     async fn get_by_referral(&self, referral: ReferralId, computed: LeadId) -> Result<Lead, RemoteError> {
         let place = self.place(referral, computed);
         let request = Request::new("GET", &format!("{ROOT}/{place}?$select={}", self.select()));
-        self.lead("get lead", self.line.send("get lead", request).await?)
+        self.lead("get lead", self.send("get lead", request).await?)
     }
 
     fn closed_until(&self) -> Option<Timestamp> {

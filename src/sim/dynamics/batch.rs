@@ -85,6 +85,8 @@ impl Dynamics {
             status: answer.status,
             subject: note.subject,
             written: note.written,
+            if_match: request.header("if-match").map(str::to_owned),
+            if_none_match: request.header("if-none-match").map(str::to_owned),
             is_committed: note.is_committed,
             refusal: note.refusal,
         });

@@ -22,7 +22,7 @@ pub use columns::{Column, Kind, Table};
 
 use super::clock::print_seconds;
 use super::exchange::{Answer, Request, decode};
-use super::journal::Event;
+use super::journal::{Actor, Event};
 use super::options::{CrmOptions, KeyState, Options};
 use super::world::Turn;
 use limits::Protection;
@@ -51,6 +51,8 @@ pub struct Dynamics {
     system_user: Uuid,
     sellers: Vec<Uuid>,
     protection: Protection,
+    /// Saved rows that the journal has not been told of.
+    news: Vec<Event>,
 }
 
 /// The rows of one table.
@@ -111,6 +113,7 @@ impl Dynamics {
             system_user: turn.guid(),
             sellers: (0..3).map(|_| turn.guid()).collect(),
             protection: Protection::default(),
+            news: Vec::new(),
         };
         crm.furnish(&options.crm, turn);
         crm
@@ -165,7 +168,18 @@ impl Dynamics {
         self.deletions.remove(&id);
         row.set("_modifiedby_value", by.to_string());
         let rows = self.tables.entry(table).or_default();
-        if let Some(old) = rows.rows.remove(&id) {
+        let old = rows.rows.remove(&id);
+        if matches!(table, Table::Lead | Table::Opportunity) {
+            let changed = difference(old.as_ref(), &row);
+            let by = match by {
+                user if user == self.application_user => Actor::Client,
+                user if user == self.system_user => Actor::Service,
+                _ => Actor::Person,
+            };
+            self.news.push(Event::RowSaved { at: now, table, row: id, by, changed });
+        }
+        let rows = self.tables.entry(table).or_default();
+        if let Some(old) = old {
             rows.modified.remove(&(old.modified, id));
             if table == Table::Lead {
                 self.unindex(&old);
@@ -272,6 +286,34 @@ impl Dynamics {
 
     pub(crate) fn ghosts_of(&self, lead: Uuid) -> Vec<Uuid> {
         self.ghosts.get(&lead).cloned().unwrap_or_default()
+    }
+
+    /// Takes what happened since the last call.
+    pub(crate) fn take_news(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// An administrator removes a custom or optional column.
+    pub fn remove_column(&mut self, table: Table, name: &str) {
+        self.schema.entry(table).or_default().retain(|column| column.name != name);
+    }
+
+    /// An administrator removes an option of a choice.
+    pub fn remove_option(&mut self, table: Table, name: &str, option: i32) {
+        for column in self.schema.entry(table).or_default().iter_mut().filter(|column| column.name == name) {
+            if let Kind::Choice(options) = &mut column.kind {
+                options.retain(|(code, _)| *code != option);
+            }
+        }
+    }
+
+    /// An administrator makes a line of text shorter; what is stored stays.
+    pub fn shorten(&mut self, table: Table, name: &str, length_max: u32) {
+        for column in self.schema.entry(table).or_default().iter_mut().filter(|column| column.name == name) {
+            if let Kind::Text(length) | Kind::Memo(length) = &mut column.kind {
+                *length = length_max;
+            }
+        }
     }
 
     pub(crate) fn hide(&mut self, lead: Uuid, until: Timestamp) {
@@ -423,6 +465,17 @@ impl Dynamics {
         let (at, by) = (turn.now, turn.by);
         turn.note.events.push(Event::LeadCreated { at, lead, by, is_revival, is_same_id, was_referenced: false });
     }
+}
+
+/// What is different in the second row; versions and stamps of changes apart.
+fn difference(old: Option<&Row>, new: &Row) -> BTreeMap<String, Value> {
+    const SKIPPED: [&str; 3] = ["versionnumber", "modifiedon", "_modifiedby_value"];
+    let gone = old.into_iter().flat_map(|old| old.columns.keys()).filter(|name| !new.columns.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), Value::Null)).collect::<Vec<_>>();
+    let fresh = new.columns.iter().filter(|(name, value)| {
+        !SKIPPED.contains(&name.as_str()) && old.is_none_or(|old| old.columns.get(*name) != Some(value))
+    });
+    fresh.map(|(name, value)| (name.clone(), value.clone())).chain(gone).collect()
 }
 
 /// What a URL names.

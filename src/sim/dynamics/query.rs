@@ -1,6 +1,7 @@
 //! Reading rows: selection, filters, orders, pages (dataverse §2.4, §4.3).
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -89,9 +90,10 @@ impl Dynamics {
         let has_more = found.len() > page_size;
         found.truncate(page_size);
         let (select, expand) = (request.parameter("$select"), request.parameter("$expand"));
+        let shown = self.shown(table, select.as_deref())?;
         let mut rows = Vec::with_capacity(found.len());
         for id in &found {
-            rows.push(self.render(table, *id, select.as_deref(), expand.as_deref(), request)?);
+            rows.push(self.rendered(table, *id, &shown, expand.as_deref(), request)?);
         }
         let mut body = json!({
             "@odata.context": format!("{}{ROOT}$metadata#{}", options.url, table.set()),
@@ -208,7 +210,7 @@ impl Dynamics {
         Cookie { values, last, page, query: crc32fast::hash(base.as_bytes()) }.to_token()
     }
 
-    /// One row as JSON. Unknown columns in `$select` are refused (dataverse §4.3).
+    /// One row as JSON.
     pub(super) fn render(
         &self,
         table: Table,
@@ -217,27 +219,41 @@ impl Dynamics {
         expand: Option<&str>,
         request: &Request,
     ) -> Result<Value, Answer> {
+        self.rendered(table, id, &self.shown(table, select)?, expand, request)
+    }
+
+    /// The properties that a row shows. Unknown columns in `$select` are refused (dataverse §4.3).
+    fn shown<'a>(&'a self, table: Table, select: Option<&'a str>) -> Result<BTreeSet<&'a str>, Answer> {
+        let Some(select) = select else {
+            return Ok(self.columns_of(table).iter().map(|column| column.property.as_str()).collect());
+        };
+        let mut shown = BTreeSet::from([table.key()]);
+        for property in parts(select) {
+            let Some(column) = self.column(table, property) else { return Err(no_property(table, property)) };
+            shown.insert(property);
+            if matches!(column.kind, Kind::Money(_)) {
+                shown.insert("_transactioncurrencyid_value");
+            }
+            if property.starts_with("address1_") {
+                shown.insert("address1_composite");
+            }
+        }
+        Ok(shown)
+    }
+
+    fn rendered(
+        &self,
+        table: Table,
+        id: Uuid,
+        shown: &BTreeSet<&str>,
+        expand: Option<&str>,
+        request: &Request,
+    ) -> Result<Value, Answer> {
         let Some(row) = self.row(table, id) else { return Err(super::no_such(table, id)) };
         let mut body = Map::new();
         body.insert("@odata.etag".into(), row.etag().into());
-        let mut show = |property: &str| {
-            body.insert(property.to_owned(), row.get(property).clone());
-        };
-        match select {
-            None => self.columns_of(table).iter().for_each(|column| show(&column.property)),
-            Some(select) => {
-                show(table.key());
-                for property in parts(select) {
-                    let Some(column) = self.column(table, property) else { return Err(no_property(table, property)) };
-                    show(property);
-                    if matches!(column.kind, Kind::Money(_)) {
-                        show("_transactioncurrencyid_value");
-                    }
-                    if property.starts_with("address1_") {
-                        show("address1_composite");
-                    }
-                }
-            }
+        for property in shown {
+            body.insert((*property).to_owned(), row.get(property).clone());
         }
         self.annotate(table, row, &mut body, request);
         for part in expand.map(parts).unwrap_or_default() {
