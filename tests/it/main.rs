@@ -8,6 +8,7 @@ mod commands;
 mod costs;
 mod daemon_run;
 mod demo;
+mod disk;
 mod histories;
 mod once;
 mod sign_in;
