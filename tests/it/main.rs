@@ -11,6 +11,7 @@ mod demo;
 mod disk;
 mod histories;
 mod once;
+mod outage;
 mod sign_in;
 mod stage;
 mod torture;
