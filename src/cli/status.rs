@@ -54,6 +54,9 @@ pub fn render(status: &Status, is_running: bool) -> String {
         styled(word, style),
         words::instant(status.now)
     );
+    if let Some(trouble) = &status.ledger_trouble {
+        block(&mut text, "Ledger", ALARM, trouble);
+    }
     if let Some(opening) = &status.opening {
         block(&mut text, "Ledger", CARE, opening);
     }
@@ -306,6 +309,7 @@ mod tests {
                 "the ledger could not be read and was moved to /var/lib/referrald/ledger.damaged-2026-11-18; a sweep rebuilds it"
                     .into(),
             ),
+            ledger_trouble: None,
         }
     }
 

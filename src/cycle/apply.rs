@@ -1,6 +1,6 @@
 //! Every write of a pass: one intent record, then the services, then the ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 use serde_json::json;
@@ -27,6 +27,14 @@ struct Ready {
     row: Row,
     action: Action,
     is_urgent: bool,
+    conflicts: u32,
+    steps: u32,
+}
+
+/// What is to be remembered of a row while it is planned again.
+struct Before {
+    place: usize,
+    entry: Option<Entry>,
     conflicts: u32,
     steps: u32,
 }
@@ -441,24 +449,27 @@ impl Pass<'_> {
         }
     }
 
-    /// Plans rows again after a write or a read; returns what to send next and what to record.
+    /// Plans rows again after a write or a read; returns what to send next and what to record. All of them together: two
+    /// rows that were led to one lead by their answers are claimants of it.
     async fn plan_again(
         &mut self,
         rows: Vec<Ready>,
     ) -> Result<(Vec<Ready>, Vec<(ReferralId, Option<Entry>)>), CycleError> {
         let now = self.ports.clock.now();
+        let look_again = |entry: Entry| Some(Entry { look_at: Some(now), ..entry });
         let (mut queue, mut entries) = (Vec::new(), Vec::new());
-        for ready in rows {
-            let Ready { row, conflicts, steps, .. } = ready;
+        let mut before: BTreeMap<ReferralId, Before> = BTreeMap::new();
+        for (place, Ready { row, conflicts, steps, .. }) in rows.iter().enumerate() {
+            before.insert(row.id, Before { place, entry: row.entry.clone(), conflicts: *conflicts, steps: *steps });
+        }
+        let mut planned = self.plan_rows(rows.into_iter().map(|ready| ready.row).collect()).await?;
+        planned.sort_by_key(|(row, _)| before.get(&row.id).map(|before| before.place));
+        for (row, mut plan) in planned {
             let id = row.id;
-            let before = row.entry.clone();
-            let Some((row, mut plan)) = self.plan_rows(vec![row]).await?.pop() else {
-                entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
-                continue;
-            };
+            let Some(Before { entry, conflicts, steps, .. }) = before.remove(&id) else { continue };
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 // A write met a lead that is gone: the brake counts it like one that a reading missed.
-                entries.extend(before.map(|entry| (id, Some(Entry { look_at: Some(now), ..entry }))));
+                entries.extend(entry.map(|entry| (id, look_again(entry))));
                 self.vanished.push((row, plan));
                 continue;
             }
@@ -485,6 +496,10 @@ impl Pass<'_> {
                 let is_urgent = plan.urgency.is_urgent();
                 queue.push(Ready { row: Row { entry: plan.entry, ..row }, action, is_urgent, conflicts, steps });
             }
+        }
+        // What is left could not be read.
+        for (id, before) in before {
+            entries.extend(before.entry.map(|entry| (id, look_again(entry))));
         }
         Ok((queue, entries))
     }

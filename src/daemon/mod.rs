@@ -31,8 +31,11 @@ use story::Story;
 
 /// Pause between two cycles when the first left work behind: long enough to let others run, short enough not to show.
 pub const MORE_WORK_PAUSE: Duration = Duration::from_millis(200);
-/// Pause after the ledger failed or a cycle broke, before the next try.
-pub const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+/// Pause after the ledger failed or a cycle broke, before the next try; doubles with every further failure, so that a
+/// hiccup costs little and a full disk is left alone.
+pub const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// The longest such pause.
+pub const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The first cycle after a start comes within this time, at random, so that a fleet does not start as one.
 pub const START_JITTER_MAX: Duration = Duration::from_secs(2);
 /// A cycle that takes longer than this counts as stuck: the watchdog is no longer fed and systemd restarts us. Well over
@@ -68,27 +71,31 @@ impl Daemon {
     /// Runs cycles until `stop` is cancelled. One at a time, and only when the bell has rung.
     pub async fn run(&self, stop: &CancellationToken) -> Ending {
         let mut story = Story::default();
+        let mut failures = 0;
         self.first_ring(stop).await;
         while !stop.is_cancelled() {
+            let failure_pause = failure_pause(failures);
+            failures += 1;
             let pause = match self.one_cycle(stop).await {
                 Turn::Done(report) => {
+                    failures = 0;
                     story.tell(&report);
                     (self.tell)(&story::line(&report));
                     has_more_work(&report, self.work_budget()).then_some(MORE_WORK_PAUSE)
                 }
                 Turn::Failed(error) => {
-                    tracing::error!(%error, "the cycle ended early; the next try is in {} s", FAILURE_PAUSE.as_secs());
+                    tracing::error!(%error, "the cycle ended early; the next try is in {} s", failure_pause.as_secs());
                     (self.tell)(&format!("the cycle ended early: {error}"));
-                    Some(FAILURE_PAUSE)
+                    Some(failure_pause)
                 }
                 Turn::Broken => {
                     tracing::error!(
                         "a cycle broke; this is a defect of referrald, please report the place named above; the next \
                          try is in {} s",
-                        FAILURE_PAUSE.as_secs()
+                        failure_pause.as_secs()
                     );
                     (self.tell)("the last cycle broke; see the log");
-                    Some(FAILURE_PAUSE)
+                    Some(failure_pause)
                 }
                 Turn::Abandoned => return Ending::Abandoned,
             };
@@ -165,6 +172,11 @@ enum Turn {
 fn has_more_work(report: &Report, budget: Duration) -> bool {
     let ran_out = u128::from(report.duration_ms) >= budget.as_millis() / 2;
     !report.is_complete && ran_out && report.sides.is_empty() && report.writes_stopped.is_none()
+}
+
+/// How long to wait after a failure that came after so many others.
+fn failure_pause(failures: u32) -> Duration {
+    FAILURE_PAUSE.saturating_mul(1 << failures.min(10)).min(FAILURE_PAUSE_MAX)
 }
 
 async fn unless(stop: &CancellationToken, wait: impl Future<Output = ()>) {

@@ -50,6 +50,8 @@ pub struct Reconciler {
     meter: Arc<cycle::Meter>,
     is_sweep_asked: AtomicBool,
     is_running: AtomicBool,
+    /// How things stood when somebody asked last: shown while the ledger cannot be read.
+    last_status: Mutex<Option<Status>>,
 }
 
 /// What has to outlive one pass and is used by one pass at a time.
@@ -83,6 +85,7 @@ impl Reconciler {
             meter: Arc::default(),
             is_sweep_asked: AtomicBool::new(false),
             is_running: AtomicBool::new(false),
+            last_status: Mutex::default(),
         }
     }
 
@@ -575,6 +578,80 @@ impl Reconciler {
         Ok(sides)
     }
 
+    /// How things stand, by the ledger.
+    fn read_status(&self) -> Result<Status, CycleError> {
+        let now = self.ports.clock.now();
+        let store = &self.ports.store;
+        let (memo, counters, decisions) = (store.memo()?, store.counters()?, store.decisions()?);
+        let report: Option<Report> = memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str(text).ok());
+        let last_cycle = report.as_ref().map(|report| LastCycle {
+            started: report.started,
+            duration_ms: report.duration_ms,
+            done: report.done.clone(),
+            failed: report.failures(),
+            pending: report.pending,
+            settling: report.settling,
+        });
+        let report = report.unwrap_or_default();
+        let holds = counters
+            .holds
+            .iter()
+            .filter_map(|(bit, count)| HOLD_NAMES.get(usize::from(*bit)).map(|name| ((*name).to_owned(), *count)));
+        let pending = counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now,
+            last_cycle,
+            is_cycle_running: self.is_running.load(Ordering::Relaxed),
+            last_success: memo.last_success,
+            writing: Writing {
+                mode: self.mode(),
+                is_suspended: decisions.is_suspended,
+                stopped: report.writes_stopped.clone().filter(|_| !decisions.is_suspended),
+            },
+            referrals: counters.entries,
+            linked: counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0),
+            backlog: pending.max(report.pending),
+            holds: holds.collect(),
+            left_out: report.left_out.clone(),
+            dead_letters: counters.dead_letters.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
+            retrying: counters.retrying,
+            brakes: decisions.brakes.iter().map(|(name, brake)| brake_status(name, brake)).collect(),
+            sides: self.sides(&report, now)?,
+            progress: report.progress.clone(),
+            swept: memo.swept,
+            deals: self.deals(now)?,
+            opening: opening_note(&store.opening()),
+            ledger_trouble: None,
+        })
+    }
+
+    /// How things stand while the ledger cannot be read: as it was known last, and why that is all.
+    fn status_without_ledger(&self, last: Option<Status>, error: &CycleError) -> Status {
+        let known = match &last {
+            Some(last) => format!("what is shown is from {}", last.now),
+            None => "nothing is known yet".to_owned(),
+        };
+        let last = last.unwrap_or_else(|| Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            writing: Writing { mode: self.mode(), ..Writing::default() },
+            ..Status::default()
+        });
+        Status {
+            now: self.ports.clock.now(),
+            is_cycle_running: self.is_running.load(Ordering::Relaxed),
+            writing: Writing { stopped: Some("the ledger cannot be used".to_owned()), ..last.writing },
+            ledger_trouble: Some(format!("{error}; nothing is written meanwhile, and {known}")),
+            ..last
+        }
+    }
+
+    /// The key `writes` of the configuration.
+    fn mode(&self) -> String {
+        let mode = serde_json::to_value(self.settings().writes).ok();
+        mode.and_then(|mode| mode.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     fn deals(&self, now: Timestamp) -> Result<DealClock, CycleError> {
         let counters = self.ports.store.counters()?;
         let mut clock = DealClock { new: counters.unanswered, ..DealClock::default() };
@@ -627,51 +704,15 @@ impl Engine for Reconciler {
     }
 
     async fn status(&self) -> Result<Status, CycleError> {
-        let now = self.ports.clock.now();
-        let store = &self.ports.store;
-        let (memo, counters, decisions) = (store.memo()?, store.counters()?, store.decisions()?);
-        let report: Option<Report> = memo.last_report.as_ref().and_then(|(_, text)| serde_json::from_str(text).ok());
-        let last_cycle = report.as_ref().map(|report| LastCycle {
-            started: report.started,
-            duration_ms: report.duration_ms,
-            done: report.done.clone(),
-            failed: report.failures(),
-            pending: report.pending,
-            settling: report.settling,
-        });
-        let report = report.unwrap_or_default();
-        let holds = counters
-            .holds
-            .iter()
-            .filter_map(|(bit, count)| HOLD_NAMES.get(usize::from(*bit)).map(|name| ((*name).to_owned(), *count)));
-        let pending = counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0);
-        let mode =
-            serde_json::to_value(self.settings().writes).ok().and_then(|value| value.as_str().map(str::to_owned));
-        Ok(Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            now,
-            last_cycle,
-            is_cycle_running: self.is_running.load(Ordering::Relaxed),
-            last_success: memo.last_success,
-            writing: Writing {
-                mode: mode.unwrap_or_default(),
-                is_suspended: decisions.is_suspended,
-                stopped: report.writes_stopped.clone().filter(|_| !decisions.is_suspended),
-            },
-            referrals: counters.entries,
-            linked: counters.by_standing.get(&Standing::Linked).copied().unwrap_or(0),
-            backlog: pending.max(report.pending),
-            holds: holds.collect(),
-            left_out: report.left_out.clone(),
-            dead_letters: counters.dead_letters.iter().map(|(cause, count)| (cause.to_string(), *count)).collect(),
-            retrying: counters.retrying,
-            brakes: decisions.brakes.iter().map(|(name, brake)| brake_status(name, brake)).collect(),
-            sides: self.sides(&report, now)?,
-            progress: report.progress.clone(),
-            swept: memo.swept,
-            deals: self.deals(now)?,
-            opening: opening_note(&store.opening()),
-        })
+        let read = self.read_status();
+        let mut last = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(status) => {
+                *last = Some(status.clone());
+                Ok(status)
+            }
+            Err(error) => Ok(self.status_without_ledger(last.clone(), &error)),
+        }
     }
 
     async fn decide(&self, request: DecisionRequest) -> Result<DecisionAnswer, CycleError> {

@@ -52,6 +52,8 @@ pub struct Status {
     pub deals: DealClock,
     /// What was noticed when the ledger was opened, if it needs telling.
     pub opening: Option<String>,
+    /// The ledger cannot be used now, in a sentence: nothing is written, and the rest of this page is from before.
+    pub ledger_trouble: Option<String>,
 }
 
 impl Status {

@@ -86,11 +86,11 @@ async fn a_silent_schedule_does_not_stop_the_daemon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cycle_that_panics_does_not_end_the_daemon_and_is_tried_again_after_a_minute() {
+async fn a_cycle_that_panics_does_not_end_the_daemon_and_is_tried_again_after_a_pause() {
     let running = Running::start(FakeEngine::playing([Script::Panic]));
-    seconds(30).await;
+    seconds(3).await;
     running.bell.ring();
-    seconds(29).await;
+    seconds(1).await;
     assert_eq!(running.engine.cycles(), 1, "not before the pause is over");
     seconds(4).await;
     assert_eq!(running.engine.cycles(), 2);
@@ -99,14 +99,19 @@ async fn a_cycle_that_panics_does_not_end_the_daemon_and_is_tried_again_after_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_ledger_is_tried_once_a_minute_however_often_the_bell_rings() {
+async fn a_failing_ledger_is_tried_ever_more_seldom_however_often_the_bell_rings() {
     let error = CycleError::Store(StoreError::Failed { reason: "disk full".to_owned() });
-    let running = Running::start(FakeEngine::playing(vec![Script::Fail(error); 5]));
-    for _ in 0..150 {
+    let running = Running::start(FakeEngine::playing(vec![Script::Fail(error); 9]));
+    let mut tries = Vec::new();
+    for _ in 0..262 {
         running.bell.ring();
         seconds(1).await;
+        tries.push(running.engine.cycles());
     }
-    assert_eq!(running.engine.cycles(), 3, "at 0, 60 and 120 s");
+    let at = |second: usize| tries[second];
+    // At 0, 5, 15, 35, 75, 135, 195 and 255 s, and up to two seconds of jitter at the start.
+    assert_eq!([at(4), at(14), at(34), at(74), at(134), at(194), at(254)], [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!([at(8), at(18), at(38), at(78), at(138), at(198), at(258)], [2, 3, 4, 5, 6, 7, 8]);
     running.end().await;
 }
 

@@ -17,7 +17,8 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,20 @@ use super::world::World;
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Connections that a listener keeps waiting.
+const BACKLOG: u32 = 1024;
+
+/// How a service can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// As usual.
+    Open,
+    /// Nobody listens: connections are refused, and those there were are cut.
+    Cut,
+    /// Connections are taken and nothing is ever answered on them.
+    Silent,
+}
 
 /// The world while it is being served.
 #[derive(Debug)]
@@ -40,6 +55,7 @@ pub struct Simulator {
     pub authority_url: String,
     /// The world itself, to look into and to edit.
     pub world: Arc<Mutex<World>>,
+    lines: BTreeMap<Service, watch::Sender<Line>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -66,11 +82,23 @@ impl Simulator {
         let world = Arc::new(Mutex::new(world));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let mut lines = BTreeMap::new();
         for (listener, service) in [(portal, Service::Portal), (crm, Service::Crm), (authority, Service::Authority)] {
-            let desk = Arc::new(Desk { world: world.clone(), service, round_trip, in_flight: AtomicU32::new(0) });
-            tasks.spawn(accept(listener, desk, stop.clone()));
+            let (sender, line) = watch::channel(Line::Open);
+            lines.insert(service, sender);
+            let in_flight = AtomicU32::new(0);
+            let desk = Arc::new(Desk { world: world.clone(), service, round_trip, in_flight, line });
+            let address = listener.local_addr()?;
+            tasks.spawn(listen(listener, address, desk, stop.clone()));
         }
-        Ok(Simulator { portal_url, crm_url, authority_url, world, stop, tasks })
+        Ok(Simulator { portal_url, crm_url, authority_url, world, lines, stop, tasks })
+    }
+
+    /// Changes how a service can be reached. The port stays its own.
+    pub fn set_line(&self, service: Service, line: Line) {
+        if let Some(sender) = self.lines.get(&service) {
+            sender.send_replace(line);
+        }
     }
 
     /// Looks into the world or changes it.
@@ -97,6 +125,28 @@ struct Desk {
     service: Service,
     round_trip: Duration,
     in_flight: AtomicU32,
+    line: watch::Receiver<Line>,
+}
+
+/// Listens while the line is not cut, and keeps the port while it is.
+async fn listen(listener: TcpListener, address: SocketAddr, desk: Arc<Desk>, stop: CancellationToken) {
+    let mut line = desk.line.clone();
+    let mut listener = Some(listener);
+    while let Some(open) = listener.take() {
+        tokio::select! {
+            () = accept(open, desk.clone(), stop.clone()) => return,
+            _ = line.wait_for(|line| *line == Line::Cut) => {}
+        }
+        // Bound and not listening: connections are refused, and nobody else gets the port.
+        let Ok(socket) = TcpSocket::new_v4() else { return };
+        if socket.set_reuseaddr(true).and_then(|()| socket.bind(address)).is_err() {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = line.wait_for(|line| *line != Line::Cut) => listener = socket.listen(BACKLOG).ok(),
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken) {
@@ -130,6 +180,9 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>) {
 
 impl Desk {
     async fn answer(&self, request: http::Request<Incoming>) -> io::Result<http::Response<Body>> {
+        if *self.line.borrow() == Line::Silent {
+            std::future::pending::<()>().await;
+        }
         let (head, body) = request.into_parts();
         let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
@@ -254,6 +307,25 @@ mod tests {
         assert_eq!(body["value"][0]["name"], "Two");
         let link = body["@odata.nextLink"].as_str().expect("a link");
         assert!(link.starts_with(&format!("{}/v1.0/referrals?$skiptoken=", simulator.portal_url)), "{link}");
+        simulator.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_cut_or_silent_comes_back_on_the_same_port() {
+        let (simulator, token) = start().await;
+        let url = format!("{}/v1.0/engagements/referrals", simulator.portal_url);
+        for round in 0..3 {
+            simulator.set_line(Service::Portal, Line::Cut);
+            // The task that listens has to hear of it first.
+            while client().get(&url).bearer_auth(&token).send().await.is_ok() {}
+            let failure = client().get(&url).bearer_auth(&token).send().await.expect_err("refused");
+            assert!(failure.is_connect() && !failure.is_timeout(), "round {round}: {failure:?}");
+            simulator.set_line(Service::Portal, Line::Silent);
+            while !client().get(&url).bearer_auth(&token).send().await.expect_err("no answer").is_timeout() {}
+            simulator.set_line(Service::Portal, Line::Open);
+            let answer = client().get(&url).bearer_auth(&token).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "round {round}");
+        }
         simulator.stop().await;
     }
 

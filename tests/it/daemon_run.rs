@@ -120,6 +120,35 @@ async fn a_ledger_that_is_deleted_between_runs_is_rebuilt_without_a_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_referrals_whose_leads_were_merged_into_one_do_not_both_get_it_from_a_lost_ledger() {
+    let stage = Stage::with(World::new(31, SimClock::running(), Default::default())).await;
+    let ids: Vec<Uuid> = (0..2)
+        .map(|number| {
+            let document = json!({"name": format!("Merged {number}"), "customerProfile": {"name": "One company"}});
+            stage.simulator.with(|world| world.add_referral(document))
+        })
+        .collect();
+    stage.json(&["once"], 0).await;
+    stage.simulator.with(|world| {
+        let walk_in = world.add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
+        for id in &ids {
+            let lead = Uuid::new_v5(&referrald::sim::Checker::default().namespace, id.to_string().as_bytes());
+            world.merge_leads(walk_in, lead).unwrap();
+            // As if the process had died before the lead's id was written back: only a create finds the lead again.
+            world.edit_referral(*id, |it| it["externalReferenceId"] = serde_json::Value::Null);
+        }
+    });
+    std::fs::remove_dir_all(stage.state().join("ledger")).unwrap();
+    let report = stage.json(&["once"], 0).await;
+    let status = stage.json(&["status"], 0).await;
+    assert_eq!(status["linked"], json!(1), "{report:#} {status:#}");
+    assert_eq!(status["holds"]["lead already linked"], json!(1), "{report:#} {status:#}");
+    stage.clear_journal();
+    stage.json(&["once"], 0).await;
+    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_or_scribbled_ledger_is_moved_aside_and_rebuilt() {
     for damage in ["truncated", "scribbled", "emptied"] {
         let stage = Stage::new(27, 60).await;

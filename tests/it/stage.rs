@@ -191,8 +191,51 @@ settle_time_lost = "0s"
         daemon
     }
 
+    /// As [`Stage::daemon`], with the limits of its files in the hand of the test: a refused write is an error and no
+    /// signal, and the log goes where no limit reaches.
+    pub async fn daemon_with_limits(&self) -> Daemon {
+        self.daemon_in("trap '' XFSZ; exec \"$0\" \"$@\"", &[]).await
+    }
+
+    /// As [`Stage::daemon`], by a line of shell that ends in the program, behind another command.
+    pub async fn daemon_in(&self, line: &str, behind: &[&str]) -> Daemon {
+        let mut daemon = self.start_by(|stage, log| {
+            let mut command = stage.command_behind(line, behind, &["run"]);
+            let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut lines = child.stderr.take().unwrap();
+            let mut file = std::fs::File::create(stage.path(&format!("{log}.err"))).unwrap();
+            std::thread::spawn(move || std::io::copy(&mut lines, &mut file));
+            child
+        });
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// As [`Stage::run`], by a line of shell that ends in the program, behind another command.
+    pub async fn run_behind(&self, line: &str, behind: &[&str], arguments: &[&str]) -> Finished {
+        self.finish(self.command_behind(line, behind, arguments)).await
+    }
+
+    fn command_behind(&self, line: &str, behind: &[&str], arguments: &[&str]) -> Command {
+        let program = self.command(arguments);
+        let words = [behind, &["sh", "-c", line]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
     /// Starts `run` and does not wait for it.
     pub fn start(&self) -> Daemon {
+        self.start_by(|stage, log| stage.spawn(&["run"], log))
+    }
+
+    fn start_by(&self, spawn: impl FnOnce(&Stage, &str) -> Child) -> Daemon {
         // Cycles only when a test asks for one.
         let text = std::fs::read_to_string(self.path("referrald.toml.d/10.toml")).unwrap_or_default();
         if !text.contains("[schedule]") {
@@ -200,9 +243,10 @@ settle_time_lost = "0s"
         }
         let began = jiff::Timestamp::now().into();
         let log = format!("daemon-{}", Uuid::new_v4());
-        let child = self.spawn(&["run"], &log);
+        let child = spawn(self, &log);
         let log = self.path(&format!("{log}.err"));
-        Daemon { child: Some(child), place: Place::new(None, None, &self.state()), began, log }
+        let runtime = Some(self.path("run")).filter(|directory| directory.is_dir());
+        Daemon { child: Some(child), place: Place::new(None, runtime.as_deref(), &self.state()), began, log }
     }
 
     /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
@@ -469,6 +513,25 @@ impl Daemon {
         .await
     }
 
+    /// Waits until its log has these words.
+    pub async fn until_logged(&self, words: &str) {
+        let began = Instant::now();
+        while !self.logged().contains(words) {
+            assert!(began.elapsed() < PATIENCE, "not in the log: {words}\n{}", tail(&self.logged()));
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Asks for cycles until something has come about.
+    pub async fn until_cycles(&self, what: &str, is_done: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_done() {
+            assert!(began.elapsed() < PATIENCE, "waited for {what}\n{}", tail(&self.logged()));
+            self.client().await.reconcile().await.unwrap();
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Asks it to stop and gives its exit code.
     pub async fn stop(mut self) -> i32 {
         let mut child = self.child.take().unwrap();
@@ -477,7 +540,6 @@ impl Daemon {
     }
 
     /// What it has logged so far.
-    #[allow(dead_code)]
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
