@@ -295,11 +295,7 @@ pub trait StateStore: Send + Sync {
 
     /// What the newest export that fits remembers of a referral, as far as it may be believed ([`Entry::recalled`]).
     /// `None` without one, and for another CRM organization than `organization`.
-    async fn recall(
-        &self,
-        id: ReferralId,
-        organization: Option<uuid::Uuid>,
-    ) -> Result<Option<Entry>, StoreError>;
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError>;
 
     /// Writes an export beside the ledger and deletes those that are too many. An error leaves the old ones; given up
     /// as soon as `stop` is set.

@@ -240,8 +240,7 @@ fn recalled(memory: &GroupMemory, sight: &Sight<'_>, now: Timestamp) -> (Merge, 
     let Some(referral) = sight.referral else { return (Merge::NeedReferral, Some(memory.clone())) };
     let Some(lead) = sight.lead else { return (Merge::NeedLead, Some(memory.clone())) };
     let (base_referral, base_lead) = halves(memory.base);
-    let believed =
-        GroupMemory { base: Base::Common { referral: base_referral, lead: base_lead }, ..memory.clone() };
+    let believed = GroupMemory { base: Base::Common { referral: base_referral, lead: base_lead }, ..memory.clone() };
     if memory.mapping != sight.mapping {
         return match sight.is_referral_proven && sight.is_lead_proven {
             true => mapping_changed(&believed, sight),

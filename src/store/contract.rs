@@ -284,6 +284,7 @@ async fn decisions_come_back(store: &dyn StateStore) {
             is_approved: true,
             finished: None,
         }),
+        forgotten: [7, u64::MAX].into(),
     };
     let wanted = decisions.clone();
     let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();

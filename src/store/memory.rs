@@ -249,15 +249,10 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
-    async fn recall(
-        &self,
-        id: ReferralId,
-        organization: Option<uuid::Uuid>,
-    ) -> Result<Option<Entry>, StoreError> {
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
         let export = lock(&self.export);
-        let fits = |export: &&Export| {
-            organization.is_none_or(|ours| export.organization.is_none_or(|theirs| theirs == ours))
-        };
+        let fits =
+            |export: &&Export| organization.is_none_or(|ours| export.organization.is_none_or(|theirs| theirs == ours));
         let entry = export.as_ref().filter(fits).and_then(|export| export.entries.get(&id).cloned());
         Ok(entry.map(|entry| entry.recalled(Timestamp::EPOCH)))
     }

@@ -12,6 +12,7 @@ mod decisions;
 mod demo;
 mod flapping;
 mod histories;
+mod memory;
 mod once;
 mod sign_in;
 mod stage;

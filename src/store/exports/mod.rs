@@ -91,7 +91,8 @@ impl Exports {
     /// Every export with a readable first line, the one that knows most first. None is opened further.
     pub fn list(&self) -> Vec<Kept> {
         let Ok(items) = fs::read_dir(&self.directory) else { return Vec::new() };
-        let files = items.flatten().map(|item| item.path()).filter(|path| path.extension().is_some_and(|of| of == "jsonl"));
+        let files =
+            items.flatten().map(|item| item.path()).filter(|path| path.extension().is_some_and(|of| of == "jsonl"));
         let mut kept: Vec<Kept> = files
             .filter_map(|file| {
                 let opened = File::open(&file).ok()?;

@@ -246,7 +246,8 @@ impl Ledger {
             self.write(draft, commit)?;
         }
         let settled = self.intents()?.into_iter();
-        let settled = settled.flat_map(|intent| intent.actions.into_iter().map(move |action| (intent.commit, action.referral)));
+        let settled =
+            settled.flat_map(|intent| intent.actions.into_iter().map(move |action| (intent.commit, action.referral)));
         let mut draft = Draft::new(self, commit)?;
         draft.record(&Batch { settled: settled.collect(), ..Batch::default() })?;
         self.write(draft, commit).map(drop)

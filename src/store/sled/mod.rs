@@ -31,8 +31,8 @@ use rustix::fs::FlockOperation;
 
 use self::codec::Failure;
 use self::ledger::{Change, Ledger};
-use self::opening::Place;
 pub use self::offline::{Imported, examine, export, set_aside};
+use self::opening::Place;
 pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
 use super::exports::{self, Exports, PAGE_ENTRIES};
 use super::keep::{Keep, private_directory};
@@ -157,9 +157,7 @@ impl Inner {
         match &*access {
             Access::Open(ledger) => return Ok(Arc::clone(ledger)),
             Access::Closed { reason, since } => {
-                if lock(&self.damage).is_some()
-                    || since.is_some_and(|since| since.elapsed() < REOPEN_PAUSE)
-                {
+                if lock(&self.damage).is_some() || since.is_some_and(|since| since.elapsed() < REOPEN_PAUSE) {
                     return Err(reason.clone());
                 }
             }
@@ -293,11 +291,7 @@ impl StateStore for SledStore {
         .await
     }
 
-    async fn recall(
-        &self,
-        id: ReferralId,
-        organization: Option<uuid::Uuid>,
-    ) -> Result<Option<Entry>, StoreError> {
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
         self.blocking(move |inner| Ok(inner.place.exports.recall(id, organization))).await
     }
 

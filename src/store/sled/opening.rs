@@ -193,7 +193,9 @@ impl Place {
             memo.lead_reading = Some(None);
             memo.sweep = None;
             if found > 0 {
-                tracing::warn!("the ledger is older than what was done since: its entries are compared with both services");
+                tracing::warn!(
+                    "the ledger is older than what was done since: its entries are compared with both services"
+                );
                 ledger.age(jiff::Timestamp::now().into())?;
             }
         }
