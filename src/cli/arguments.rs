@@ -337,6 +337,12 @@ mod tests {
             "release --all --take nobody",
             "retry --cause",
             "status extra",
+            "forget",
+            "history",
+            "history seven",
+            "state",
+            "state import",
+            "state export a b",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -363,6 +369,7 @@ mod tests {
             decision("retry --cause refused"),
             Some(DecisionRequest::Retry { which: Which::Cause("refused".into()) })
         );
+        assert_eq!(decision(&format!("forget {ID}")), Some(DecisionRequest::Forget { ids: vec![id] }));
         assert_eq!(decision("status"), None);
     }
 }

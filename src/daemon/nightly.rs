@@ -15,7 +15,8 @@ use crate::ports::{Ports, StateStore, StoreError};
 use crate::store::HISTORY_DAYS;
 use crate::store::exports::EXPORT_EVERY;
 
-/// An export that is older than this is followed by another one although no sweep has come to its end since.
+/// An export that is older than this is followed by another one although no nightly sweep has come to its end since; a
+/// process that found none begins to count when it starts.
 pub const EXPORT_LATEST: Duration = Duration::from_secs(36 * 3600);
 
 /// After an export that failed, the next attempt waits this long.
@@ -31,6 +32,8 @@ const PRUNE_STEP: usize = 1000;
 #[derive(Default)]
 pub(super) struct Nightly {
     is_stopped: Arc<AtomicBool>,
+    /// The schedule asked for a sweep: it is night.
+    is_night: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -38,12 +41,19 @@ pub(super) struct Nightly {
 struct State {
     /// When the newest export was made, once that was looked up.
     newest: Option<Timestamp>,
+    /// When this process first looked.
+    began: Option<Timestamp>,
     tried: Option<Timestamp>,
     trouble: Option<String>,
     under_way: Option<JoinHandle<()>>,
 }
 
 impl Nightly {
+    /// The schedule asked for the nightly sweep: an export follows it.
+    pub(super) fn begin(&self) {
+        self.is_night.store(true, Ordering::Relaxed);
+    }
+
     /// Does what is due: at once when asked or when there is little, else beside the cycles that follow.
     pub(super) async fn work(self: &Arc<Self>, ports: &Ports, is_at_once: bool) {
         let now = ports.clock.now();
@@ -85,13 +95,17 @@ impl Nightly {
             return Ok(None);
         }
         state.newest = store.exports_kept().newest;
+        let began = *state.began.get_or_insert(now);
+        let is_night = self.is_night.load(Ordering::Relaxed);
+        let is_late = now.since(state.newest.unwrap_or(began)) >= EXPORT_LATEST;
+        if !is_night && !is_late {
+            return Ok(None);
+        }
         let memo = store.memo()?;
         // Before its first sweep has come to its end a ledger knows less than an export that may be needed still.
         let Some(swept) = memo.swept.filter(|_| memo.sweep.is_none() && !memo.is_sweep_due) else { return Ok(None) };
-        let is_due = state.newest.is_none_or(|newest| {
-            now.since(newest) >= EXPORT_LATEST || (swept > newest && now.since(newest) >= EXPORT_EVERY)
-        });
-        Ok(if is_due { Some(store.counters()?.entries) } else { None })
+        let is_swept_since = state.newest.is_none_or(|newest| swept > newest && now.since(newest) >= EXPORT_EVERY);
+        Ok(if is_late || is_swept_since { Some(store.counters()?.entries) } else { None })
     }
 
     async fn export_and_prune(&self, store: &dyn StateStore, now: Timestamp) {
@@ -105,7 +119,10 @@ impl Nightly {
         });
         {
             let mut state = self.state();
-            state.newest = if trouble.is_none() { Some(now) } else { state.newest };
+            if trouble.is_none() {
+                state.newest = Some(now);
+                self.is_night.store(false, Ordering::Relaxed);
+            }
             state.trouble = trouble;
         }
         let before = now.minus(Duration::from_secs(u64::from(HISTORY_DAYS) * 86_400));

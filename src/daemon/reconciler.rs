@@ -711,6 +711,7 @@ impl Engine for Reconciler {
 
     fn ask_for_sweep(&self) {
         self.is_sweep_asked.store(true, Ordering::Relaxed);
+        self.nightly.begin();
     }
 
     async fn reload(&self) -> Result<(), Vec<String>> {

@@ -16,6 +16,7 @@ mod memory;
 mod once;
 mod sign_in;
 mod stage;
+mod state;
 mod torture;
 mod town;
 mod trouble;

@@ -83,6 +83,7 @@ impl Land {
     /// A state directory after some cycles, an export, and an orderly stop.
     async fn settled(&self, state: &Path) {
         let process = self.start(state);
+        process.engine.ask_for_sweep();
         for _ in 0..3 {
             process.cycle().await.unwrap();
             self.clock.advance(Duration::from_secs(61));
@@ -252,7 +253,7 @@ async fn after_a_wiped_ledger_the_newest_export_supplies_bases() {
         land.settled(state.path()).await;
         let pairs = land.open_pairs(state.path());
         assert!(pairs.len() >= 4, "{pairs:?}");
-        assert!(!files(&state.path().join("keep/exports")).is_empty(), "the first sweep was followed by an export");
+        assert!(!files(&state.path().join("keep/exports")).is_empty(), "the nightly sweep was followed by an export");
         let [unchanged @ .., (renamed, its_lead), (_, edited)] = &pairs[..] else { panic!("{pairs:?}") };
         assert!(!unchanged.is_empty());
         land.world().edit_referral(*renamed, |document| document["customerProfile"]["name"] = "Renamed Ltd".into());
