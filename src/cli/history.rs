@@ -12,7 +12,7 @@ use crate::ports::HistoryLine;
 pub(super) async fn history(call: &Call<'_>, id: ReferralId, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let lines = match call.daemon().await? {
         Some(daemon) => daemon.history(id).await?,
-        None => call.build.engine(call.config, Purpose::Look).await?.history(id).await?,
+        None => call.build.engine(call.flags, Purpose::Look).await?.history(id).await?,
     };
     if call.is_json {
         print_json(out, &lines)?;

@@ -18,9 +18,7 @@ use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timest
 use crate::plan::mapping::Mapping;
 use crate::plan::settings::{WriteWhen, Writes};
 use crate::plan::{HOLD_NAMES, Policy};
-use crate::ports::{
-    Backfill, Batch, Check, CrmIdentity, Decisions, Groups, HistoryLine, LeadSchema, Opening, Ports,
-};
+use crate::ports::{Backfill, Batch, Check, CrmIdentity, Decisions, Groups, HistoryLine, LeadSchema, Opening, Ports};
 
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -543,10 +541,12 @@ impl Reconciler {
             if is_known { known.push(id) } else { unknown.push(id) }
         }
         // The tombstones first: whatever happens next, none of them comes back.
-        let mut decisions = store.decisions()?;
-        decisions.forgotten.extend(known.iter().map(|id| Decisions::tombstone(&key, *id)));
-        decisions.held.retain(|id| !known.contains(id));
-        store.decide(decisions).await?;
+        let named = known.clone();
+        let bury = move |decisions: &mut Decisions| {
+            decisions.forgotten.extend(named.iter().map(|id| Decisions::tombstone(&key, *id)));
+            decisions.held.retain(|id| !named.contains(id));
+        };
+        store.decide(Box::new(bury)).await?;
         for id in &known {
             store.forget(*id).await?;
         }

@@ -86,7 +86,7 @@ impl GroupMemory {
     fn recalled(self) -> Option<GroupMemory> {
         let (Base::Common { referral, lead } | Base::Recalled { referral, lead }) = self.base else { return None };
         let base = Base::Recalled { referral, lead };
-        Some(GroupMemory { base, referral_moved: None, lead_moved: None, released: None, ..self })
+        Some(GroupMemory { base, referral_moved: None, lead_moved: None, released: None, flips: None, ..self })
     }
 }
 

@@ -225,6 +225,7 @@ impl Rule {
             Rule::LeadWasEmpty => "empty",
             Rule::Released => "released",
             Rule::ConsentWithdrawn => "consent",
+            Rule::Backfill => "backfill",
         }
     }
 }

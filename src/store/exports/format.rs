@@ -16,7 +16,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Base, Closing, ETag, Entry, ExternalReference, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
+    Base, Closing, ETag, Entry, ExternalReference, Flips, GroupMemory, Link, Moved, ObservedOutcome, ReferralId,
     ReferralStatus, Standing, Substatus, Take, Timestamp, Trouble,
 };
 
@@ -305,6 +305,8 @@ struct Line {
     moves: Vec<(u32, Mover, Half, Timestamp)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     released: Vec<(u32, Take)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    flips: Vec<(u32, Flips)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcome: Option<ObservedOutcome>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -412,6 +414,7 @@ impl Line {
             is_frozen,
             link,
             moves: moves.flatten().collect(),
+            flips: groups.iter().filter_map(|memory| Some((memory.group, memory.flips.clone()?))).collect(),
             released: groups.iter().filter_map(|memory| Some((memory.group, memory.released?))).collect(),
             groups: groups.iter().map(group_line).collect(),
             outcome,
@@ -444,6 +447,7 @@ impl Line {
                 referral_moved: find_move(*group, Mover::Referral),
                 lead_moved: find_move(*group, Mover::Lead),
                 released: self.released.iter().find(|(of, _)| of == group).map(|(_, take)| *take),
+                flips: self.flips.iter().find(|(of, _)| of == group).map(|(_, flips)| flips.clone()),
             }
         });
         let groups: Vec<GroupMemory> = groups.collect();
