@@ -321,8 +321,33 @@ pub trait StateStore: Send + Sync {
     /// last one stopped; call it until [`Pruned::is_complete`].
     async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
 
-    /// Removes everything about one referral: its entry, its intended actions and its history.
+    /// Removes everything about one referral: its entry, its intended actions, its history and its lines in exports.
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError>;
+
+    /// What the newest export that fits remembers of a referral, as far as it may be believed ([`Entry::recalled`]).
+    /// `None` without one, and for another CRM organization than `organization`.
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError>;
+
+    /// Writes an export beside the ledger and deletes those that are too many. An error leaves the old ones; given up
+    /// as soon as `stop` is set.
+    async fn keep_export(&self, now: Timestamp, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<(), StoreError>;
+
+    /// Which exports there are.
+    fn exports_kept(&self) -> ExportsKept;
+
+    /// Writes an export into `out`; returns the number of entries.
+    async fn export(&self, now: Timestamp, out: Box<dyn std::io::Write + Send>) -> Result<u64, StoreError>;
+
+    /// Reads everything and says what it found. Writing waits meanwhile.
+    async fn check(&self) -> Result<Check, StoreError>;
+
+    /// If damage was found since the ledger was opened: moves it aside and begins a new one. True when it did. Called
+    /// between two passes, so that nothing read before is mixed with an empty ledger.
+    async fn mend(&self) -> Result<bool, StoreError>;
+
+    /// How often the ledger was opened in this process: more often when the disk refused something. What was read before
+    /// may be missing since.
+    fn openings(&self) -> u64;
 
     /// Operator decisions and latched brakes: what no service can give back (`keep/`).
     fn decisions(&self) -> Result<Decisions, StoreError>;
@@ -335,6 +360,57 @@ pub trait StateStore: Send + Sync {
 
     /// What was noticed when the ledger was opened; a damaged or short ledger asks for a sweep.
     fn opening(&self) -> Opening;
+}
+
+/// Which exports there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportsKept {
+    /// How many.
+    pub count: u64,
+    /// When the one that knows most was made.
+    pub newest: Option<Timestamp>,
+}
+
+/// What reading the whole ledger found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Check {
+    /// Entries that were read; each with its checksum.
+    pub entries: u64,
+    /// Those by standing.
+    pub by_standing: std::collections::BTreeMap<crate::model::Standing, u64>,
+    /// Intended actions whose outcome is not known.
+    pub intended: u64,
+    /// History lines.
+    pub history: u64,
+    /// Last commit number found.
+    pub commit: u64,
+    /// Last commit number that was made durable, by the notes beside the ledger.
+    pub commit_expected: u64,
+    /// What is wrong: entries that cannot be read, indices or counters that disagree with them, missing records.
+    pub damage: Option<String>,
+    /// Exports, the one that knows most first.
+    pub exports: Vec<ExportCheck>,
+}
+
+impl Check {
+    /// The ledger is whole.
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_none()
+    }
+}
+
+/// What reading one export found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExportCheck {
+    /// Its file.
+    pub file: std::path::PathBuf,
+    /// When it was made.
+    pub exported: Timestamp,
+    /// Its entries.
+    pub entries: u64,
+    /// Why it cannot be used.
+    pub trouble: Option<String>,
 }
 
 /// What opening the ledger found.
@@ -556,6 +632,24 @@ pub struct Decisions {
     pub acceptances: Vec<Timestamp>,
     /// The last rewrite that was asked for.
     pub backfill: Option<Backfill>,
+    /// Tombstones of referrals that were forgotten: keyed hashes of their ids. They are not imported again.
+    pub forgotten: std::collections::BTreeSet<u64>,
+}
+
+impl Decisions {
+    /// The tombstone of a referral under the fingerprint key.
+    pub fn tombstone(key: &[u8; 16], id: ReferralId) -> u64 {
+        use std::hash::Hasher;
+        let mut hasher = siphasher::sip::SipHasher24::new_with_key(key);
+        hasher.write(b"forgotten referral");
+        hasher.write(id.uuid().as_bytes());
+        hasher.finish()
+    }
+
+    /// An operator had this referral forgotten.
+    pub fn has_forgotten(&self, key: &[u8; 16], id: ReferralId) -> bool {
+        !self.forgotten.is_empty() && self.forgotten.contains(&Decisions::tombstone(key, id))
+    }
 }
 
 /// A rewrite of leads after a change of mapping, asked for by an operator.

@@ -97,6 +97,24 @@ pub enum Command {
         #[arg(long, conflicts_with = "group")]
         stop: bool,
     },
+    /// Remove entry, history and exports of referrals, and never import them again
+    Forget {
+        /// Referral ids
+        #[arg(value_name = "ID", required = true, value_parser = referral_id)]
+        ids: Vec<ReferralId>,
+    },
+    /// Show what was done to a referral
+    History {
+        /// Referral id
+        #[arg(value_name = "ID", value_parser = referral_id)]
+        id: ReferralId,
+    },
+    /// Look after the ledger
+    State {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Look at the configuration
     Config {
         /// What to look at.
@@ -189,6 +207,27 @@ pub enum ConfigCommand {
     },
 }
 
+/// `state`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum StateCommand {
+    /// Read everything and say what is found; 1 on damage
+    Check,
+    /// Move the ledger aside; the next cycle rebuilds it from both services and the newest export
+    Rebuild,
+    /// Write the ledger as JSON lines
+    Export {
+        /// Where to; standard output without
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Fill the ledger from an export: every referral it does not know itself
+    Import {
+        /// What `state export` wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TakeWord {
     Referral,
@@ -219,7 +258,10 @@ impl Command {
                     (false, None) => Which::Ids(ids.clone()),
                 },
             },
-            Command::Run
+            Command::Forget { ids } => DecisionRequest::Forget { ids: ids.clone() },
+            Command::History { .. }
+            | Command::State { .. }
+            | Command::Run
             | Command::Once
             | Command::Plan { .. }
             | Command::Status
@@ -295,6 +337,12 @@ mod tests {
             "release --all --take nobody",
             "retry --cause",
             "status extra",
+            "forget",
+            "history",
+            "history seven",
+            "state",
+            "state import",
+            "state export a b",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -321,6 +369,7 @@ mod tests {
             decision("retry --cause refused"),
             Some(DecisionRequest::Retry { which: Which::Cause("refused".into()) })
         );
+        assert_eq!(decision(&format!("forget {ID}")), Some(DecisionRequest::Forget { ids: vec![id] }));
         assert_eq!(decision("status"), None);
     }
 }

@@ -6,9 +6,11 @@ pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod exit;
+pub mod history;
 pub mod once;
 pub mod plan;
 pub mod run;
+pub mod state;
 pub mod status;
 mod words;
 
@@ -93,8 +95,11 @@ async fn dispatch(
             return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);
         }
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
+        Command::History { id } => history::history(&call, *id, out).await?,
+        Command::State { command } => state::state(&call, command, out).await?,
         Command::Suspend
         | Command::Resume
+        | Command::Forget { .. }
         | Command::Approve { .. }
         | Command::Hold { .. }
         | Command::Release(_)

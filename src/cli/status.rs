@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::words::{self, ALARM, CARE, GOOD, TITLE, count, number_text, relative, span};
 use super::{Call, Failure, print_json};
 use crate::daemon::Status;
-use crate::daemon::status::{BrakeStatus, LastCycle, SideStatus};
+use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus};
 use crate::model::{Side, Timestamp};
 
 /// Columns of the screen.
@@ -89,8 +89,25 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
         ["New deals".to_owned(), deals(status)],
         ["Last sweep".to_owned(), status.swept.map_or("never".to_owned(), |at| relative(at, now))],
     ];
+    rows.extend(exports(status).map(|text| ["Exports".to_owned(), text]));
+    if status.forgotten > 0 {
+        rows.push(["Forgotten".to_owned(), format!("{}, not imported again", count(status.forgotten, "referral"))]);
+    }
     rows.extend(status.progress.iter().map(|sentence| ["Under way".to_owned(), sentence.clone()]));
     rows
+}
+
+fn exports(status: &Status) -> Option<String> {
+    let ExportsStatus { count, newest, trouble } = &status.exports;
+    let kept =
+        newest.map(|newest| format!("{} kept, the newest {}", number_text(*count), relative(newest, status.now)));
+    match (kept, trouble) {
+        (None, None) => None,
+        (Some(kept), None) => Some(kept),
+        (kept, Some(trouble)) => {
+            Some(format!("{}; the last one failed: {trouble}", kept.unwrap_or("none kept".to_owned())))
+        }
+    }
 }
 
 fn last_cycle(status: &Status) -> String {
@@ -260,6 +277,7 @@ mod tests {
             linked: 11_800,
             backlog: 9,
             holds: (1..=10).map(|n| (format!("reason {n}"), n)).collect(),
+            left_out: Default::default(),
             dead_letters: [("Dynamics: refused, code 0x80048d19, column telephone1, which is a long cause in all".into(), 3)]
                 .into(),
             retrying: 2,
@@ -305,6 +323,8 @@ mod tests {
                 next_deadline: Some(ahead(93_600)),
                 next_referral: Some(ReferralId::new(uuid::Uuid::from_u128(7))),
             },
+            exports: crate::daemon::status::ExportsStatus { count: 7, newest: Some(ago(17_000)), trouble: None },
+            forgotten: 2,
             opening: Some(
                 "the ledger could not be read and was moved to /var/lib/referrald/ledger.damaged-2026-11-18; a sweep rebuilds it"
                     .into(),

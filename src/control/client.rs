@@ -1,5 +1,6 @@
 //! A command's end of the control socket.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,9 +9,11 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
 use super::place::Place;
-use super::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, PLAN_TIMEOUT, Refusal, request_of};
+use super::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, PLAN_TIMEOUT, Refusal, STATE_TIMEOUT, request_of};
 use crate::cycle::Forecast;
 use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Status};
+use crate::model::ReferralId;
+use crate::ports::{Check, HistoryLine};
 
 /// A client waits a little longer than the server, so that the server's sentence arrives.
 const SLACK: Duration = Duration::from_secs(5);
@@ -70,7 +73,36 @@ impl Client {
     /// Has a decision carried out.
     pub async fn decide(&self, decision: &DecisionRequest) -> Result<DecisionAnswer, ControlError> {
         let (path, body) = request_of(decision).map_err(failed)?;
-        self.call(http::Method::POST, path, body, ANSWER_TIMEOUT).await
+        let limit = if matches!(decision, DecisionRequest::Forget { .. }) { STATE_TIMEOUT } else { ANSWER_TIMEOUT };
+        self.call(http::Method::POST, path, body, limit).await
+    }
+
+    /// Asks what was done to a referral.
+    pub async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, ControlError> {
+        self.call(http::Method::GET, &format!("/history?id={id}"), None, STATE_TIMEOUT).await
+    }
+
+    /// Has the whole ledger read.
+    pub async fn check(&self) -> Result<Check, ControlError> {
+        self.call(http::Method::GET, "/state/check", None, STATE_TIMEOUT).await
+    }
+
+    /// Writes an export of the ledger into `out`, piece by piece.
+    pub async fn export(&self, out: &mut (dyn Write + Send)) -> Result<(), ControlError> {
+        let streaming = async {
+            let (answer, driver) = self.send(http::Method::GET, "/state/export", None).await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|_| failed("the export broke off; see the daemon's log"))?;
+                if let (true, Some(bytes)) = (status.is_success(), frame.data_ref()) {
+                    out.write_all(bytes).map_err(failed)?;
+                }
+            }
+            driver.abort();
+            if status.is_success() { Ok(()) } else { Err(failed(format!("it answered {status}"))) }
+        };
+        tokio::time::timeout(STATE_TIMEOUT, streaming).await.map_err(|_| failed("no answer in time"))?
     }
 
     async fn call<T: DeserializeOwned>(
@@ -100,10 +132,23 @@ impl Client {
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<(http::StatusCode, Bytes), ControlError> {
+        let (answer, driver) = self.send(method, path, body).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(failed);
+        driver.abort();
+        Ok((status, body?.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(http::Response<hyper::body::Incoming>, Driver), ControlError> {
         let stream = self.place.connect().await.map_err(failed)?.ok_or_else(|| failed("it has just stopped"))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let driver = tokio::spawn(connection);
+        let driver = Driver(tokio::spawn(connection));
         let request = http::Request::builder()
             .method(method)
             .uri(path)
@@ -111,15 +156,22 @@ impl Client {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(failed)?;
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(failed)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(failed)?;
-            Ok((status, body.to_bytes()))
-        }
-        .await;
-        driver.abort();
-        answer
+        Ok((sender.send_request(request).await.map_err(failed)?, driver))
+    }
+}
+
+/// What moves the bytes of one connection; ends with it.
+struct Driver(tokio::task::JoinHandle<Result<(), hyper::Error>>);
+
+impl Driver {
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.abort();
     }
 }
 

@@ -14,6 +14,10 @@
 //! | `POST /release` | `{"which": …, "group": "…", "take": "referral"}`; `which` is `{"ids": […]}` or `"all"` | `DecisionAnswer` |
 //! | `POST /retry` | `{"which": …}`; also `{"cause": "…"}` | `DecisionAnswer` |
 //! | `POST /backfill` | `{"group": "…"}` or `{"is_stop": true}` | `DecisionAnswer` |
+//! | `POST /forget` | `{"ids": ["…"]}` | `DecisionAnswer` |
+//! | `GET /history?id=…` | | a list of [`HistoryLine`](crate::ports::HistoryLine) |
+//! | `GET /state/check` | | [`Check`](crate::ports::Check) |
+//! | `GET /state/export` | | JSON lines, see [`crate::store::exports`] |
 //!
 //! Anything but 2xx carries `{"error": "sentence"}`.
 
@@ -45,6 +49,10 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a plan may take.
 pub const PLAN_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long work on the whole ledger and its exports may take: a check, an export, a referral to be forgotten.
+pub const STATE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Pieces of an export on their way to a client that reads slowly.
+pub const EXPORT_PIECES_MAX: usize = 16;
 
 /// Body of `POST /approve`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,7 +61,7 @@ struct Approve {
     digest: String,
 }
 
-/// Body of `POST /hold`.
+/// Body of `POST /hold` and `POST /forget`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hold {
@@ -101,6 +109,7 @@ fn request_of(decision: &DecisionRequest) -> Result<(&'static str, Option<Vec<u8
         DecisionRequest::Resume => ("/resume", None),
         DecisionRequest::Approve { digest } => ("/approve", Some(serde_json::to_vec(&Approve { digest })?)),
         DecisionRequest::Hold { ids } => ("/hold", Some(serde_json::to_vec(&Hold { ids })?)),
+        DecisionRequest::Forget { ids } => ("/forget", Some(serde_json::to_vec(&Hold { ids })?)),
         DecisionRequest::Release { which, group, take } => {
             ("/release", Some(serde_json::to_vec(&Release { which, group, take })?))
         }

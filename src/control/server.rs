@@ -14,16 +14,17 @@ use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{Bound, BoundFiles, Place, PlaceError};
 use super::{
-    ANSWER_TIMEOUT, Approve, Backfill, CONNECTIONS_MAX, Hold, PLAN_TIMEOUT, REQUEST_BYTES_MAX, REQUEST_TIMEOUT,
-    Refusal, Release, Retry,
+    ANSWER_TIMEOUT, Approve, Backfill, CONNECTIONS_MAX, EXPORT_PIECES_MAX, Hold, PLAN_TIMEOUT, REQUEST_BYTES_MAX,
+    REQUEST_TIMEOUT, Refusal, Release, Retry, STATE_TIMEOUT,
 };
 use crate::cycle::CycleError;
 use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
+use crate::model::ReferralId;
 use crate::trigger::Bell;
 
 /// A control socket that is served until it is dropped.
@@ -119,6 +120,10 @@ fn router(desk: Desk) -> Router {
         .route("/release", post(release))
         .route("/retry", post(retry))
         .route("/backfill", post(backfill))
+        .route("/forget", post(forget))
+        .route("/history", get(history))
+        .route("/state/check", get(check))
+        .route("/state/export", get(export))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such request") })
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this request")
@@ -190,13 +195,65 @@ async fn backfill(State(desk): State<Desk>, body: Body) -> Response {
     }
 }
 
+async fn forget(State(desk): State<Desk>, body: Body) -> Response {
+    match read::<Hold>(body).await {
+        Ok(Hold { ids }) => decide(desk, DecisionRequest::Forget { ids }).await,
+        Err(refusal) => refusal,
+    }
+}
+
+#[derive(Deserialize)]
+struct HistoryQuery {
+    id: ReferralId,
+}
+
+async fn history(State(desk): State<Desk>, Query(query): Query<HistoryQuery>) -> Response {
+    within(STATE_TIMEOUT, async { answer(desk.engine.history(query.id).await) }).await
+}
+
+async fn check(State(desk): State<Desk>) -> Response {
+    within(STATE_TIMEOUT, async { answer(desk.engine.check().await) }).await
+}
+
+/// Streams an export, so that neither side ever holds all of it. When it fails the connection breaks off, and what has
+/// arrived lacks its last line.
+async fn export(State(desk): State<Desk>) -> Response {
+    let (pieces, taken) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_PIECES_MAX);
+    let failed = pieces.clone();
+    tokio::spawn(async move {
+        let out = std::io::BufWriter::with_capacity(64 * 1024, Pieces(pieces));
+        if let Err(error) = desk.engine.export(Box::new(out)).await {
+            // A client that hung up hears nothing of it.
+            let _ = failed.send(Err(std::io::Error::other(error.to_string()))).await;
+        }
+    });
+    let pieces = futures_util::stream::unfold(taken, async |mut taken| taken.recv().await.map(|piece| (piece, taken)));
+    Response::new(Body::from_stream(pieces))
+}
+
+/// The writing end of a stream.
+struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
+
+impl std::io::Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+        sent.map(|()| bytes.len()).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Carries out a decision and rings, so that it takes effect now and not at the next tick.
 async fn decide(desk: Desk, request: DecisionRequest) -> Response {
-    let is_worth_a_cycle = !matches!(request, DecisionRequest::Suspend | DecisionRequest::Hold { .. });
+    let is_worth_a_cycle =
+        !matches!(request, DecisionRequest::Suspend | DecisionRequest::Hold { .. } | DecisionRequest::Forget { .. });
+    let limit = if matches!(request, DecisionRequest::Forget { .. }) { STATE_TIMEOUT } else { ANSWER_TIMEOUT };
     // In a task of its own: a client that hangs up does not leave a decision half carried out.
     let engine = desk.engine.clone();
     let decided = tokio::spawn(async move { engine.decide(request).await });
-    within(ANSWER_TIMEOUT, async {
+    within(limit, async {
         match decided.await {
             Ok(decided) => {
                 if is_worth_a_cycle && decided.as_ref().is_ok_and(|answer| answer.is_done) {

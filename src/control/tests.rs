@@ -80,11 +80,24 @@ async fn every_decision_arrives_as_it_was_sent() {
         DecisionRequest::Retry { which: Which::Ids(vec![id(4)]) },
         DecisionRequest::Retry { which: Which::Cause("refused".into()) },
         DecisionRequest::Retry { which: Which::All },
+        DecisionRequest::Forget { ids: vec![id(5), id(6)] },
     ];
     for decision in &decisions {
         assert!(client.decide(decision).await.expect("answered").is_done);
     }
     assert_eq!(*desk.engine.decisions.lock().expect("not poisoned"), decisions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_can_be_looked_at_and_an_export_arrives_piece_by_piece() {
+    let desk = Desk::open(FakeEngine::default()).await;
+    let client = desk.client().await;
+    assert_eq!(client.check().await.expect("answered").entries, 7);
+    let history = client.history(id(9)).await.expect("answered");
+    assert_eq!((history.len(), history[0].referral), (1, id(9)));
+    let mut out = Vec::new();
+    client.export(&mut out).await.expect("answered");
+    assert_eq!(out, "a line\n".repeat(30_000).into_bytes());
 }
 
 #[tokio::test]

@@ -388,7 +388,7 @@ impl Pass<'_> {
         let Ready { row, action, is_urgent, conflicts, steps } = ready;
         let kind = action.kind();
         let (mut row, next) = settle(row, &action, &outcome, &self.setup.policy, now);
-        self.note_outcome(&row, kind, &outcome, record);
+        self.note_outcome(&row, &action, &outcome, record);
         if let Outcome::LeadWritten(_) = outcome {
             self.count_backfill(&action, true);
         }
@@ -504,12 +504,14 @@ impl Pass<'_> {
         Ok((queue, entries))
     }
 
-    fn note_outcome(&mut self, row: &Row, kind: ActionKind, outcome: &Outcome, record: &mut Batch) {
+    fn note_outcome(&mut self, row: &Row, action: &Action, outcome: &Outcome, record: &mut Batch) {
+        let kind = action.kind();
         let words = match outcome {
             Outcome::LeadWritten(_) | Outcome::ReferralWritten(_) => {
                 *self.report.done.entry(kind).or_default() += 1;
                 tracing::info!(referral.id = %row.id, "{kind} done");
-                "done".to_owned()
+                let gist = action.gist();
+                if gist.is_empty() { "done".to_owned() } else { format!("done {gist}") }
             }
             Outcome::Failed(error) => {
                 tracing::warn!(referral.id = %row.id, request_id = error.request_id.as_deref(), "{kind} failed: {error}");

@@ -148,6 +148,8 @@ struct Pass<'a> {
     backfill: Option<crate::ports::Backfill>,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
+    /// How often the ledger had been opened when the pass began.
+    openings: u64,
 }
 
 impl<'a> Pass<'a> {
@@ -196,6 +198,7 @@ impl<'a> Pass<'a> {
             has_held_vanished: false,
             backfill: None,
             decided: BTreeSet::new(),
+            openings: ports.store.openings(),
         })
     }
 
@@ -313,6 +316,11 @@ impl<'a> Pass<'a> {
         let counters = self.ports.store.counters()?;
         self.report.pending =
             self.report.pending.max(counters.by_standing.get(&Standing::Pending).copied().unwrap_or(0));
+        if self.ports.store.openings() != self.openings {
+            // The memo of this pass is older than what the ledger was opened with: what was due then is due still.
+            self.memo.is_sweep_due = true;
+            self.memo.lead_reading.get_or_insert(None);
+        }
         self.memo.cycles += 1;
         self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
         self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);

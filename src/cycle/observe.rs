@@ -405,6 +405,9 @@ impl Pass<'_> {
         let mut rows = Vec::new();
         for referral in referrals {
             let id = referral.id;
+            if self.decisions.has_forgotten(&self.ports.store.fingerprint_key(), id) {
+                continue;
+            }
             let known = self.ports.store.get(id)?;
             if known.as_ref().is_some_and(|entry| is_older(entry, &referral)) {
                 continue; // A listing that lags behind what we saw or wrote since.
@@ -431,7 +434,7 @@ impl Pass<'_> {
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
     fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
         let is_rescanned = self.memo.is_rescan && entry.standing != Standing::Linked;
-        is_unchanged(entry, referral) && !is_rescanned
+        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled()
     }
 
     /// Rows that are due although neither side changed: retries, settled closings, what the last pass left.
@@ -861,6 +864,9 @@ impl Pass<'_> {
         }
         if let [lead] = adoption.candidates.as_slice() {
             row.lead = Seen::from(lead.clone());
+            if row.entry.as_ref().is_none_or(|entry| entry.link.is_none()) {
+                row.recalled = self.ports.store.recall(row.id, self.memo.crm_organization).await?.map(Box::new);
+            }
         }
         row.adoption = Some(adoption);
         Ok(true)

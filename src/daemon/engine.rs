@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::status::Status;
 use crate::cycle::{Budget, CycleError, Forecast, Report};
 use crate::model::ReferralId;
-use crate::ports::Take;
+use crate::ports::{Check, HistoryLine, Take};
 
 /// The reconcile core with its adapters, ready to run.
 ///
@@ -33,6 +33,15 @@ pub trait Engine: Send + Sync {
 
     /// Takes over a changed configuration, only if it checks out as a whole; the error is every problem as a sentence.
     async fn reload(&self) -> Result<(), Vec<String>>;
+
+    /// What was done to a referral, oldest first.
+    async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError>;
+
+    /// Reads the whole ledger and every export, and says what it found.
+    async fn check(&self) -> Result<Check, CycleError>;
+
+    /// Writes an export of the ledger into `out`; returns the number of entries.
+    async fn export(&self, out: Box<dyn std::io::Write + Send>) -> Result<u64, CycleError>;
 
     /// Stops in order: marks the stop as clean, flushes. Called after the last cycle has returned.
     async fn shutdown(&self);
@@ -87,6 +96,11 @@ pub enum DecisionRequest {
         group: Option<String>,
         /// End the one under way instead.
         is_stop: bool,
+    },
+    /// Remove everything about these referrals and never import them again.
+    Forget {
+        /// The referrals.
+        ids: Vec<ReferralId>,
     },
 }
 

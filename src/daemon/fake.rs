@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{DecisionAnswer, DecisionRequest, Detail, Engine};
 use super::status::Status;
 use crate::cycle::{Budget, CycleError, Forecast, Report};
+use crate::model::{ReferralId, Timestamp};
+use crate::ports::{ActionKind, Check, HistoryLine};
 
 /// What the next cycle does.
 #[derive(Clone, Debug)]
@@ -119,6 +121,24 @@ impl Engine for FakeEngine {
 
     async fn reload(&self) -> Result<(), Vec<String>> {
         self.reload.lock().expect("not poisoned").clone()
+    }
+
+    async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError> {
+        let kind = ActionKind::Update;
+        let line =
+            HistoryLine { referral: id, at: Timestamp::EPOCH, kind, outcome: "done company:referral".to_owned() };
+        Ok(vec![line])
+    }
+
+    async fn check(&self) -> Result<Check, CycleError> {
+        Ok(Check { entries: 7, ..Check::default() })
+    }
+
+    async fn export(&self, mut out: Box<dyn std::io::Write + Send>) -> Result<u64, CycleError> {
+        let text = "a line\n".repeat(30_000);
+        let written = tokio::task::spawn_blocking(move || out.write_all(text.as_bytes())).await;
+        written.expect("it does not panic").expect("somebody listens");
+        Ok(30_000)
     }
 
     async fn shutdown(&self) {

@@ -1,6 +1,7 @@
 //! The loop: wait for the bell or the stop, run a cycle, tell what came of it.
 
 pub mod engine;
+mod nightly;
 pub mod pulse;
 pub mod reconciler;
 pub mod settings;

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use siphasher::sip::SipHasher24;
 use tokio_util::sync::CancellationToken;
 
+use super::nightly::Nightly;
 use super::status::{BrakeStatus, DealClock, LastCycle, SideStatus, Status, Writing};
 use super::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
@@ -17,7 +18,7 @@ use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timest
 use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::{WriteWhen, Writes};
 use crate::plan::{HOLD_NAMES, Policy};
-use crate::ports::{Backfill, Batch, CrmIdentity, Decisions, Groups, LeadSchema, Opening, Ports};
+use crate::ports::{Backfill, Batch, Check, CrmIdentity, Decisions, Groups, HistoryLine, LeadSchema, Opening, Ports};
 
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -52,6 +53,7 @@ pub struct Reconciler {
     is_running: AtomicBool,
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
+    nightly: Arc<Nightly>,
 }
 
 /// What has to outlive one pass and is used by one pass at a time.
@@ -86,6 +88,7 @@ impl Reconciler {
             is_sweep_asked: AtomicBool::new(false),
             is_running: AtomicBool::new(false),
             last_status: Mutex::default(),
+            nightly: Arc::default(),
         }
     }
 
@@ -179,6 +182,9 @@ impl Reconciler {
 
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
+        if self.ports.store.mend().await? {
+            ground.has_run = false; // As at the first start: everything is read.
+        }
         self.restore_windows()?;
         let setup = loop {
             match self.setup(&mut ground, true).await {
@@ -545,6 +551,42 @@ impl Reconciler {
         Ok(DecisionAnswer { is_done: true, changed, text, unknown })
     }
 
+    /// Removes everything about referrals; a tombstone keeps each from being imported again.
+    async fn forget(&self, ids: Vec<ReferralId>) -> Result<DecisionAnswer, CycleError> {
+        let _ground = self.ground.lock().await; // Not while a pass holds rows.
+        let store = &self.ports.store;
+        let key = store.fingerprint_key();
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for id in ids {
+            let is_known =
+                store.get(id)?.is_some() || store.recall(id, None).await?.is_some() || !store.history(id)?.is_empty();
+            if is_known { known.push(id) } else { unknown.push(id) }
+        }
+        // The tombstones first: whatever happens next, none of them comes back.
+        let named = known.clone();
+        let bury = move |decisions: &mut Decisions| {
+            decisions.forgotten.extend(named.iter().map(|id| Decisions::tombstone(&key, *id)));
+            decisions.held.retain(|id| !named.contains(id));
+        };
+        store.decide(Box::new(bury)).await?;
+        for id in &known {
+            store.forget(*id).await?;
+        }
+        let changed = known.len() as u64;
+        let mut text = match changed {
+            0 => "none of them is known, so there is nothing to forget".to_owned(),
+            _ => format!(
+                "{changed} forgotten: entry, history and exports are gone, it is not imported again; leads and referrals \
+                 stay as they are"
+            ),
+        };
+        let aside = aside(&self.settings().state.directory);
+        if changed > 0 && aside > 0 {
+            text.push_str(&format!("; {aside} ledgers that were moved aside may still name it: delete them"));
+        }
+        Ok(DecisionAnswer { is_done: changed > 0, changed, text, unknown })
+    }
+
     fn sides(
         &self,
         report: &Report,
@@ -623,6 +665,8 @@ impl Reconciler {
             deals: self.deals(now)?,
             opening: opening_note(&store.opening()),
             ledger_trouble: None,
+            exports: self.nightly.status(store.as_ref()),
+            forgotten: decisions.forgotten.len() as u64,
         })
     }
 
@@ -680,6 +724,9 @@ impl Engine for Reconciler {
         self.is_running.store(true, Ordering::Relaxed);
         let result = self.run_cycle(budget, stop).await;
         self.is_running.store(false, Ordering::Relaxed);
+        if result.is_ok() {
+            self.nightly.work(&self.ports, budget == Budget::Unlimited).await;
+        }
         result
     }
 
@@ -725,11 +772,13 @@ impl Engine for Reconciler {
             DecisionRequest::Retry { which } => self.retry(which).await,
             DecisionRequest::Backfill { group: _, is_stop: true } => self.stop_backfill().await,
             DecisionRequest::Backfill { group, is_stop: false } => self.backfill(group).await,
+            DecisionRequest::Forget { ids } => self.forget(ids).await,
         }
     }
 
     fn ask_for_sweep(&self) {
         self.is_sweep_asked.store(true, Ordering::Relaxed);
+        self.nightly.begin();
     }
 
     async fn reload(&self) -> Result<(), Vec<String>> {
@@ -758,7 +807,20 @@ impl Engine for Reconciler {
         Ok(())
     }
 
+    async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError> {
+        Ok(self.ports.store.history(id)?)
+    }
+
+    async fn check(&self) -> Result<Check, CycleError> {
+        Ok(self.ports.store.check().await?)
+    }
+
+    async fn export(&self, out: Box<dyn std::io::Write + Send>) -> Result<u64, CycleError> {
+        Ok(self.ports.store.export(self.ports.clock.now(), out).await?)
+    }
+
     async fn shutdown(&self) {
+        self.nightly.stop().await;
         let _ground = self.ground.lock().await;
         let marked = async {
             let memo = crate::ports::Memo { is_stopped_cleanly: true, ..self.ports.store.memo()? };
@@ -846,10 +908,20 @@ fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
     }
 }
 
+/// How many ledgers that were moved aside lie in a state directory.
+fn aside(directory: &std::path::Path) -> usize {
+    let Ok(items) = std::fs::read_dir(directory) else { return 0 };
+    let is_aside = |name: &str| ["ledger.damaged-", "ledger.aside-"].iter().any(|start| name.starts_with(start));
+    items.flatten().filter(|item| is_aside(&item.file_name().to_string_lossy())).count()
+}
+
 fn opening_note(opening: &Opening) -> Option<String> {
     match opening {
         Opening::Fresh | Opening::Clean => None,
         Opening::Unclean => Some("the last stop was not in order; everything is read once".to_owned()),
+        Opening::TailLost { found: 0, .. } => {
+            Some("the ledger was gone; it is rebuilt from both services and the newest export".to_owned())
+        }
         Opening::TailLost { expected, found } => Some(format!(
             "the newest records of the ledger are missing (commit {found}, {expected} expected); everything is read once"
         )),

@@ -54,6 +54,10 @@ pub struct Status {
     pub opening: Option<String>,
     /// The ledger cannot be used now, in a sentence: nothing is written, and the rest of this page is from before.
     pub ledger_trouble: Option<String>,
+    /// Exports of the ledger.
+    pub exports: ExportsStatus,
+    /// Referrals that an operator had forgotten: they are not imported again.
+    pub forgotten: u64,
 }
 
 impl Status {
@@ -61,6 +65,18 @@ impl Status {
     pub fn lag_seconds(&self) -> Option<u64> {
         self.last_success.map(|at| self.now.since(at).as_secs())
     }
+}
+
+/// Exports of the ledger: what supplies bases after it is lost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExportsStatus {
+    /// How many are kept.
+    pub count: u64,
+    /// When the newest was made.
+    pub newest: Option<Timestamp>,
+    /// Why the last one could not be made: a sentence.
+    pub trouble: Option<String>,
 }
 
 /// The last cycle that ended.

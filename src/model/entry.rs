@@ -53,6 +53,43 @@ pub struct Entry {
     pub look_at: Option<Timestamp>,
 }
 
+impl Entry {
+    /// What may still be believed of an entry from an export or an old copy of the ledger, of which nobody knows what has
+    /// happened since.
+    ///
+    /// Versions, ids and facts that cannot become untrue stay. A common base becomes a recalled one, which is proven by
+    /// versions before anything follows from it; a base that was apart is forgotten and seen anew. What counts from an
+    /// observation of ours (moves, the settle time of an outcome, attempts after trouble, a decision for one side) begins
+    /// anew. A consent that was given is not remembered: that it is gone now may have been answered already, and a
+    /// contact that a seller entered afterwards must not be cleared again.
+    #[must_use]
+    pub fn recalled(self, now: Timestamp) -> Entry {
+        let is_pending = self.standing == Standing::Pending || self.look_at.is_some();
+        Entry {
+            groups: self.groups.into_iter().filter_map(GroupMemory::recalled).collect(),
+            consent: self.consent.filter(|consent| !consent),
+            is_consent_withdrawn: false,
+            outcome: None,
+            trouble: None,
+            look_at: is_pending.then_some(now),
+            ..self
+        }
+    }
+
+    /// A group's base has not been proven since it was recalled: both sides are read before anything is decided.
+    pub fn has_recalled(&self) -> bool {
+        self.groups.iter().any(|memory| matches!(memory.base, Base::Recalled { .. }))
+    }
+}
+
+impl GroupMemory {
+    fn recalled(self) -> Option<GroupMemory> {
+        let (Base::Common { referral, lead } | Base::Recalled { referral, lead }) = self.base else { return None };
+        let base = Base::Recalled { referral, lead };
+        Some(GroupMemory { base, referral_moved: None, lead_moved: None, released: None, flips: None, ..self })
+    }
+}
+
 /// Where a referral stands with us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Standing {
@@ -165,6 +202,14 @@ pub enum Base {
         lead: u64,
         /// Both had a value: a person decides.
         is_disputed: bool,
+    },
+    /// Agreed on once, by an export or a ledger that is older than what has happened since: believed only of a side that
+    /// is still in the very version it had then (`plan::fields`).
+    Recalled {
+        /// Half of the referral.
+        referral: u64,
+        /// Half of the lead, as the service returned it.
+        lead: u64,
     },
 }
 

@@ -142,6 +142,19 @@ impl Action {
         }
     }
 
+    /// What it is about in a few words for the history: groups with the rule that decided, or how it is closed.
+    pub fn gist(&self) -> String {
+        match self {
+            Action::Create { .. } => String::new(),
+            Action::Patch { step: Step::Close(closing), .. } => closing.to_string(),
+            Action::Update { groups, .. } | Action::Patch { groups, .. } => {
+                let words: Vec<String> =
+                    groups.iter().map(|write| format!("{}:{}", write.name, write.rule.word())).collect();
+                words.join(" ")
+            }
+        }
+    }
+
     /// What goes into the intent record before it is sent.
     pub fn intended(&self) -> IntendedAction {
         let groups = match self {
@@ -198,6 +211,22 @@ impl fmt::Display for GroupWrite {
             f.write_str(".owner")?;
         }
         f.write_str(")")
+    }
+}
+
+impl Rule {
+    /// The rule in one word, for the history.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Rule::NewLead => "new",
+            Rule::ReferralMoved => "referral",
+            Rule::LeadMoved => "lead",
+            Rule::Owner(_) => "owner",
+            Rule::LeadWasEmpty => "empty",
+            Rule::Released => "released",
+            Rule::ConsentWithdrawn => "consent",
+            Rule::Backfill => "backfill",
+        }
     }
 }
 

@@ -220,6 +220,7 @@ impl<'a> Draft<'a> {
         entry.groups.clear();
         entry.outcome = None;
         entry.link = Some(self.link_to(lead));
+        self.recall(entry, lead);
         if let Some(referral) = self.row.referral.present() {
             let followed = self.row.adoption.as_ref().map_or(&[][..], |adoption| &adoption.followed);
             entry.external_reference = match external_reference(referral, lead.id) {
@@ -229,6 +230,26 @@ impl<'a> Draft<'a> {
                 }
                 other => other,
             };
+        }
+    }
+
+    /// Takes over what an export remembers of this pair; nothing of it is believed before it is proven.
+    ///
+    /// That the lead was in another state once stays true for ever, and so does how we closed a referral that is closed
+    /// like that. Everything else (settle times, trouble, consent, decisions) begins anew.
+    fn recall(&self, entry: &mut Entry, lead: &Lead) {
+        let Some(old) = self.row.recalled.as_deref() else { return };
+        let (Some(before), Some(link)) = (&old.link, &mut entry.link) else { return };
+        if before.lead != lead.id {
+            return; // A merge since then, or another lead: no base.
+        }
+        link.has_changed_state = before.has_changed_state || before.status.state != lead.status.state;
+        entry.groups.clone_from(&old.groups);
+        entry.first_seen = entry.first_seen.min(old.first_seen);
+        entry.primary_contact = old.primary_contact.or(entry.primary_contact);
+        if (entry.referral_status, entry.referral_substatus) == (ReferralStatus::Closed, old.referral_substatus) {
+            entry.closed_by_us = old.closed_by_us;
+            entry.reported_after_closing = old.reported_after_closing;
         }
     }
 
@@ -341,6 +362,15 @@ impl<'a> Draft<'a> {
         };
         if entry.referral_etag.is_none() && link.etag.is_none() {
             // Nothing seen meanwhile counts (an operator has just released it): both sides are read.
+            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead = matches!(self.row.lead, Seen::Unseen);
+            if !self.needs.is_empty() {
+                entry.link = Some(link);
+                return;
+            }
+        }
+        if entry.has_recalled() {
+            // A recalled base is proven by versions, and only while both are the ones recalled: in one go.
             self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             self.needs.lead = matches!(self.row.lead, Seen::Unseen);
             if !self.needs.is_empty() {
@@ -502,7 +532,30 @@ impl<'a> Draft<'a> {
             is_referral_new: self.is_referral_new(),
             is_lead_new: self.is_lead_new(),
             is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
+            is_referral_proven: self.is_referral_proven(),
+            is_lead_proven: self.is_lead_proven(),
         }
+    }
+
+    /// Our memory of this pair as it was before this row: the ledger's, else what an export remembers.
+    fn memory(&self) -> Option<&Entry> {
+        let known = self.row.entry.as_ref().filter(|entry| entry.link.is_some());
+        known.or(self.row.recalled.as_deref())
+    }
+
+    fn is_referral_proven(&self) -> bool {
+        let (Some(memory), Some(referral)) = (self.memory(), self.row.referral.present()) else { return false };
+        match &referral.etag {
+            Some(etag) => memory.referral_etag.as_ref() == Some(etag),
+            // A listing may leave the version out (partner-center §4 row 6).
+            None => referral.updated.is_some() && memory.referral_updated == referral.updated,
+        }
+    }
+
+    fn is_lead_proven(&self) -> bool {
+        let (Some(memory), Some(lead)) = (self.memory(), self.row.lead.present()) else { return false };
+        let before = memory.link.as_ref().filter(|link| link.lead == lead.id).and_then(|link| link.etag.as_ref());
+        before.is_some() && before == lead.etag.as_ref()
     }
 
     /// The referral is another version than the one last seen, or that one is not known.
@@ -980,7 +1033,8 @@ fn remember_referral(entry: &mut Entry, referral: &Referral) {
         ReferralStatus::Active | ReferralStatus::Closed | ReferralStatus::Other => None,
     };
     if entry.consent != Some(false) && referral.consent_to_contact == Some(false) {
-        entry.is_consent_withdrawn = entry.link.is_some();
+        // Of a recalled entry nobody knows whether that was answered before: it counts as seen for the first time.
+        entry.is_consent_withdrawn = entry.link.is_some() && !entry.has_recalled();
     }
     if referral.consent_to_contact == Some(true) {
         entry.is_consent_withdrawn = false;
@@ -1051,6 +1105,8 @@ fn urgency(row: &Row, entry: Option<&Entry>, now: Timestamp, policy: &Policy) ->
 /// The fingerprint pair a group's memory holds now, for people and tests.
 pub fn base_of(memory: &GroupMemory) -> (u64, u64) {
     match memory.base {
-        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } => (referral, lead),
+        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } | Base::Recalled { referral, lead } => {
+            (referral, lead)
+        }
     }
 }

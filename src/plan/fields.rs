@@ -12,6 +12,7 @@
 //! | common | moved    | moved | equal: that is the base; else the owner                         |
 //! | apart  |          |       | hold if disputed                                                |
 //! | apart  | moved or | moved | the owner, as if both had moved                                 |
+//! | recalled |        |       | see `recalled`: believed only as far as versions prove it       |
 //!
 //! A change of mapping records new halves and moves no lead. A backfill writes what then differs where nobody moved.
 
@@ -60,6 +61,10 @@ pub struct Sight<'a> {
     pub is_lead_new: bool,
     /// An operator asked to rewrite this group after a change of mapping.
     pub is_backfilled: bool,
+    /// The referral is proven to be the very version that our memory knows.
+    pub is_referral_proven: bool,
+    /// The lead is proven to be the very version that our memory knows.
+    pub is_lead_proven: bool,
 }
 
 /// What the merge of one group decides.
@@ -166,6 +171,9 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
         (None, Some(memory)) => memory,
         (None, None) => return first_sight(sight),
     };
+    if let Base::Recalled { .. } = memory.base {
+        return recalled(memory, sight, now);
+    }
     if memory.mapping != sight.mapping {
         return mapping_changed(memory, sight);
     }
@@ -191,7 +199,7 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
     let decision = match (next.referral_moved, next.lead_moved) {
         (None, None) => match memory.base {
             Base::Common { .. } | Base::Apart { is_disputed: false, .. } => Merge::Rest,
-            Base::Apart { is_disputed: true, .. } => Merge::NoCommonBase,
+            Base::Apart { is_disputed: true, .. } | Base::Recalled { .. } => Merge::NoCommonBase,
         },
         (Some(_), None) if !is_apart => Merge::WriteLead(Rule::ReferralMoved),
         (None, Some(_)) if !is_apart => match sight.is_two_way {
@@ -207,6 +215,56 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
     };
     next.released = None;
     (decision, Some(next))
+}
+
+/// Decides a group whose base comes from an export or from an old copy of the ledger.
+///
+/// What was agreed on then may not be what was agreed on last: since then we may have written either side, and a person
+/// may have put the old value back. Such a value looks as if it had not moved. So a recalled base counts only where a
+/// version proves that the side which would be written was touched by nobody since: its value is then the agreed one,
+/// and nobody's entry is lost with it.
+///
+/// | referral | lead  | proven by                          | then                                        |
+/// |----------|-------|------------------------------------|---------------------------------------------|
+/// |          |       | both show what was agreed on       | common base, nothing to write               |
+/// | moved    |       | the version of the lead            | common base: only the referral moved        |
+/// |          | moved | the version of the referral        | common base: only the lead moved            |
+/// |          | moved | one-way: nothing is written        | common base: it stays                       |
+/// | moved    | moved | nothing: which moved last may be a write of ours | no common base                |
+/// | any      |       | no version                         | no common base                              |
+///
+/// "No common base" is as for a group that was never compared, but for a lead that was emptied meanwhile: that was
+/// somebody's wish and is not filled again. Under another mapping the halves say nothing, unless both versions are the
+/// same. Both sides are read first, in one and the same pass.
+fn recalled(memory: &GroupMemory, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
+    let Some(referral) = sight.referral else { return (Merge::NeedReferral, Some(memory.clone())) };
+    let Some(lead) = sight.lead else { return (Merge::NeedLead, Some(memory.clone())) };
+    let (base_referral, base_lead) = halves(memory.base);
+    let believed = GroupMemory { base: Base::Common { referral: base_referral, lead: base_lead }, ..memory.clone() };
+    if memory.mapping != sight.mapping {
+        return match sight.is_referral_proven && sight.is_lead_proven {
+            true => mapping_changed(&believed, sight),
+            false => first_sight(sight),
+        };
+    }
+    let referral_moved = referral.fingerprint != base_referral;
+    let lead_moved = lead.fingerprint != base_lead;
+    let is_proven = match (referral_moved, lead_moved) {
+        (false, false) => true,
+        (true, false) => sight.is_lead_proven,
+        (false, true) => sight.is_referral_proven || !sight.is_two_way,
+        (true, true) => false,
+    };
+    if is_proven {
+        return merge_bases(Some(&believed), sight, now);
+    }
+    match first_sight(sight) {
+        (Merge::WriteLead(_), _) if lead_moved => {
+            let base = Base::Apart { referral: referral.fingerprint, lead: lead.fingerprint, is_disputed: true };
+            (Merge::NoCommonBase, Some(remember(sight, base)))
+        }
+        other => other,
+    }
 }
 
 /// The base that a write of ours left behind: the lead still shows what it was about to write, whatever the referral
@@ -262,6 +320,7 @@ fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<Gr
     let apart = |is_disputed| Base::Apart { referral, lead, is_disputed };
     let base = match memory.base {
         Base::Apart { is_disputed, .. } => apart(is_disputed),
+        Base::Recalled { .. } => apart(true),
         Base::Common { .. } if referral_waits || (lead_waits && sight.is_two_way) => apart(true),
         Base::Common { .. } if lead_waits => apart(false),
         Base::Common { .. } => Base::Common { referral, lead },
@@ -352,7 +411,9 @@ fn remember(sight: &Sight<'_>, base: Base) -> GroupMemory {
 
 fn halves(base: Base) -> (u64, u64) {
     match base {
-        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } => (referral, lead),
+        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } | Base::Recalled { referral, lead } => {
+            (referral, lead)
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Row {
     pub claims: BTreeMap<LeadId, Claim>,
     /// Our memory.
     pub entry: Option<Entry>,
+    /// What the newest export remembers of it, while our memory has no lead for it.
+    pub recalled: Option<Box<Entry>>,
     /// A write of ours whose outcome was not known when this row was read.
     pub intent: Option<IntendedAction>,
     /// An operator asked to rewrite these groups after a change of mapping.
@@ -91,6 +93,7 @@ impl Row {
             adoption: None,
             claims: BTreeMap::new(),
             entry: None,
+            recalled: None,
             intent: None,
             backfill: None,
         }

@@ -284,6 +284,7 @@ async fn decisions_come_back(store: &dyn StateStore) {
             is_approved: true,
             finished: None,
         }),
+        forgotten: [7, u64::MAX].into(),
     };
     let wanted = decisions.clone();
     let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();
@@ -552,8 +553,9 @@ fn random_entry(random: &mut ChaCha8Rng) -> Entry {
 
 fn random_base(random: &mut ChaCha8Rng) -> Base {
     let (referral, lead) = (random.random(), random.random());
-    match random.random_range(0..3) {
+    match random.random_range(0..4) {
         0 => Base::Common { referral, lead },
+        3 => Base::Recalled { referral, lead },
         1 => Base::Apart { referral, lead, is_disputed: false },
         _ => Base::Apart { referral, lead, is_disputed: true },
     }

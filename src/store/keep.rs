@@ -116,10 +116,15 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Gives a file or directory a name that says when it was found damaged; never overwrites one. Returns the new name.
 pub(super) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    move_to_side(path, "damaged")
+}
+
+/// As [`move_aside`], with another word for why.
+pub(super) fn move_to_side(path: &Path, why: &str) -> io::Result<PathBuf> {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     for number in 1u32.. {
-        let aside = path.with_file_name(format!("{name}.damaged-{stamp}-{number}"));
+        let aside = path.with_file_name(format!("{name}.{why}-{stamp}-{number}"));
         if fs::symlink_metadata(&aside).is_err() {
             fs::rename(path, &aside)?;
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;

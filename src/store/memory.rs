@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
 use super::index::{Marks, Tally};
-use super::{NEWEST_MAX, OUTCOME_BYTES_MAX, cut, lock};
+use super::{NEWEST_MAX, OUTCOME_BYTES_MAX, cut, exports, lock};
 use crate::model::{Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{
-    Batch, Counters, DecisionChange, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore,
-    StoreError,
+    Batch, Check, Counters, DecisionChange, Decisions, ExportsKept, HistoryLine, IntendedAction, Intent, Memo, Opening,
+    Pruned, StateStore, StoreError,
 };
 
 /// A ledger in memory.
@@ -21,6 +22,15 @@ pub struct MemoryStore {
     decisions: Mutex<Decisions>,
     key: [u8; 16],
     opening: Opening,
+    export: Mutex<Option<Export>>,
+}
+
+/// What an export kept, in memory.
+#[derive(Clone, Debug)]
+struct Export {
+    at: Timestamp,
+    organization: Option<uuid::Uuid>,
+    entries: BTreeMap<ReferralId, Entry>,
 }
 
 /// Everything that [`super::SledStore`] keeps in its trees.
@@ -49,6 +59,7 @@ impl MemoryStore {
             decisions: Mutex::default(),
             key,
             opening: Opening::Fresh,
+            export: Mutex::default(),
         }
     }
 
@@ -57,9 +68,12 @@ impl MemoryStore {
     #[must_use]
     pub fn restarted(&self, is_ledger_lost: bool) -> Self {
         let mut ledger = lock(&self.ledger).clone();
+        let export = lock(&self.export).clone();
         let opening = if is_ledger_lost {
             let opening = Opening::TailLost { expected: ledger.commit, found: 0 };
             ledger = Ledger { commit: ledger.commit, ..Ledger::default() };
+            ledger.memo.crm_organization = export.as_ref().and_then(|export| export.organization);
+            ledger.memo.lead_reading = Some(None);
             opening
         } else if ledger.memo.is_stopped_cleanly {
             Opening::Clean
@@ -70,7 +84,13 @@ impl MemoryStore {
         ledger.memo.is_sweep_due |= opening != Opening::Clean;
         ledger.pruned_to = None;
         let decisions = lock(&self.decisions).clone();
-        MemoryStore { ledger: Mutex::new(ledger), decisions: Mutex::new(decisions), key: self.key, opening }
+        MemoryStore {
+            ledger: Mutex::new(ledger),
+            decisions: Mutex::new(decisions),
+            key: self.key,
+            opening,
+            export: Mutex::new(export),
+        }
     }
 }
 
@@ -85,9 +105,17 @@ impl MemoryStore {
         ledger.commit = expected;
         ledger.memo.is_stopped_cleanly = false;
         ledger.memo.is_sweep_due = true;
+        ledger.memo.lead_reading = Some(None);
         ledger.pruned_to = None;
         let decisions = lock(&self.decisions).clone();
-        MemoryStore { ledger: Mutex::new(ledger), decisions: Mutex::new(decisions), key: self.key, opening }
+        let export = lock(&self.export).clone();
+        MemoryStore {
+            ledger: Mutex::new(ledger),
+            decisions: Mutex::new(decisions),
+            key: self.key,
+            opening,
+            export: Mutex::new(export),
+        }
     }
 }
 
@@ -240,7 +268,68 @@ impl StateStore for MemoryStore {
             ledger.settle(commit, id);
         }
         ledger.history.retain(|(referral, _), _| *referral != id);
+        if let Some(export) = &mut *lock(&self.export) {
+            export.entries.remove(&id);
+        }
         Ok(())
+    }
+
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
+        let export = lock(&self.export);
+        let fits =
+            |export: &&Export| organization.is_none_or(|ours| export.organization.is_none_or(|theirs| theirs == ours));
+        let entry = export.as_ref().filter(fits).and_then(|export| export.entries.get(&id).cloned());
+        Ok(entry.map(|entry| entry.recalled(Timestamp::EPOCH)))
+    }
+
+    async fn keep_export(&self, now: Timestamp, _stop: Arc<AtomicBool>) -> Result<(), StoreError> {
+        let ledger = lock(&self.ledger);
+        let export = Export { at: now, organization: ledger.memo.crm_organization, entries: ledger.entries.clone() };
+        *lock(&self.export) = Some(export);
+        Ok(())
+    }
+
+    fn exports_kept(&self) -> ExportsKept {
+        let newest = lock(&self.export).as_ref().map(|export| export.at);
+        ExportsKept { count: u64::from(newest.is_some()), newest }
+    }
+
+    async fn export(&self, now: Timestamp, mut out: Box<dyn std::io::Write + Send>) -> Result<u64, StoreError> {
+        let (memo, commit) = {
+            let ledger = lock(&self.ledger);
+            (ledger.memo.clone(), ledger.commit)
+        };
+        let header = exports::Header {
+            referrald_export: exports::VERSION,
+            exported: now,
+            key: exports::key_id(&self.key),
+            commit,
+            crm_organization: memo.crm_organization,
+            partner_organization: memo.partner_organization,
+        };
+        let page = |after| self.scan(after, exports::PAGE_ENTRIES);
+        exports::write(&mut out, &header, page, &AtomicBool::new(false)).map(|trailer| trailer.count)
+    }
+
+    async fn check(&self) -> Result<Check, StoreError> {
+        let ledger = lock(&self.ledger);
+        Ok(Check {
+            entries: ledger.counters.entries,
+            by_standing: ledger.counters.by_standing.clone(),
+            intended: ledger.intents.values().map(|actions| actions.len() as u64).sum(),
+            history: ledger.history.len() as u64,
+            commit: ledger.commit,
+            commit_expected: ledger.commit,
+            ..Check::default()
+        })
+    }
+
+    async fn mend(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn openings(&self) -> u64 {
+        1
     }
 
     fn decisions(&self) -> Result<Decisions, StoreError> {

@@ -9,6 +9,7 @@ use crate::ports::StoreError;
 
 #[cfg(test)]
 mod contract;
+pub mod exports;
 mod index;
 pub mod keep;
 pub mod memory;
@@ -16,7 +17,7 @@ pub mod settings;
 pub mod sled;
 
 pub use memory::MemoryStore;
-pub use sled::SledStore;
+pub use sled::{Imported, SledStore, examine, set_aside};
 
 /// History lines older than this are pruned by the nightly work.
 pub const HISTORY_DAYS: u32 = 400;

@@ -1,7 +1,7 @@
 //! The merge of one group (spec, "Fields"), line by line.
 
 use super::support::*;
-use crate::model::{LeadState, LeadStatus, ReferralStatus, Take};
+use crate::model::{ETag, LeadState, LeadStatus, ReferralStatus, Take};
 use crate::plan::Outcome;
 use crate::plan::settings::FieldOwner;
 use ReferralStatus::{Active, Closed};
@@ -50,6 +50,85 @@ fn with_a_common_base_the_side_that_moved_is_carried_over_whoever_owns_it() {
             ]);
         }
     }
+}
+
+#[test]
+fn a_recalled_base_is_believed_as_far_as_versions_prove_it() {
+    // `says` and `shows` make a new version of their side; `touched` makes one although nothing of the group changed.
+    let lead_touched = |sample: Sample| sample.lead_is(|lead| lead.etag = Some(ETag("W/\"9\"".to_owned())));
+    let referral_touched =
+        |sample: Sample| sample.referral_is(|referral| referral.etag = Some(ETag("\"r9\"".to_owned())));
+    for owner in OWNERS {
+        for is_two_way in [false, true] {
+            let seen = || seen(owner, is_two_way, Memory::Recalled);
+            let lead_moved = if is_two_way { WRITE_BACK } else { REST };
+            let lead_moved_unproven = if is_two_way { NO_BASE } else { REST };
+            check_all(vec![
+                ("nothing moved", seen(), REST),
+                ("nothing moved, both touched", referral_touched(lead_touched(seen())), REST),
+                ("the referral moved", seen().says("new"), WRITE_LEAD),
+                ("the referral moved, the lead was touched", lead_touched(seen().says("new")), NO_BASE),
+                ("the lead moved", seen().shows("new"), lead_moved),
+                (
+                    "the lead moved, the referral was touched",
+                    referral_touched(seen().shows("new")),
+                    lead_moved_unproven,
+                ),
+                ("both moved", seen().says("theirs").shows("ours"), NO_BASE),
+                ("both moved to the same", seen().says("new").shows("new"), REST),
+                ("the lead was emptied, the referral moved", seen().says("new").shows(""), NO_BASE),
+            ]);
+        }
+    }
+}
+
+#[test]
+fn what_was_recalled_is_a_common_base_or_none_afterwards() {
+    let later = |sample: Sample| sample.later(minutes(10));
+    let seen = || seen(FieldOwner::PartnerCenter, false, Memory::Recalled);
+    check(later(seen()).says("new"), WRITE_LEAD);
+    let held = later(seen().says("theirs").shows("ours"));
+    check(held.clone(), NO_BASE);
+    assert!(!held.row.entry.expect("an entry").has_recalled());
+}
+
+#[test]
+fn a_recalled_base_waits_until_both_sides_are_read() {
+    let mut blind = seen(FieldOwner::Crm, false, Memory::Recalled).says("new");
+    blind.row.lead = crate::plan::Seen::Unseen;
+    check(blind, "needs the lead");
+    let mut deaf = seen(FieldOwner::Crm, true, Memory::Recalled).shows("new");
+    deaf.row.referral = crate::plan::Seen::Unseen;
+    check(deaf, "needs the referral");
+}
+
+#[test]
+fn an_export_gives_bases_to_a_lead_that_is_linked_again() {
+    let wiped = |sample: Sample| {
+        let lead = sample.row.lead.present().expect("a lead").clone();
+        let recalled = sample.row.entry.clone().map(|entry| Box::new(entry.recalled(minutes(0))));
+        let mut sample = sample.found(&[lead]);
+        sample.row.entry = None;
+        sample.row.recalled = recalled;
+        sample
+    };
+    let common = |is_two_way| seen(FieldOwner::Newest, is_two_way, Memory::Common);
+    check_all(vec![
+        ("nothing moved", wiped(common(true)), REST),
+        ("the referral moved", wiped(common(true).says("new")), WRITE_LEAD),
+        ("the lead moved", wiped(common(false).shows("new")), REST),
+        ("the lead moved, two-way", wiped(common(true).shows("new")), WRITE_BACK),
+        ("both moved", wiped(common(true).says("theirs").shows("ours")), NO_BASE),
+    ]);
+    let mut without = wiped(common(true).says("new"));
+    without.row.recalled = None;
+    check(without, NO_BASE);
+    let mut of_another_lead = wiped(common(true).says("new"));
+    let other = |entry: &mut Box<crate::model::Entry>| {
+        entry.link.as_mut().expect("a link").lead = crate::model::LeadId::new(uuid::Uuid::nil());
+    };
+    of_another_lead.row.recalled.iter_mut().for_each(other);
+    check(of_another_lead, NO_BASE);
 }
 
 #[test]

@@ -142,6 +142,7 @@ pub(super) enum Memory {
     Common,
     Apart,
     Disputed,
+    Recalled,
 }
 
 impl Sample {
@@ -367,6 +368,9 @@ impl Sample {
                     Memory::Common => entry.groups.push(agreed),
                     Memory::Apart => entry.groups.push(apart(false)),
                     Memory::Disputed => entry.groups.push(apart(true)),
+                    Memory::Recalled => {
+                        entry.groups.push(GroupMemory { base: Base::Recalled { referral, lead }, ..agreed });
+                    }
                 }
             }
             entry.groups.sort_by_key(|memory| memory.group);

@@ -219,6 +219,9 @@ const FLIPS: u8 = 64;
 /// It is held as flapping.
 const FLIPS_HELD: u8 = 128;
 
+/// The base is recalled, not proven: disputed without being apart.
+const RECALLED: u8 = DISPUTED;
+
 /// A move; random 64 bits are longer as a variable-length number.
 #[derive(Serialize, Deserialize)]
 struct MovedV1 {
@@ -343,8 +346,9 @@ impl EntryV1 {
         };
         let mut groups = Vec::with_capacity(shape.len());
         for ((group, mapping), GroupV1 { marks, referral, lead }) in shape.iter().zip(self.groups) {
-            let base = match marks & APART {
+            let base = match marks & (APART | DISPUTED) {
                 0 => Base::Common { referral, lead },
+                RECALLED => Base::Recalled { referral, lead },
                 _ => Base::Apart { referral, lead, is_disputed: marks & DISPUTED != 0 },
             };
             groups.push(GroupMemory {
@@ -394,6 +398,7 @@ impl GroupV1 {
             Base::Common { referral, lead } => (0, referral, lead),
             Base::Apart { referral, lead, is_disputed: false } => (APART, referral, lead),
             Base::Apart { referral, lead, is_disputed: true } => (APART | DISPUTED, referral, lead),
+            Base::Recalled { referral, lead } => (RECALLED, referral, lead),
         };
         if memory.referral_moved.is_some() {
             marks |= REFERRAL_MOVED;

@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
@@ -28,7 +28,7 @@ use super::codec::{FORMAT, Failure, array_at, instant_key, referral_at, unseal, 
 use super::draft::Draft;
 use super::entry::{Shape, Shapes};
 use super::failure::{disk, from_sled};
-use super::side::{Note, SideFile};
+use super::side::{MARK_EVERY, Note, SideFile, write_mark};
 use crate::model::{LeadId, ReferralId, Standing, Timestamp};
 use crate::ports::{ActionKind, Batch, IntendedAction, Memo};
 use crate::store::lock;
@@ -68,6 +68,9 @@ struct Barrier {
     db_file: File,
     side: SideFile,
     durable: u64,
+    /// The state directory, and the commit that its mark in `keep/` knows.
+    state: PathBuf,
+    marked: u64,
 }
 
 /// One change of the ledger.
@@ -113,7 +116,7 @@ pub(super) type LeadLines = BTreeSet<(LeadId, ReferralId)>;
 
 impl Ledger {
     /// Opens the trees of a database. Reads nothing but the shapes and the commit number.
-    pub(super) fn new(db: Db, path: &Path, side: SideFile) -> Result<Self, Failure> {
+    pub(super) fn new(db: Db, state: &Path, path: &Path, side: SideFile) -> Result<Self, Failure> {
         let trees: Result<Vec<Tree>, _> = NAMES.iter().map(|name| db.open_tree(name)).collect();
         let trees = trees.map_err(|error| from_sled(&error))?;
         let db_file = File::open(path.join("db")).map_err(|error| disk(&error))?;
@@ -123,7 +126,7 @@ impl Ledger {
             shapes: RwLock::default(),
             writing: Mutex::default(),
             committed: AtomicU64::new(0),
-            barrier: Mutex::new(Barrier { db_file, side, durable: 0 }),
+            barrier: Mutex::new(Barrier { db_file, side, durable: 0, state: state.to_owned(), marked: 0 }),
             pruned_to: Mutex::default(),
         };
         if let Some(format) = ledger.meta("format")? {
@@ -207,9 +210,47 @@ impl Ledger {
         let reached = self.committed();
         self.db.flush().map_err(|error| from_sled(&error))?;
         barrier.db_file.sync_data().map_err(|error| disk(&error))?;
-        barrier.side.write(Note { format: FORMAT, commit: reached }).map_err(|error| disk(&error))?;
+        let note = Note { format: FORMAT, commit: reached };
+        barrier.side.write(note).map_err(|error| disk(&error))?;
         barrier.durable = reached;
+        if reached >= barrier.marked + MARK_EVERY {
+            write_mark(&barrier.state, note);
+            barrier.marked = reached;
+        }
         Ok(())
+    }
+
+    /// Writes the mark in `keep/` now: at the end of a session.
+    pub(super) fn mark(&self) {
+        let mut barrier = lock(&self.barrier);
+        if barrier.durable > barrier.marked {
+            write_mark(&barrier.state, Note { format: FORMAT, commit: barrier.durable });
+            barrier.marked = barrier.durable;
+        }
+    }
+
+    /// Makes every entry one that is only recalled ([`crate::model::Entry::recalled`]) and forgets every intent: this
+    /// ledger is older than what was done since. Under the number of its last commit, so that an interruption is noticed
+    /// and the rest follows at the next opening. Not durable yet.
+    pub(super) fn age(&self, now: Timestamp) -> Result<(), Failure> {
+        let _writing = lock(&self.writing);
+        let commit = self.committed();
+        let mut after = None;
+        loop {
+            let page = self.scan(after, AGED_AT_ONCE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            let entries = page.into_iter().map(|(id, entry)| (id, Some(entry.recalled(now))));
+            let mut draft = Draft::new(self, commit)?;
+            draft.record(&Batch { entries: entries.collect(), ..Batch::default() })?;
+            self.write(draft, commit)?;
+        }
+        let settled = self.intents()?.into_iter();
+        let settled =
+            settled.flat_map(|intent| intent.actions.into_iter().map(move |action| (intent.commit, action.referral)));
+        let mut draft = Draft::new(self, commit)?;
+        draft.record(&Batch { settled: settled.collect(), ..Batch::default() })?;
+        self.write(draft, commit).map(drop)
     }
 
     fn write(&self, draft: Draft<'_>, commit: u64) -> Result<bool, Failure> {
@@ -218,6 +259,9 @@ impl Ledger {
         Ok(is_short)
     }
 }
+
+/// Entries aged in one transaction.
+const AGED_AT_ONCE: usize = 500;
 
 /// A million leads make buckets of about 60 lines; they are rewritten only when a lead is linked or let go.
 const LEAD_BUCKET_BITS: u32 = 14;

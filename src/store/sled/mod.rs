@@ -9,6 +9,7 @@ mod draft;
 mod entry;
 mod failure;
 mod ledger;
+mod offline;
 mod opening;
 mod read;
 mod side;
@@ -21,8 +22,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -30,17 +31,23 @@ use rustix::fs::FlockOperation;
 
 use self::codec::Failure;
 use self::ledger::{Change, Ledger};
+pub use self::offline::{Imported, examine, export, set_aside};
 use self::opening::Place;
 pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
+use super::exports::{self, Exports, PAGE_ENTRIES};
 use super::keep::{Keep, private_directory};
+use super::lock;
 use crate::model::{Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{
-    Batch, Counters, DecisionChange, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore,
-    StoreError,
+    Batch, Check, Counters, DecisionChange, Decisions, ExportsKept, HistoryLine, IntendedAction, Intent, Memo, Opening,
+    Pruned, StateStore, StoreError,
 };
 
 /// After a refused attempt to open the ledger again, the next one waits this long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// A ledger that broke so often in one process is damaged, though opening it shows nothing.
+const PANICS_MAX: u32 = 2;
 
 /// How long a directory must be found taken before that is believed: a process that was just forked, to become another
 /// program, holds our locks for a moment.
@@ -58,8 +65,10 @@ struct Inner {
     access: RwLock<Access>,
     place: Place,
     keep: Keep,
-    opening: Opening,
-    is_damage_remembered: AtomicBool,
+    opening: Mutex<Opening>,
+    openings: AtomicU64,
+    panics: AtomicU32,
+    damage: Mutex<Option<String>>,
     _lock: File,
 }
 
@@ -80,8 +89,14 @@ impl SledStore {
         let place = Place::new(directory, cache_bytes, keep.key());
         let (ledger, opening) = place.open()?;
         let access = RwLock::new(Access::Open(Arc::new(ledger)));
-        let is_damage_remembered = AtomicBool::new(false);
-        Ok(SledStore { inner: Arc::new(Inner { access, place, keep, opening, is_damage_remembered, _lock: lock }) })
+        let (openings, panics, damage) = (AtomicU64::new(1), AtomicU32::new(0), Mutex::default());
+        let opening = Mutex::new(opening);
+        let inner = Inner { access, place, keep, opening, openings, panics, damage, _lock: lock };
+        Ok(SledStore { inner: Arc::new(inner) })
+    }
+
+    fn exports(&self) -> Arc<Exports> {
+        Arc::clone(&self.inner.place.exports)
     }
 
     /// Brings everything to disk. Blocks. The last step of an orderly stop, after a memo with `is_stopped_cleanly`.
@@ -90,7 +105,11 @@ impl SledStore {
     ///
     /// [`StoreError::Failed`] when the disk refuses.
     pub fn shutdown(&self) -> Result<(), StoreError> {
-        self.inner.with(|ledger| ledger.make_durable(ledger.committed()))
+        self.inner.with(|ledger| {
+            ledger.make_durable(ledger.committed())?;
+            ledger.mark();
+            Ok(())
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -117,9 +136,14 @@ impl Inner {
         match failure {
             Failure::Damage(reason) => self.remember_damage(&reason),
             Failure::Refused(_) => {}
-            Failure::Disk(_) | Failure::Panic(_) | Failure::Newer(_) | Failure::Locked => {
-                self.close(ledger, reason.clone())
+            Failure::Panic(what) => {
+                // Opening it again has shown nothing, and yet it breaks: the damage lies deeper.
+                if self.panics.fetch_add(1, Ordering::Relaxed) + 1 >= PANICS_MAX {
+                    self.remember_damage(&what);
+                }
+                self.close(ledger, reason.clone());
             }
+            Failure::Disk(_) | Failure::Newer(_) | Failure::Locked => self.close(ledger, reason.clone()),
         }
         Err(reason)
     }
@@ -133,9 +157,7 @@ impl Inner {
         match &*access {
             Access::Open(ledger) => return Ok(Arc::clone(ledger)),
             Access::Closed { reason, since } => {
-                if self.is_damage_remembered.load(Ordering::Relaxed)
-                    || since.is_some_and(|since| since.elapsed() < REOPEN_PAUSE)
-                {
+                if lock(&self.damage).is_some() || since.is_some_and(|since| since.elapsed() < REOPEN_PAUSE) {
                     return Err(reason.clone());
                 }
             }
@@ -144,6 +166,7 @@ impl Inner {
             Ok(ledger) => {
                 let ledger = Arc::new(ledger);
                 *access = Access::Open(Arc::clone(&ledger));
+                self.openings.fetch_add(1, Ordering::Relaxed);
                 Ok(ledger)
             }
             Err(failure) => {
@@ -170,9 +193,27 @@ impl Inner {
     }
 
     fn remember_damage(&self, reason: &str) {
-        if !self.is_damage_remembered.swap(true, Ordering::Relaxed) {
+        let mut damage = lock(&self.damage);
+        if damage.is_none() {
+            *damage = Some(reason.to_owned());
             self.place.remember_damage(reason);
         }
+    }
+
+    /// Moves a ledger that was found damaged aside and begins a new one.
+    fn mend(&self) -> Result<bool, StoreError> {
+        let Some(reason) = lock(&self.damage).clone() else { return Ok(false) };
+        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let closed = StoreError::Failed { reason: reason.clone() };
+        // Let go before it is moved; whoever still has it writes into what was moved.
+        drop(std::mem::replace(&mut *access, Access::Closed { reason: closed, since: None }));
+        let (ledger, opening) = self.place.replace(reason).map_err(|failure| self.place.told(&failure))?;
+        *access = Access::Open(Arc::new(ledger));
+        *lock(&self.opening) = opening;
+        *lock(&self.damage) = None;
+        self.panics.store(0, Ordering::Relaxed);
+        self.openings.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
     }
 
     fn commit(&self, change: Change<'_>) -> Result<u64, StoreError> {
@@ -242,7 +283,72 @@ impl StateStore for SledStore {
     }
 
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
-        self.blocking(move |inner| inner.commit(Change::Forget(id)).map(drop)).await
+        self.blocking(move |inner| {
+            inner.commit(Change::Forget(id))?;
+            inner.place.exports.forget(id)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
+        self.blocking(move |inner| Ok(inner.place.exports.recall(id, organization))).await
+    }
+
+    async fn keep_export(&self, now: Timestamp, stop: Arc<AtomicBool>) -> Result<(), StoreError> {
+        self.blocking(move |inner| {
+            let (memo, commit) = inner.with(|ledger| Ok((ledger.memo()?, ledger.committed())))?;
+            let header = offline::header(&inner.place.exports, &memo, commit, now);
+            let page = |after| inner.with(|ledger| ledger.scan(after, PAGE_ENTRIES));
+            inner.place.exports.keep(&header, page, &stop)?;
+            inner.with(|ledger| Ok(ledger.mark()))
+        })
+        .await
+    }
+
+    fn exports_kept(&self) -> ExportsKept {
+        let kept = self.inner.place.exports.list();
+        ExportsKept { count: kept.len() as u64, newest: kept.first().map(|kept| kept.header.exported) }
+    }
+
+    async fn export(&self, now: Timestamp, mut out: Box<dyn std::io::Write + Send>) -> Result<u64, StoreError> {
+        self.blocking(move |inner| {
+            let (memo, commit) = inner.with(|ledger| Ok((ledger.memo()?, ledger.committed())))?;
+            let header = offline::header(&inner.place.exports, &memo, commit, now);
+            let page = |after| inner.with(|ledger| ledger.scan(after, PAGE_ENTRIES));
+            let trailer = exports::write(&mut out, &header, page, &AtomicBool::new(false))?;
+            out.flush().map_err(exports::Unusable::from)?;
+            Ok::<u64, StoreError>(trailer.count)
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<Check, StoreError> {
+        self.blocking(move |inner| {
+            let looked = inner.with(|ledger| {
+                // Nothing may change while it is compared.
+                let _writing = lock(&ledger.writing);
+                match offline::check(ledger) {
+                    Err(Failure::Damage(reason)) => Ok(Err(reason)),
+                    other => other.map(Ok),
+                }
+            })?;
+            let found = looked.unwrap_or_else(|reason| {
+                inner.remember_damage(&reason);
+                Check { damage: Some(reason), ..Check::default() }
+            });
+            let exports = offline::check_exports(&inner.place.exports);
+            Ok(Check { commit_expected: found.commit, exports, ..found })
+        })
+        .await
+    }
+
+    async fn mend(&self) -> Result<bool, StoreError> {
+        self.blocking(Inner::mend).await
+    }
+
+    fn openings(&self) -> u64 {
+        self.inner.openings.load(Ordering::Relaxed)
     }
 
     fn decisions(&self) -> Result<Decisions, StoreError> {
@@ -258,7 +364,7 @@ impl StateStore for SledStore {
     }
 
     fn opening(&self) -> Opening {
-        self.inner.opening.clone()
+        lock(&self.inner.opening).clone()
     }
 }
 

@@ -3,7 +3,7 @@
 //! | found                                       | then                                            |
 //! |---------------------------------------------|-------------------------------------------------|
 //! | nothing, and no note beside it              | fresh                                           |
-//! | less than the note beside it says           | tail lost: a sweep is due                       |
+//! | less than the notes beside it say           | tail lost: its entries are only recalled        |
 //! | all of it, after an orderly stop            | clean                                           |
 //! | all of it otherwise                         | unclean: read more of it before it is trusted   |
 //! | damage, another key, or something else      | moved aside, never repaired; a new one is begun |
@@ -14,18 +14,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-
-use siphasher::sip::SipHasher24;
 
 use super::codec::{FORMAT, Failure};
 use super::failure::{disk, from_panic, from_sled};
 use super::ledger::Ledger;
-use super::side::{Note, SideFile};
+use super::side::{Note, SideFile, read_mark};
 use super::verify::verify;
 use crate::ports::{Opening, StoreError};
+use crate::store::exports::{Exports, key_stamp};
 use crate::store::keep::{move_aside, private_directory, sync_directory};
 
 /// A ledger with no more entries than this is read whole at every opening. After an orderly stop a larger one is checked
@@ -47,7 +46,7 @@ const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Ledgers moved aside are never deleted; from this many on, every opening reminds of them.
 const ASIDE_REMINDER: usize = 5;
 
-/// In the state directory: damage that was noticed while running. The next start moves the ledger aside.
+/// In the state directory: damage that was noticed while running. The next cycle or start moves the ledger aside.
 const DAMAGE_NOTICE: &str = "ledger-damaged";
 
 /// Where the ledger lives, and what it must fit.
@@ -59,13 +58,15 @@ pub(super) struct Place {
     pub(super) cache_bytes: u64,
     /// Tells one fingerprint key from another, and nothing about either.
     pub(super) key_stamp: [u8; 8],
+    /// What outlives it.
+    pub(super) exports: Arc<Exports>,
 }
 
 impl Place {
     /// The ledger of a state directory.
     pub(super) fn new(directory: &Path, cache_bytes: u64, key: [u8; 16]) -> Self {
-        let key_stamp = SipHasher24::new_with_key(&key).hash(b"referrald ledger").to_le_bytes();
-        Place { directory: directory.to_owned(), cache_bytes, key_stamp }
+        let exports = Arc::new(Exports::new(directory, &key));
+        Place { directory: directory.to_owned(), cache_bytes, key_stamp: key_stamp(&key), exports }
     }
 
     /// Opens the ledger at the start of a process.
@@ -85,8 +86,8 @@ impl Place {
         Ok((ledger, opening))
     }
 
-    /// Opens the ledger again within a process, after the disk refused something. Damage is left for the next start,
-    /// because what was read in this process is not to be mixed with an empty ledger.
+    /// Opens the ledger again within a process, after the disk refused something. Damage is left for the next cycle,
+    /// because what was read in the one under way is not to be mixed with an empty ledger.
     pub(super) fn reopen(&self) -> Result<Ledger, Failure> {
         let (ledger, opening) = self.attempt()?;
         if let Opening::TailLost { expected, found } = opening {
@@ -95,7 +96,7 @@ impl Place {
         Ok(ledger)
     }
 
-    /// Remembers damage for the next start.
+    /// Remembers damage for the next cycle, or the next start.
     pub(super) fn remember_damage(&self, reason: &str) {
         tracing::error!(directory = %self.directory.display(), "{}", self.told(&Failure::Damage(reason.to_owned())));
         // Without the notice the next start may find the damage by itself.
@@ -113,8 +114,8 @@ impl Place {
             Failure::Locked => StoreError::Locked { directory: self.directory.clone(), pid: None },
             Failure::Damage(reason) => StoreError::Failed {
                 reason: format!(
-                    "{reason} in {directory}/ledger: it is damaged; restart referrald, which moves it aside and \
-                     rebuilds it from both services"
+                    "{reason} in {directory}/ledger: it is damaged; the next cycle moves it aside and rebuilds it from \
+                     both services"
                 ),
             },
             Failure::Panic(reason) => StoreError::Failed {
@@ -130,7 +131,7 @@ impl Place {
     }
 
     /// Moves what is there aside and begins a new ledger.
-    fn replace(&self, reason: String) -> Result<(Ledger, Opening), Failure> {
+    pub(super) fn replace(&self, reason: String) -> Result<(Ledger, Opening), Failure> {
         let to = move_aside(&self.path()).map_err(|error| disk(&error))?;
         self.dismiss_notice()?;
         tracing::error!(moved_to = %to.display(), "the ledger cannot be used ({reason}): rebuilding it from both services");
@@ -145,12 +146,19 @@ impl Place {
         }
     }
 
-    /// Opens what is there, in a thread of its own.
     fn attempt(&self) -> Result<(Ledger, Opening), Failure> {
+        self.apart(Place::begin)
+    }
+
+    /// Does something with what is there, in a thread of its own.
+    pub(super) fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Place) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let (tell, told) = mpsc::sync_channel(1);
         let place = self.clone();
         let opening = move || {
-            let result = catch_unwind(AssertUnwindSafe(|| place.begin()));
+            let result = catch_unwind(AssertUnwindSafe(|| work(&place)));
             // Nobody listens any more when it took too long.
             let _ = tell.send(result.unwrap_or_else(|panic| Err(from_panic(&*panic))));
         };
@@ -163,11 +171,8 @@ impl Place {
 
     /// Opens, checks and begins a session.
     fn begin(&self) -> Result<(Ledger, Opening), Failure> {
-        let (_, note) = SideFile::open(&self.directory).map_err(|error| disk(&error))?;
-        if let Some(newer) = note.filter(|note| note.format > FORMAT) {
-            return Err(Failure::Newer(newer.format));
-        }
         let ledger = self.read()?;
+        let note = self.note()?;
         let mut memo = ledger.memo()?;
         let opening = judge(&ledger, note, memo.is_stopped_cleanly);
         if ledger.key_stamp()?.is_some_and(|stamp| stamp != self.key_stamp) {
@@ -178,12 +183,43 @@ impl Place {
         }
         memo.is_stopped_cleanly = false;
         memo.is_sweep_due |= opening != Opening::Clean;
+        if ledger.is_new() {
+            // What was stamped before the ledger was lost still says whether this is the organization it was.
+            let newest = self.exports.organizations();
+            (memo.crm_organization, memo.partner_organization) = newest.unwrap_or_default();
+        }
+        if let Opening::TailLost { found, .. } = opening {
+            // In the memo, so that it is done whoever opens the ledger first.
+            memo.lead_reading = Some(None);
+            memo.sweep = None;
+            if found > 0 {
+                tracing::warn!(
+                    "the ledger is older than what was done since: its entries are compared with both services"
+                );
+                ledger.age(jiff::Timestamp::now().into())?;
+            }
+        }
         ledger.begin(note.unwrap_or_default().commit, self.key_stamp, &memo)?;
         sync_directory(&self.path()).and_then(|()| sync_directory(&self.directory)).map_err(|error| disk(&error))?;
         Ok((ledger, opening))
     }
 
-    fn read(&self) -> Result<Ledger, Failure> {
+    /// How far the ledger had come, by the note beside it and by the mark in `keep/`.
+    pub(super) fn note(&self) -> Result<Option<Note>, Failure> {
+        let (_, note) = SideFile::open(&self.directory).map_err(|error| disk(&error))?;
+        let mark = read_mark(&self.directory);
+        Ok(match note {
+            Some(note) => Some(Note { commit: note.commit.max(mark), ..note }),
+            None if mark > 0 => Some(Note { format: FORMAT, commit: mark }),
+            None => None,
+        })
+    }
+
+    /// Opens the trees; begins nothing.
+    pub(super) fn read(&self) -> Result<Ledger, Failure> {
+        if let Some(newer) = self.note()?.filter(|note| note.format > FORMAT) {
+            return Err(Failure::Newer(newer.format));
+        }
         let (side, _) = SideFile::open(&self.directory).map_err(|error| disk(&error))?;
         let path = self.path();
         if fs::metadata(&path).is_ok_and(|found| !found.is_dir()) {
@@ -199,10 +235,10 @@ impl Place {
                 opened => break opened?,
             }
         };
-        Ledger::new(db, &path, side)
+        Ledger::new(db, &self.directory, &path, side)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.join("ledger")
     }
 

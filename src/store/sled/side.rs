@@ -60,6 +60,27 @@ fn parse(text: &str) -> Option<Note> {
     (print(note).trim_end() == line).then_some(note)
 }
 
+/// Name of the mark in `keep/`: how far the ledger had come at some time not long ago. The note beside the ledger may be
+/// put back together with an old ledger; the mark is not, when `keep/` stays.
+const MARK: &str = "ledger-mark";
+
+/// Commits between two marks: cheap enough, and often enough to recognise the copy of a ledger that is hours old.
+pub(super) const MARK_EVERY: u64 = 256;
+
+/// Reads the mark; 0 when there is none or it cannot be understood.
+pub(super) fn read_mark(state_directory: &Path) -> u64 {
+    let text = std::fs::read_to_string(state_directory.join("keep").join(MARK)).unwrap_or_default();
+    parse(&text).map_or(0, |note| note.commit)
+}
+
+/// Writes the mark. That it cannot be written is no reason to stop: it only ever guards against people.
+pub(super) fn write_mark(state_directory: &Path, note: Note) {
+    let path = state_directory.join("keep").join(MARK);
+    if let Err(error) = crate::store::keep::write_private(&path, print(note).as_bytes()) {
+        tracing::warn!("the mark of the ledger could not be written: {error}");
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

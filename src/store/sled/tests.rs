@@ -24,6 +24,7 @@ use crate::ports::{Batch, HistoryLine, Memo, Opening, StateStore, StoreError};
 use crate::store::contract::{
     action, assert_agrees, entry, full_entry, full_memo, linked, random_batch, referral, seconds, trouble,
 };
+use crate::store::lock;
 
 const CACHE_BYTES: u64 = 1 << 20;
 
@@ -321,7 +322,7 @@ async fn a_value_damaged_under_sled_is_an_error_and_remembered() {
         })
         .unwrap();
     let error = store.get(spread(3)).unwrap_err().to_string();
-    assert!(error.contains("wrong checksum") && error.contains("restart referrald"), "{error}");
+    assert!(error.contains("wrong checksum") && error.contains("the next cycle moves it aside"), "{error}");
     assert_eq!(store.get(spread(4)), Ok(Some(filled(4))), "the others can still be read");
     assert!(store.record(Batch { entries: vec![(spread(3), None)], ..Batch::default() }).await.is_err());
     stop(store).await;
@@ -330,6 +331,126 @@ async fn a_value_damaged_under_sled_is_an_error_and_remembered() {
     assert!(reason.contains("wrong checksum"), "{reason}");
     drop(store);
     assert_eq!(open(directory.path()).opening(), Opening::Unclean, "told once");
+}
+
+#[tokio::test]
+async fn damage_found_while_running_is_mended_without_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    fill(&store, 10).await;
+    assert_eq!(store.mend().await, Ok(false), "nothing is damaged");
+    let damage = |ledger: &super::ledger::Ledger| {
+        ledger.tree(Name::Entries).insert([0xff; 16], b"no bucket").unwrap();
+        Ok(())
+    };
+    store.inner.with(damage).unwrap();
+    assert!(store.scan(None, 100).is_err());
+    assert!(store.check().await.unwrap().damage.is_some());
+    let commit = store.intend(vec![]).await.unwrap_or_default();
+    assert_eq!(store.mend().await, Ok(true));
+    assert!(matches!(store.opening(), Opening::MovedAside { .. }), "{:?}", store.opening());
+    assert_eq!((all(&store), moved_aside(directory.path()).len()), (BTreeMap::new(), 1));
+    assert!(store.memo().unwrap().is_sweep_due && store.memo().unwrap().lead_reading == Some(None));
+    assert!(store.intend(vec![]).await.unwrap() > commit, "a number is never given twice");
+    fill(&store, 5).await;
+    assert_eq!(store.mend().await, Ok(false), "mended once");
+    stop(store).await;
+    assert_eq!(open(directory.path()).opening(), Opening::Clean, "and the next start finds nothing");
+}
+
+#[tokio::test]
+async fn a_cycle_after_damage_rebuilds_the_ledger_in_the_same_process() {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use crate::cycle::Budget;
+    use crate::daemon::{Engine, Reconciler};
+    use crate::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
+
+    let directory = tempfile::tempdir().unwrap();
+    let clock = SimClock::paused(seconds(1_795_000_000));
+    let mut world = World::new(3, clock.clone(), Default::default());
+    world.populate(3, 20);
+    let world = Arc::new(Mutex::new(world));
+    let store = Arc::new(open(directory.path()));
+    let mut settings = crate::config::Settings::defaults();
+    settings.writes = crate::plan::settings::Writes::Both;
+    let ports = crate::ports::Ports {
+        portal: Arc::new(DirectPortal::new(world.clone())),
+        crm: Arc::new(DirectCrm::new(world.clone(), DirectCrmSettings::default())),
+        store: store.clone(),
+        clock: Arc::new(clock.clone()),
+    };
+    let engine = Reconciler::new(ports, settings, Vec::new(), None);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let cycles = async |count: usize| {
+        let mut failures = 0;
+        for _ in 0..count {
+            failures += usize::from(engine.cycle(Budget::Unlimited, &stop).await.is_err());
+            clock.advance(Duration::from_secs(61));
+        }
+        failures
+    };
+    assert_eq!(cycles(3).await, 0);
+    let entries = all(&store).len();
+    let writes = || world.lock().unwrap().journal.writes().count();
+    let before = writes();
+    store
+        .inner
+        .with(|ledger| {
+            ledger.tree(Name::Entries).insert([0xff; 16], b"no bucket").unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert!(store.scan(None, 1000).is_err());
+    assert_eq!(cycles(3).await, 0);
+    assert_eq!((all(&store).len(), writes()), (entries, before), "rebuilt, and nothing had to be written");
+    assert!(matches!(store.opening(), Opening::MovedAside { .. }));
+    assert!(engine.status().await.unwrap().opening.unwrap().contains("moved"));
+}
+
+#[tokio::test]
+async fn a_ledger_that_breaks_again_and_again_counts_as_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for _ in 0..2 {
+        let broken = store.inner.with(|_| -> Result<(), Failure> { panic!("a page that is no page") });
+        assert!(broken.is_err());
+        assert_eq!(store.inner.with(|_| Ok(())).is_ok(), lock(&store.inner.damage).is_none());
+    }
+    assert_eq!(store.mend().await, Ok(true));
+    fill(&store, 3).await;
+}
+
+#[tokio::test]
+async fn yesterdays_ledger_is_recognised_and_only_recalled() {
+    for is_note_put_back in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        fill(&store, 40).await;
+        store.intend(vec![action(1)]).await.unwrap();
+        stop(store).await;
+        let yesterday = copied(directory.path());
+        let store = open(directory.path());
+        fill(&store, 60).await;
+        stop(store).await;
+        fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+        fs::rename(yesterday.path().join("ledger"), directory.path().join("ledger")).unwrap();
+        if is_note_put_back {
+            fs::copy(yesterday.path().join("ledger-commit"), directory.path().join("ledger-commit")).unwrap();
+        }
+        let store = open(directory.path());
+        assert!(matches!(store.opening(), Opening::TailLost { found, .. } if found > 0), "{:?}", store.opening());
+        assert_eq!(recalled(all(&store)), recalled(expected(40)));
+        assert!(all(&store).values().all(|entry| entry.outcome.is_none() && entry.trouble.is_none()));
+        assert_eq!(store.intents().unwrap(), [], "what came of them is not known any more");
+        let memo = store.memo().unwrap();
+        assert!(memo.is_sweep_due && memo.lead_reading == Some(None));
+        drop(store);
+        // Whoever opened it first, the next one still reads everything.
+        let memo = open(directory.path()).memo().unwrap();
+        assert!(memo.is_sweep_due && memo.lead_reading == Some(None));
+    }
 }
 
 #[tokio::test]
@@ -455,6 +576,11 @@ async fn survive(whole: &Path, count: u128, damage: impl FnOnce(&fs::File), when
     check_survivor(&store, count, when).await
 }
 
+/// The entries of a ledger that is older than what was done since.
+fn recalled(entries: BTreeMap<ReferralId, Entry>) -> BTreeMap<ReferralId, Entry> {
+    entries.into_iter().map(|(id, entry)| (id, entry.recalled(seconds(1)))).collect()
+}
+
 async fn check_survivor(store: &SledStore, count: u128, when: &str) -> &'static str {
     let found = match store.opening() {
         Opening::Clean | Opening::Unclean => {
@@ -462,8 +588,9 @@ async fn check_survivor(store: &SledStore, count: u128, when: &str) -> &'static 
             "intact"
         }
         Opening::TailLost { .. } => {
-            let whole = expected(count);
-            assert!(all(store).iter().all(|(id, entry)| whole.get(id) == Some(entry)), "{when}: not what was written");
+            let whole = recalled(expected(count));
+            let found = recalled(all(store));
+            assert!(found.iter().all(|(id, entry)| whole.get(id) == Some(entry)), "{when}: not what was written");
             "tail lost"
         }
         Opening::MovedAside { .. } => {

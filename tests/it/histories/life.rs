@@ -39,6 +39,8 @@ pub struct History {
 
 /// The work budget of a cycle, as by default.
 const BUDGET: Budget = Budget::Work(Duration::from_secs(30));
+/// Every so many rounds it is night: everything is swept, and an export may follow.
+const NIGHT_EVERY: usize = 9;
 /// Cycles at rest that must write nothing.
 const CYCLES_AT_REST: usize = 5;
 
@@ -137,6 +139,9 @@ impl Life {
                 self.script.restarts.iter().filter(|(at, _)| *at == round).map(|(_, ending)| *ending).collect();
             for ending in &endings {
                 self.end(*ending).await;
+            }
+            if round % NIGHT_EVERY == NIGHT_EVERY / 2 {
+                self.engine.ask_for_sweep();
             }
             self.cycle().await;
             self.operator().await;
