@@ -41,7 +41,7 @@ impl Pass<'_> {
         let mut entries = Vec::new();
         let mut queue = Vec::new();
         for (row, mut plan) in planned {
-            if plan.vanished.is_some() && !self.released.contains(&ActionKind::Disqualify) && !self.is_vanish_judged {
+            if plan.vanished.is_some() && !self.is_vanish_judged {
                 self.vanished.push((row, plan));
                 continue;
             }
@@ -98,9 +98,12 @@ impl Pass<'_> {
     }
 
     /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
-    pub(super) async fn braked(&mut self) -> Result<(), CycleError> {
+    /// Vanished leads are judged when the last page of the pass is planned: they are in no hurry.
+    pub(super) async fn braked(&mut self, is_last: bool) -> Result<(), CycleError> {
         let mut held = Vec::new();
-        self.judge_vanished().await?;
+        if is_last {
+            self.judge_vanished().await?;
+        }
         self.judge_old_outcomes().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
             let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
@@ -110,6 +113,11 @@ impl Pass<'_> {
             let is_irreversible = matches!(brake.kind, ActionKind::Accept | ActionKind::Close);
             if is_irreversible && !self.may_send_irreversible() {
                 held.extend(mine);
+                continue;
+            }
+            // Nothing planned proves nothing while not everything was looked at.
+            let is_whole = self.down.is_empty() && !self.is_incomplete && self.has_time();
+            if mine.is_empty() && !is_whole {
                 continue;
             }
             let window = self.window(brake.kind);
@@ -197,6 +205,7 @@ impl Pass<'_> {
             }
             None => {
                 self.unlatch(VANISHED_BRAKE);
+                self.consume(&brakes::digest_vanished(&ids));
                 self.is_vanish_judged = true;
                 let acted = self.act(rows).await;
                 self.is_vanish_judged = false;
@@ -253,7 +262,9 @@ impl Pass<'_> {
         match kind {
             ActionKind::Close => self.decisions.closings.clone(),
             ActionKind::Accept => self.decisions.acceptances.clone(),
-            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => Vec::new(),
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => {
+                vec![self.ports.clock.now(); self.attempted.get(&kind).copied().unwrap_or(0)]
+            }
         }
     }
 
@@ -307,6 +318,7 @@ impl Pass<'_> {
                 return Ok(());
             }
             self.allow();
+            self.keep_decisions().await?; // Latches and used approvals first.
             let again = self.send_batch(batch).await?;
             queue = again;
             queue.extend(waiting);
@@ -445,7 +457,7 @@ impl Pass<'_> {
         let now = self.ports.clock.now();
         let (mut queue, mut entries) = (Vec::new(), Vec::new());
         for ready in rows {
-            let Ready { row, conflicts, steps, .. } = ready;
+            let Ready { row, action: before_action, conflicts, steps, .. } = ready;
             let id = row.id;
             let before = row.entry.clone();
             let Some((row, mut plan)) = self.plan_rows(vec![row]).await?.pop() else {
@@ -475,7 +487,7 @@ impl Pass<'_> {
             };
             if conflicts > CONFLICTS_MAX || steps > STEPS_MAX {
                 self.report.pending += 1;
-            } else if self.is_braked(action.kind()) {
+            } else if self.is_braked(action.kind()) || is_another_step(&before_action, &action) {
                 self.deferred.push((row, plan));
             } else {
                 let is_urgent = plan.urgency.is_urgent();
@@ -513,6 +525,16 @@ impl Pass<'_> {
         );
         let latch = crate::ports::LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
         self.latch(OLD_OUTCOMES, latch);
+    }
+}
+
+/// A closing that became another closing is not the one that a brake let pass.
+fn is_another_step(before: &Action, now: &Action) -> bool {
+    match (before, now) {
+        (Action::Patch { step: before @ Step::Close(_), .. }, Action::Patch { step: now @ Step::Close(_), .. }) => {
+            before != now
+        }
+        (_, _) => false,
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod brakes;
 mod budgets;
 mod columns;
 mod command_line;
