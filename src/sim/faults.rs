@@ -14,8 +14,8 @@ use super::entra::Entra;
 use super::exchange::{Answer, Delivery, Request, Service};
 use super::journal::Event;
 use super::referrals::Referrals;
-use crate::model::Timestamp;
 use super::world::{Turn, throttled};
+use crate::model::Timestamp;
 
 /// A class of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
