@@ -2,18 +2,24 @@
 //!
 //! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_SEED=n` replays one with its full log.
 
+mod discretion;
+mod frail;
 pub mod judge;
 mod life;
+mod planted;
+mod promises;
 mod script;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use life::History;
+use planted::Plant;
+use referrald::sim::faults::CLASSES;
 use script::Script;
 
 /// Seeds of one test run; about three minutes on two cores.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 2_000;
 
 /// Failures printed in full; more of them say little that is new.
 const FAILURES_MAX: usize = 12;
@@ -23,14 +29,14 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Lives one history on a runtime of its own.
-fn live(seed: u64) -> History {
+fn live(script: Script) -> History {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(life::live(Script::new(seed)))
+    runtime.block_on(life::live(script))
 }
 
 /// As [`live`], but a panic is a failure of that seed and not the end of all others.
-fn outlive(seed: u64) -> History {
-    std::panic::catch_unwind(|| live(seed)).unwrap_or_else(|panic| {
+fn outlive(script: Script) -> History {
+    std::panic::catch_unwind(|| live(script)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         History { found: vec![format!("panicked: {text}")], ..History::default() }
@@ -44,7 +50,7 @@ fn replay(seed: u64) -> String {
 #[test]
 fn every_promise_is_kept_in_every_history() {
     if let Some(seed) = number("REFERRALD_HISTORY_SEED") {
-        let history = live(seed);
+        let history = live(Script::new(seed));
         println!("{:#?}", Script::new(seed));
         history.log.iter().for_each(|line| println!("{line}"));
         assert!(history.found.is_empty(), "seed {seed}:\n{}\n{}", history.found.join("\n"), replay(seed));
@@ -61,7 +67,7 @@ fn every_promise_is_kept_in_every_history() {
                     if seed >= from + seeds {
                         return;
                     }
-                    let history = outlive(seed);
+                    let history = outlive(Script::new(seed));
                     if !history.found.is_empty() {
                         failures.lock().unwrap().push((seed, history.found));
                     }
@@ -82,17 +88,77 @@ fn every_promise_is_kept_in_every_history() {
 #[test]
 fn the_same_seed_writes_the_same_log() {
     for seed in [3, 4, 9] {
-        let (one, two) = (live(seed), live(seed));
+        let (one, two) = (live(Script::new(seed)), live(Script::new(seed)));
         assert!(one.log.len() > 200, "seed {seed} has a log");
         assert_eq!(one.log, two.log, "seed {seed}");
     }
-    assert_ne!(live(3).log, live(4).log);
+    assert_ne!(live(Script::new(3)).log, live(Script::new(4)).log);
+}
+
+/// Every promise, a defect that breaks it, and what the judge says then.
+const PLANTED: [(Plant, &str); 17] = [
+    (Plant::RandomLeadIds, "P1:"),
+    (Plant::FindsNothing, "P1:"),
+    (Plant::OverlooksReferral, "is not known"),
+    (Plant::SwallowsPatches, "does not know its lead"),
+    (Plant::DoublesUpdates, "P3:"),
+    (Plant::DoublesPatches, "P3:"),
+    (Plant::ClosesWhatVanished, "P4:"),
+    (Plant::ClosesEarly, "P4:"),
+    (Plant::NeverReadsFresh, "P5:"),
+    (Plant::MatchesAnything, "without a condition"),
+    (Plant::DropsConditions, "without a condition"),
+    (Plant::WritesUnmapped, "revenue"),
+    (Plant::OverwritesSellers, "P6:"),
+    (Plant::NeverComesBack, "a side is down"),
+    (Plant::TellsNames, "P9:"),
+    (Plant::IgnoresRetryAfter, "Retry-After"),
+    (Plant::RacesItself, "P10:"),
+];
+
+/// Seeds in which a planted defect must be found.
+const PLANTED_SEEDS: u64 = 1_000;
+
+#[test]
+fn every_planted_defect_is_found() {
+    let next = AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((plant, words)) = PLANTED.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let is_found = |seed: &u64| {
+                        let history = outlive(Script { plant: Some(*plant), ..Script::new(*seed) });
+                        history.found.iter().any(|line| line.contains(words))
+                    };
+                    match (0..PLANTED_SEEDS).find(is_found) {
+                        Some(seed) => println!("{plant:?} is found by seed {seed}"),
+                        None => missed.lock().unwrap().push(*plant),
+                    }
+                }
+            });
+        }
+    });
+    assert!(missed.lock().unwrap().is_empty(), "never found: {missed:?}");
+}
+
+#[test]
+fn every_kind_of_trouble_comes_about() {
+    let mut played = std::collections::BTreeSet::new();
+    for seed in 0..SEEDS {
+        played.extend(live(Script::new(seed)).played.into_keys());
+        if played.len() == CLASSES.len() {
+            return;
+        }
+    }
+    panic!("only {played:?}");
 }
 
 #[test]
 fn a_history_has_what_a_history_must_have() {
     for seed in 0..8 {
-        let history = live(seed);
+        let history = live(Script::new(seed));
         assert!(history.referrals >= 20, "seed {seed}: {} referrals", history.referrals);
         assert!(history.edits >= 200, "seed {seed}: {} edits", history.edits);
         assert!(history.fault_classes >= 4, "seed {seed}: {} fault classes", history.fault_classes);

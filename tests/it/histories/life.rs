@@ -1,7 +1,8 @@
 //! One history: people and the daemon take turns, then all is calm and the judge comes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
@@ -13,6 +14,7 @@ use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionRequest, Detail, Engine, Reconciler, Which};
 use referrald::model::{ReferralId, Timestamp};
 use referrald::ports::{Ports, StateStore};
+use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
 use referrald::sim::{Checker, DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
 use referrald::store::{MemoryStore, SledStore};
@@ -20,8 +22,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::judge;
-use super::script::{Ending, Script};
+use super::frail::Frail;
+use super::planted::{PlantedCrm, PlantedPortal, Yard};
+use super::script::{Change, Ending, SchemaChange, Script};
+use super::{discretion, judge, promises, script};
 
 /// What one history gave.
 #[derive(Debug, Default)]
@@ -35,12 +39,16 @@ pub struct History {
     pub fault_classes: usize,
     pub restarts: u64,
     pub has_lost_ledger: bool,
+    /// Faults that were really played, how often.
+    pub played: BTreeMap<&'static str, u64>,
 }
 
 /// The work budget of a cycle, as by default.
 const BUDGET: Budget = Budget::Work(Duration::from_secs(30));
 /// Every so many rounds it is night: everything is swept, and an export may follow.
 const NIGHT_EVERY: usize = 9;
+/// Edits between two cycles.
+const EDITS_PER_ROUND: usize = 8;
 /// Cycles at rest that must write nothing.
 const CYCLES_AT_REST: usize = 5;
 
@@ -57,6 +65,12 @@ struct Life {
     ledger: Ledger,
     engine: Arc<Reconciler>,
     ports: Ports,
+    frail: Arc<Frail>,
+    yard: Arc<Yard>,
+    /// The ledger as it was some rounds ago.
+    earlier: Option<Arc<MemoryStore>>,
+    round: usize,
+    leads_only_until: Option<Timestamp>,
     rng: ChaCha8Rng,
     edited_companies: BTreeSet<Uuid>,
     history: History,
@@ -75,23 +89,44 @@ pub async fn live(script: Script) -> History {
     };
     let rng = ChaCha8Rng::seed_from_u64(script.seed);
     let mut ledger = ledger;
-    let (engine, ports) = engine(&script, &world, &clock, &mut ledger);
-    let history = History::default();
-    let mut life =
-        Life { script, world, clock, ledger, engine, ports, rng, edited_companies: BTreeSet::new(), history };
+    let yard = Yard::new(script.plant, Arc::clone(&world));
+    let (engine, ports, frail) = engine(&script, 0, &yard, &clock, &mut ledger);
+    let mut life = Life {
+        leads_only_until: (script.writes_both_from() > 0).then(|| Timestamp::from_millis(i64::MAX)),
+        script,
+        world,
+        clock,
+        ledger,
+        engine,
+        ports,
+        frail,
+        yard,
+        earlier: None,
+        round: 0,
+        rng,
+        edited_companies: BTreeSet::new(),
+        history: History::default(),
+    };
+    // What the program says is listened to in some histories: it costs time.
+    let listens = life.script.seed % 8 == 3 || life.script.plant.is_some();
+    let heard = discretion::Heard::default();
+    let ear = listens.then(|| tracing::subscriber::set_default(heard.subscriber()));
     life.trouble().await;
     life.calm().await;
     life.rest().await;
-    life.judge();
+    drop(ear);
+    life.judge(&heard);
     life.history
 }
 
 fn engine(
     script: &Script,
-    world: &Arc<Mutex<World>>,
+    round: usize,
+    yard: &Arc<Yard>,
     clock: &SimClock,
     ledger: &mut Ledger,
-) -> (Arc<Reconciler>, Ports) {
+) -> (Arc<Reconciler>, Ports, Arc<Frail>) {
+    let world = &yard.world;
     let store: Arc<dyn StateStore> = match ledger {
         Ledger::Memory(store) => store.clone(),
         Ledger::Sled(directory, open) => {
@@ -101,19 +136,20 @@ fn engine(
             store
         }
     };
-    let settings = script.settings();
+    let settings = script.settings(round);
+    let frail = Arc::new(Frail::new(store));
     let crm = DirectCrmSettings {
         is_keyed: script.is_keyed,
         referral_column: settings.referral_id_column.clone(),
         ..DirectCrmSettings::default()
     };
     let ports = Ports {
-        portal: Arc::new(DirectPortal::new(world.clone())),
-        crm: Arc::new(DirectCrm::new(world.clone(), crm)),
-        store,
+        portal: Arc::new(PlantedPortal { inner: DirectPortal::new(world.clone()), yard: Arc::clone(yard) }),
+        crm: Arc::new(PlantedCrm { inner: DirectCrm::new(world.clone(), crm), yard: Arc::clone(yard) }),
+        store: frail.clone(),
         clock: Arc::new(clock.clone()),
     };
-    (Arc::new(Reconciler::new(ports.clone(), settings, Vec::new(), None)), ports)
+    (Arc::new(Reconciler::new(ports.clone(), settings, Vec::new(), None)), ports, frail)
 }
 
 impl Life {
@@ -134,7 +170,14 @@ impl Life {
 
     async fn trouble(&mut self) {
         for round in 0..self.script.rounds {
+            self.round = round;
+            self.overnight();
             self.people();
+            if let Ledger::Memory(store) = &self.ledger
+                && round % 5 == 2
+            {
+                self.earlier = Some(Arc::new(store.restarted(false)));
+            }
             let endings: Vec<Ending> =
                 self.script.restarts.iter().filter(|(at, _)| *at == round).map(|(_, ending)| *ending).collect();
             for ending in &endings {
@@ -143,24 +186,43 @@ impl Life {
             if round % NIGHT_EVERY == NIGHT_EVERY / 2 {
                 self.engine.ask_for_sweep();
             }
+            for (_, change) in self.script.changes.clone().into_iter().filter(|(at, _)| *at == round) {
+                self.say(format!("the configuration changes: {change:?}"));
+                if change == Change::WritesBoth {
+                    self.leads_only_until = Some(self.clock.at());
+                }
+                self.end(Ending::Kill).await;
+            }
+            if let Some((_, healthy, failing)) = self.script.full_disks.iter().find(|(at, ..)| *at == round) {
+                self.frail.fill_up(*healthy, *failing);
+            }
             self.cycle().await;
+            self.frail.fill_up(0, 0);
             self.operator().await;
         }
         let referrals = self.world().portal.len();
         self.history.referrals = referrals;
         self.history.fault_classes = self.script.faults.len();
+        let played = self.world().faults.played().iter().map(|(class, count)| (class.name(), *count)).collect();
+        self.history.played = played;
     }
 
     /// A few edits on both sides, some minutes or hours apart.
     fn people(&mut self) {
-        for _ in 0..6 {
+        for _ in 0..EDITS_PER_ROUND {
             let pause = match self.rng.random_range(0..40) {
                 0 => self.rng.random_range(3_600..14_400),
                 1..=20 => self.rng.random_range(1..60),
                 _ => self.rng.random_range(60..400),
             };
             self.clock.advance(Duration::from_secs(pause));
-            let mut rng = self.rng.clone();
+            let number = self.history.edits;
+            self.history.edits += 1;
+            // Each edit has a chance of its own, so that one can be left out without changing the others.
+            let mut rng = ChaCha8Rng::seed_from_u64(self.script.seed.wrapping_mul(0x9e37_79b9) ^ number);
+            if self.script.muted.iter().any(|muted| muted.contains(&number)) {
+                continue;
+            }
             let is_old_flow = self.script.has_old_flow && rng.random_bool(0.03);
             let (what, subject) = {
                 let mut world = self.world.lock().unwrap();
@@ -170,11 +232,9 @@ impl Life {
                 }
                 (edit.what, edit.subject)
             };
-            self.rng = rng;
             if what == "a seller renamed the company of" {
                 self.edited_companies.insert(subject);
             }
-            self.history.edits += 1;
             self.say(format!("{what} {subject}"));
         }
         self.clock.advance(Duration::from_secs(61));
@@ -183,7 +243,13 @@ impl Life {
     async fn cycle(&mut self) -> Report {
         let stop = CancellationToken::new();
         let before = self.world().journal.records().len();
-        let report = self.engine.cycle(BUDGET, &stop).await.unwrap();
+        let report = match self.engine.cycle(BUDGET, &stop).await {
+            Ok(report) => report,
+            Err(error) => {
+                self.say(format!("the cycle ended early: {error}"));
+                Report::default()
+            }
+        };
         self.note(&report, before);
         report
     }
@@ -242,8 +308,11 @@ impl Life {
     }
 
     async fn decide(&mut self, request: DecisionRequest) {
-        let answer = self.engine.decide(request.clone()).await.unwrap();
-        self.say(format!("operator {request:?}: {}", answer.text));
+        let text = match self.engine.decide(request.clone()).await {
+            Ok(answer) => answer.text,
+            Err(error) => format!("failed: {error}"),
+        };
+        self.say(format!("operator {request:?}: {text}"));
     }
 
     /// Approves every latched set; `false` when there is none.
@@ -263,8 +332,8 @@ impl Life {
         self.history.restarts += 1;
         match ending {
             Ending::Stop => self.engine.shutdown().await,
-            Ending::Kill => {}
-            Ending::Crash(steps) | Ending::Loss(steps) => {
+            Ending::Kill | Ending::Flip(_) => {}
+            Ending::Crash(steps) | Ending::Loss(steps) | Ending::Torn(steps) => {
                 let before = self.world().journal.records().len();
                 let engine = self.engine.clone();
                 let stop = CancellationToken::new();
@@ -278,27 +347,37 @@ impl Life {
                 }
             }
         }
-        let is_lost = matches!(ending, Ending::Loss(_));
-        self.history.has_lost_ledger |= is_lost;
+        let earlier = self.earlier.take().filter(|_| matches!(ending, Ending::Torn(_)));
+        let is_lost = matches!(ending, Ending::Loss(_) | Ending::Flip(_));
+        self.history.has_lost_ledger |= is_lost || matches!(ending, Ending::Torn(_));
         let nothing = Arc::new(MemoryStore::new([0; 16]));
         match &mut self.ledger {
-            Ledger::Memory(store) => *store = Arc::new(store.restarted(is_lost)),
+            Ledger::Memory(store) => {
+                *store = Arc::new(match earlier {
+                    Some(earlier) => store.rolled_back(&earlier),
+                    None => store.restarted(is_lost),
+                });
+            }
             Ledger::Sled(directory, store) => {
                 // Sled lets its files go when the last handle does.
-                (self.engine, self.ports) =
-                    engine(&self.script, &self.world, &self.clock, &mut Ledger::Memory(nothing));
+                (self.engine, self.ports, self.frail) =
+                    engine(&self.script, self.round, &self.yard, &self.clock, &mut Ledger::Memory(nothing));
                 *store = None;
-                if is_lost {
+                if let Ending::Flip(place) = ending {
+                    flip(&directory.path().join("ledger"), place);
+                } else if is_lost {
                     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
                 }
             }
         }
-        (self.engine, self.ports) = engine(&self.script, &self.world, &self.clock, &mut self.ledger);
+        (self.engine, self.ports, self.frail) =
+            engine(&self.script, self.round, &self.yard, &self.clock, &mut self.ledger);
     }
 
     /// Trouble ends; time passes until everything that waits has had its time.
     async fn calm(&mut self) {
         self.world().faults.calm();
+        self.frail.fill_up(0, 0);
         self.say("calm");
         self.decide(DecisionRequest::Release { which: Which::All, group: None, take: None }).await;
         for pause in [3_700, 3_700, 4 * 3_600, 4 * 3_600] {
@@ -353,7 +432,20 @@ impl Life {
         }
     }
 
-    fn judge(&mut self) {
+    /// An administrator changes the lead table, and a day goes by.
+    fn overnight(&mut self) {
+        let Some((_, change)) = self.script.schema_change.filter(|(at, _)| *at == self.round) else { return };
+        self.say(format!("overnight: {change:?}"));
+        let crm = &mut self.world.lock().unwrap().crm;
+        match change {
+            SchemaChange::OptionRemoved => crm.remove_option(Table::Lead, "leadsourcecode", 4),
+            SchemaChange::ColumnRemoved => crm.remove_column(Table::Lead, "numberofemployees"),
+            SchemaChange::TextShortened => crm.shorten(Table::Lead, "companyname", 50),
+        }
+        self.clock.advance(Duration::from_secs(25 * 3_600));
+    }
+
+    fn judge(&mut self, heard: &discretion::Heard) {
         let checker = Checker {
             may_recreate: self.script.may_recreate,
             may_forget_foreign: self.history.has_lost_ledger && !self.script.is_keyed,
@@ -366,10 +458,22 @@ impl Life {
             let edited = has_memory.then_some(&self.edited_companies);
             found.extend(judge::agreement(&world, self.store().as_ref(), edited));
             let writes = world.journal.writes().count() as u64;
+            let upheavals = self.script.upheavals();
             let allowed = self.history.edits + 3 * world.portal.len() as u64;
             if writes > allowed {
                 found.push(format!("{writes} writes for {} edits", self.history.edits));
             }
+            let terms = promises::Terms {
+                settle: Duration::from_secs(600),
+                settle_lost: Duration::from_secs(7_200),
+                referral_column: self.script.has_column.then_some(script::COLUMN),
+                is_derived: !self.script.is_keyed,
+                leads_only_until: self.leads_only_until,
+                upheavals,
+            };
+            found.extend(promises::broken(&world, &terms));
+            found.extend(self.yard.found());
+            found.extend(discretion::told(&world, self.store().as_ref(), heard, &self.history.log));
             found
         };
         for line in &found {
@@ -377,6 +481,27 @@ impl Life {
         }
         self.history.found.extend(found);
     }
+}
+
+/// Turns one bit of the biggest file.
+fn flip(directory: &Path, place: u64) {
+    let mut files: Vec<_> = walk(directory);
+    files.sort();
+    let Some(path) = files.into_iter().max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())) else {
+        return;
+    };
+    let mut bytes = std::fs::read(&path).unwrap();
+    if bytes.is_empty() {
+        return;
+    }
+    let at = usize::try_from(place % bytes.len() as u64).unwrap();
+    bytes[at] ^= 1 << (place % 8);
+    std::fs::write(&path, bytes).unwrap();
+}
+
+fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 /// Polls a future so many times and drops it if that was not enough: what a crash does.

@@ -1,18 +1,23 @@
 //! What a seed decides before a history begins.
 
+use std::ops::Range;
+
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use referrald::config::{HumanDuration, Settings};
 use referrald::crm::dataverse::settings::Identity;
-use referrald::plan::settings::{OnLeadDeleted, OnReferralClosed, Writes};
+use referrald::plan::settings::{FieldOwner, OnLeadDeleted, OnReferralClosed, Writes};
 use referrald::sim::faults::{CLASSES, Class};
 use referrald::sim::world::{ClosedLeads, Options, Paging};
 
-const COLUMN: &str = "new_referralid";
+use super::planted::Plant;
+
+/// The custom column with the referral id.
+pub const COLUMN: &str = "new_referralid";
 
 /// Everything a seed decides.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Script {
     pub seed: u64,
     /// Referrals there are at the beginning.
@@ -35,6 +40,40 @@ pub struct Script {
     pub paging: Paging,
     /// The flow this product replaces still makes leads now and then.
     pub has_old_flow: bool,
+    /// Rounds in which the ledger's disk is full, from which write of the cycle on, and for how many.
+    pub full_disks: Vec<(usize, u32, u32)>,
+    /// Rounds before which the program is started with another configuration.
+    pub changes: Vec<(usize, Change)>,
+    /// Overnight, before this round, an administrator changes the lead table.
+    pub schema_change: Option<(usize, SchemaChange)>,
+    /// Edits that are left out: only when a failing history is made smaller.
+    pub muted: Vec<Range<u64>>,
+    /// A defect between the program and the world, to see whether it is found.
+    pub plant: Option<Plant>,
+}
+
+/// A change of the configuration; it takes a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `writes` was "leads-only" from the beginning and becomes "both".
+    WritesBoth,
+    /// Only customers in two countries are linked.
+    Filter,
+    /// And no filter any more.
+    NoFilter,
+    /// The lead owns the closing date.
+    DateOwnedByLead,
+}
+
+/// What an administrator does to the lead table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// The option that says "Partner" goes.
+    OptionRemoved,
+    /// An optional column goes.
+    ColumnRemoved,
+    /// The company's name becomes shorter.
+    TextShortened,
 }
 
 /// How a process ends.
@@ -48,18 +87,27 @@ pub enum Ending {
     Crash(u32),
     /// In the middle of a cycle, and the ledger is gone.
     Loss(u32),
+    /// In the middle of a cycle, and what was written since some rounds ago is gone.
+    Torn(u32),
+    /// Between two cycles, and one bit of the ledger is another one.
+    Flip(u64),
 }
 
 impl Script {
     pub fn new(seed: u64) -> Script {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-        let rounds = 34;
+        let rounds = 28;
         let classes = rng.random_range(4..=9);
         // Rare ones besides, so that each is met.
         let faults = CLASSES.sample(&mut rng, classes).copied().collect();
         let mut restarts = Vec::new();
         if seed.is_multiple_of(2) {
-            restarts.push((rng.random_range(10..rounds - 4), Ending::Loss(rng.random_range(1..60))));
+            let ending = match seed % 12 {
+                2 => Ending::Torn(rng.random_range(1..60)),
+                8 => Ending::Flip(rng.random()),
+                _ => Ending::Loss(rng.random_range(1..60)),
+            };
+            restarts.push((rng.random_range(10..rounds - 4), ending));
         }
         for _ in 0..rng.random_range(1..=2) {
             let ending = match rng.random_range(0..4) {
@@ -69,6 +117,25 @@ impl Script {
             };
             restarts.push((rng.random_range(4..rounds), ending));
         }
+        let full_disks = match seed % 3 {
+            0 => vec![(rng.random_range(2..rounds), rng.random_range(0..12), rng.random_range(1..8))],
+            _ => Vec::new(),
+        };
+        let mut changes = Vec::new();
+        if seed % 6 == 5 {
+            changes.push((rng.random_range(3..rounds - 8), Change::WritesBoth));
+        }
+        if seed % 9 == 4 {
+            let from = rng.random_range(2..rounds - 10);
+            changes.extend([(from, Change::Filter), (rng.random_range(from + 2..rounds), Change::NoFilter)]);
+        }
+        if seed % 10 == 7 {
+            changes.push((rng.random_range(3..rounds - 3), Change::DateOwnedByLead));
+        }
+        let schema_change = (seed % 8 == 6).then(|| {
+            let kinds = [SchemaChange::OptionRemoved, SchemaChange::ColumnRemoved, SchemaChange::TextShortened];
+            (rng.random_range(3..rounds - 4), kinds[rng.random_range(0..3)])
+        });
         let is_keyed = seed % 4 == 1;
         Script {
             seed,
@@ -87,7 +154,23 @@ impl Script {
             answers_writes: rng.random_bool(0.8),
             paging: [Paging::Snapshot, Paging::Offset, Paging::Key][rng.random_range(0..3)],
             has_old_flow: seed % 3 == 1,
+            full_disks,
+            changes,
+            schema_change,
+            muted: Vec::new(),
+            plant: None,
         }
+    }
+
+    /// The round from which referrals may be written.
+    pub fn writes_both_from(&self) -> usize {
+        self.changes.iter().find(|(_, change)| *change == Change::WritesBoth).map_or(0, |(round, _)| *round)
+    }
+
+    /// Restarts that lose what was remembered, and changes of the configuration.
+    pub fn upheavals(&self) -> usize {
+        let forgets = |ending: &Ending| matches!(ending, Ending::Loss(_) | Ending::Torn(_) | Ending::Flip(_));
+        self.restarts.iter().filter(|(_, ending)| forgets(ending)).count() + self.changes.len()
     }
 
     /// How the world behaves.
@@ -105,10 +188,24 @@ impl Script {
         options
     }
 
-    /// How the daemon is configured.
-    pub fn settings(&self) -> Settings {
+    /// How the daemon is configured in a round.
+    pub fn settings(&self, round: usize) -> Settings {
         let mut settings = Settings::defaults();
-        settings.writes = Writes::Both;
+        settings.writes = match self.writes_both_from() {
+            from if round >= from => Writes::Both,
+            _ => Writes::LeadsOnly,
+        };
+        for (_, change) in self.changes.iter().filter(|(from, _)| round >= *from) {
+            match change {
+                Change::WritesBoth => {}
+                Change::Filter => settings.scope.countries = vec!["US".to_owned(), "DE".to_owned()],
+                Change::NoFilter => settings.scope.countries = Vec::new(),
+                Change::DateOwnedByLead => {
+                    let group = settings.mapping.groups.get_mut("closing_date").unwrap();
+                    group.owner = FieldOwner::Crm;
+                }
+            }
+        }
         settings.referral_id_column = self.has_column.then(|| COLUMN.to_owned());
         if self.is_keyed {
             settings.identity = Identity::AlternateKey;

@@ -1,0 +1,137 @@
+//! A ledger whose disk is full now and then: writes fail on command, before or after they took effect.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use referrald::model::{Entry, LeadId, ReferralId, Timestamp};
+use referrald::ports::{
+    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+};
+
+/// Any store, and the trouble with it.
+pub struct Frail {
+    inner: Arc<dyn StateStore>,
+    /// Writes that still succeed before the trouble begins.
+    healthy: AtomicU32,
+    /// Writes that fail then.
+    failing: AtomicU32,
+}
+
+impl Frail {
+    pub fn new(inner: Arc<dyn StateStore>) -> Self {
+        Frail { inner, healthy: AtomicU32::new(0), failing: AtomicU32::new(0) }
+    }
+
+    /// After `healthy` more writes, `failing` of them fail.
+    pub fn fill_up(&self, healthy: u32, failing: u32) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+        self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Every other failure comes after the work was done: the write is there, and only the barrier failed.
+    fn trouble(&self) -> Option<bool> {
+        let left = self.failing.load(Ordering::Relaxed);
+        if left == 0 {
+            return None;
+        }
+        let healthy = self.healthy.load(Ordering::Relaxed);
+        if healthy > 0 {
+            self.healthy.store(healthy - 1, Ordering::Relaxed);
+            return None;
+        }
+        self.failing.store(left - 1, Ordering::Relaxed);
+        Some(left.is_multiple_of(2))
+    }
+}
+
+fn full<T>() -> Result<T, StoreError> {
+    Err(StoreError::Failed { reason: "no space left on device".to_owned() })
+}
+
+#[async_trait]
+impl StateStore for Frail {
+    fn get(&self, id: ReferralId) -> Result<Option<Entry>, StoreError> {
+        self.inner.get(id)
+    }
+
+    fn by_lead(&self, lead: LeadId) -> Result<Option<ReferralId>, StoreError> {
+        self.inner.by_lead(lead)
+    }
+
+    fn scan(&self, after: Option<ReferralId>, limit: usize) -> Result<Vec<(ReferralId, Entry)>, StoreError> {
+        self.inner.scan(after, limit)
+    }
+
+    fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        self.inner.due(now, limit)
+    }
+
+    fn newest(&self, limit: usize) -> Result<Vec<ReferralId>, StoreError> {
+        self.inner.newest(limit)
+    }
+
+    fn deadlines(&self, until: Timestamp, limit: usize) -> Result<Vec<(ReferralId, Timestamp)>, StoreError> {
+        self.inner.deadlines(until, limit)
+    }
+
+    fn memo(&self) -> Result<Memo, StoreError> {
+        self.inner.memo()
+    }
+
+    fn counters(&self) -> Result<Counters, StoreError> {
+        self.inner.counters()
+    }
+
+    fn intents(&self) -> Result<Vec<Intent>, StoreError> {
+        self.inner.intents()
+    }
+
+    async fn intend(&self, actions: Vec<IntendedAction>) -> Result<u64, StoreError> {
+        match self.trouble() {
+            None => self.inner.intend(actions).await,
+            Some(false) => full(),
+            Some(true) => self.inner.intend(actions).await.and(full()),
+        }
+    }
+
+    async fn record(&self, batch: Batch) -> Result<(), StoreError> {
+        match self.trouble() {
+            None => self.inner.record(batch).await,
+            Some(false) => full(),
+            Some(true) => self.inner.record(batch).await.and(full()),
+        }
+    }
+
+    fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, StoreError> {
+        self.inner.history(id)
+    }
+
+    async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        self.inner.prune_history(before, limit).await
+    }
+
+    async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
+        self.inner.forget(id).await
+    }
+
+    fn decisions(&self) -> Result<Decisions, StoreError> {
+        self.inner.decisions()
+    }
+
+    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
+        match self.trouble() {
+            None => self.inner.decide(decisions).await,
+            Some(false) => full(),
+            Some(true) => self.inner.decide(decisions).await.and(full()),
+        }
+    }
+
+    fn fingerprint_key(&self) -> [u8; 16] {
+        self.inner.fingerprint_key()
+    }
+
+    fn opening(&self) -> Opening {
+        self.inner.opening()
+    }
+}
