@@ -1,6 +1,7 @@
 //! Every write of a pass: one intent record, then the services, then the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::StreamExt;
 use serde_json::json;
@@ -21,6 +22,10 @@ const SCAN_STEP: usize = 500;
 
 /// Writes in flight at once; the adapters' own limits are narrower.
 const IN_FLIGHT_MAX: usize = 32;
+
+/// Writes of one batch in a row that a service may leave unanswered or refuse as a whole, before the others of that batch
+/// wait for the next pass: a silent service would otherwise cost its whole patience for each of them.
+const UNANSWERED_MAX: u32 = 5;
 
 /// A row that has something to send.
 struct Ready {
@@ -359,11 +364,17 @@ impl Pass<'_> {
         let commit = self.ports.store.intend(batch.iter().map(|ready| ready.action.intended()).collect()).await?;
         let ports = self.ports.clone();
         let policy = self.setup.policy.clone();
+        let silence = Silence::default();
         let done: Vec<(Ready, Sent)> = futures_util::stream::iter(batch)
             .map(|mut ready| {
-                let (ports, policy) = (&ports, &policy);
+                let (ports, policy, silence) = (&ports, &policy, &silence);
                 async move {
+                    let side = side_of(&ready.action);
+                    if silence.is_long(side) {
+                        return (ready, Sent::NotTried);
+                    }
                     let sent = send_one(ports, policy, &mut ready.row, &mut ready.action).await;
+                    silence.note(side, &sent);
                     (ready, sent)
                 }
             })
@@ -378,6 +389,11 @@ impl Pass<'_> {
                 Sent::Changed => {
                     record.settled.push((commit, ready.row.id));
                     again.push(Ready { conflicts: ready.conflicts + 1, ..ready });
+                    continue;
+                }
+                Sent::NotTried => {
+                    record.settled.push((commit, ready.row.id));
+                    self.report.pending += 1;
                     continue;
                 }
             };
@@ -586,6 +602,38 @@ enum Sent {
     Outcome(Outcome),
     /// A fresh read showed something else than the plan expected: nothing was sent, the row is decided again.
     Changed,
+    /// The service has been silent for too long: nothing was sent, the row waits.
+    NotTried,
+}
+
+/// How many writes in a row each side has left unanswered or refused as a whole.
+#[derive(Default)]
+struct Silence {
+    portal: AtomicU32,
+    crm: AtomicU32,
+}
+
+impl Silence {
+    fn of(&self, side: Side) -> &AtomicU32 {
+        match side {
+            Side::Portal => &self.portal,
+            Side::Crm => &self.crm,
+        }
+    }
+
+    fn is_long(&self, side: Side) -> bool {
+        self.of(side).load(Ordering::Relaxed) >= UNANSWERED_MAX
+    }
+
+    fn note(&self, side: Side, sent: &Sent) {
+        match sent {
+            Sent::Outcome(Outcome::Failed(error)) if error.stops_side() => {
+                self.of(error.side).fetch_add(1, Ordering::Relaxed);
+            }
+            Sent::Outcome(_) | Sent::Changed => self.of(side).store(0, Ordering::Relaxed),
+            Sent::NotTried => {}
+        }
+    }
 }
 
 /// Sends one action. An irreversible step is sent only when a fresh read still asks for the very same step.

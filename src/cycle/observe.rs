@@ -139,6 +139,9 @@ impl Pass<'_> {
 
     /// Looks whether the lead of a create whose outcome is unknown exists.
     pub(super) async fn read_created(&mut self, row: &mut Row) -> bool {
+        if !self.may_ask(Side::Crm) {
+            return false;
+        }
         match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
             Ok(lead) => self.offer(row, vec![lead]).await.unwrap_or(false),
             Err(error) if error.fault == Fault::Missing => {
@@ -603,6 +606,9 @@ impl Pass<'_> {
 
     /// Reads one referral; false when the side is down.
     pub(super) async fn read_referral(&mut self, row: &mut Row) -> bool {
+        if !self.may_ask(Side::Portal) {
+            return false;
+        }
         loop {
             match self.ports.portal.get(row.id).await {
                 Ok(referral) => {
@@ -624,6 +630,9 @@ impl Pass<'_> {
     pub(super) async fn read_leads(&mut self, rows: &mut [Row], ids: &[LeadId]) -> bool {
         if ids.is_empty() {
             return true;
+        }
+        if !self.may_ask(Side::Crm) {
+            return false;
         }
         let found = loop {
             match self.ports.crm.leads(ids).await {
@@ -667,6 +676,9 @@ impl Pass<'_> {
             let masters = distinct(rows.iter().filter_map(|row| row.lead.present().and_then(master)));
             if masters.is_empty() {
                 return true;
+            }
+            if !self.may_ask(Side::Crm) {
+                return false;
             }
             let read = match self.ports.crm.leads(&masters).await {
                 Ok(leads) => leads,
@@ -719,6 +731,9 @@ impl Pass<'_> {
         if leads.is_empty() {
             return true;
         }
+        if !self.may_ask(Side::Crm) {
+            return false;
+        }
         let read = loop {
             match self.ports.crm.opportunities_of(&leads).await {
                 Ok(read) => break read,
@@ -746,6 +761,9 @@ impl Pass<'_> {
     async fn search(&mut self, rows: &mut [Row]) -> Result<bool, CycleError> {
         if rows.is_empty() {
             return Ok(true);
+        }
+        if !self.may_ask(Side::Crm) {
+            return Ok(false);
         }
         let by_reference = match self.find_by_reference(rows).await {
             Ok(found) => found,
@@ -881,6 +899,13 @@ impl Pass<'_> {
         let speaks =
             entry.as_ref().is_some_and(|entry| matches!(entry.standing, Standing::Linked | Standing::LeadGone));
         Ok(speaks.then(|| Claim { referral, created: entry.and_then(|entry| entry.referral_created) }))
+    }
+
+    /// A side that is down is left alone for the rest of the pass: what is silent would cost its whole patience each time.
+    fn may_ask(&mut self, side: Side) -> bool {
+        let is_up = self.is_up(side);
+        self.is_incomplete |= !is_up;
+        is_up
     }
 
     /// Notes a failed read: what concerns the whole side takes it down for this pass.

@@ -89,14 +89,15 @@ async fn caught_up_after(line: Line, away: &[Service]) {
 async fn a_line_that_is_cut_in_the_middle_of_an_import_costs_no_second_lead() {
     for line in [Line::Cut, Line::Silent] {
         let stage = Stage::new(102, 60).await;
-        stage.overlay(IMPATIENT);
+        stage.overlay(&format!("{IMPATIENT}\n[cycle]\nbatch_max = 10\n"));
         let daemon = stage.daemon().await;
         for (service, more) in [(Service::Crm, 8), (Service::Portal, 6), (Service::Crm, 9)] {
             let writes = stage.simulator.with(|world| world.journal.writes().count());
             let is_done = || stage.simulator.with(|world| world.journal.writes().count()) >= writes + more;
             daemon.until_cycles("some more writes", is_done).await;
             stage.simulator.set_line(service, line);
-            daemon.until("trouble", |status| status.sides.values().any(|side| side.trouble.is_some())).await;
+            let status = daemon.cycle().await;
+            assert!(status.sides.values().any(|side| side.trouble.is_some()), "{line:?} {service:?}: {status:#?}");
             stage.simulator.set_line(service, Line::Open);
         }
         let missing = || {
@@ -113,6 +114,30 @@ async fn a_line_that_is_cut_in_the_middle_of_an_import_costs_no_second_lead() {
         assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]), "{line:?}");
         stage.judge();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_falls_silent_in_the_middle_of_a_batch_is_asked_a_few_times_and_not_for_each_row() {
+    let stage = Stage::new(105, 60).await;
+    stage.overlay(IMPATIENT);
+    let daemon = stage.daemon().await;
+    let falls_silent = |world: &World| {
+        let is_time = world.journal.writes().count() >= 8;
+        is_time.then(|| stage.simulator.set_line(Service::Crm, Line::Silent)).is_some()
+    };
+    stage.until(falls_silent).await;
+    let answered = stage.requests(Service::Crm).len() as u64;
+    let asked = |status: &referrald::daemon::Status| status.sides[&referrald::model::Side::Crm].requests_today;
+    let first = daemon.first_cycle().await;
+    // At most as many writes as may be under way, a few more, and the tries of one read.
+    assert!(asked(&first) <= answered + 30, "{} of {answered}: {first:#?}", asked(&first));
+    // What is not known yet is read first; one read that finds nobody is enough.
+    let second = daemon.cycle().await;
+    assert!(asked(&second) <= asked(&first) + 4, "{first:#?} {second:#?}");
+    stage.simulator.set_line(Service::Crm, Line::Open);
+    daemon.until_cycles("the leads", || stage.simulator.with(|world| world.crm.lead_ids().len()) > 50).await;
+    at_rest(&stage, &daemon).await;
+    assert_eq!(daemon.stop().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
