@@ -1,12 +1,13 @@
 //! A ledger whose disk is full now and then: writes fail on command, before or after they took effect.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use referrald::model::{Entry, LeadId, ReferralId, Timestamp};
 use referrald::ports::{
-    Batch, Counters, Decisions, HistoryLine, IntendedAction, Intent, Memo, Opening, Pruned, StateStore, StoreError,
+    Batch, Check, Counters, DecisionChange, Decisions, ExportsKept, HistoryLine, IntendedAction, Intent, Memo, Opening,
+    Pruned, StateStore, StoreError,
 };
 
 /// Any store, and the trouble with it.
@@ -111,6 +112,34 @@ impl StateStore for Frail {
         self.inner.prune_history(before, limit).await
     }
 
+    async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
+        self.inner.recall(id, organization).await
+    }
+
+    async fn keep_export(&self, now: Timestamp, stop: Arc<AtomicBool>) -> Result<(), StoreError> {
+        self.inner.keep_export(now, stop).await
+    }
+
+    fn exports_kept(&self) -> ExportsKept {
+        self.inner.exports_kept()
+    }
+
+    async fn export(&self, now: Timestamp, out: Box<dyn std::io::Write + Send>) -> Result<u64, StoreError> {
+        self.inner.export(now, out).await
+    }
+
+    async fn check(&self) -> Result<Check, StoreError> {
+        self.inner.check().await
+    }
+
+    async fn mend(&self) -> Result<bool, StoreError> {
+        self.inner.mend().await
+    }
+
+    fn openings(&self) -> u64 {
+        self.inner.openings()
+    }
+
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
         self.inner.forget(id).await
     }
@@ -119,11 +148,11 @@ impl StateStore for Frail {
         self.inner.decisions()
     }
 
-    async fn decide(&self, decisions: Decisions) -> Result<(), StoreError> {
+    async fn decide(&self, change: DecisionChange) -> Result<(Decisions, Decisions), StoreError> {
         match self.trouble() {
-            None => self.inner.decide(decisions).await,
+            None => self.inner.decide(change).await,
             Some(false) => full(),
-            Some(true) => self.inner.decide(decisions).await.and(full()),
+            Some(true) => self.inner.decide(change).await.and(full()),
         }
     }
 

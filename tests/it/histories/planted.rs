@@ -10,7 +10,7 @@ use referrald::model::{
     ETag, Fault, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, ReferralStatus, RemoteError, Side,
     Timestamp,
 };
-use referrald::ports::{Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan};
+use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan};
 use referrald::sim::exchange::{Request, Service};
 use referrald::sim::{DirectCrm, DirectPortal, World};
 use serde_json::json;
@@ -232,6 +232,10 @@ impl Portal for PlantedPortal {
     fn requests_sent(&self) -> u64 {
         self.inner.requests_sent()
     }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.inner.allow(allowance);
+    }
 }
 
 /// The leads side with a defect.
@@ -375,5 +379,9 @@ impl Crm for PlantedCrm {
 
     fn requests_sent(&self) -> u64 {
         self.inner.requests_sent()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        self.inner.allow(allowance);
     }
 }
