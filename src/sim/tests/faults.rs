@@ -130,10 +130,12 @@ fn the_seed_decides_every_fault_and_calm_ends_them() {
     let (world, one) = run(5);
     assert_eq!(one, run(5).1);
     assert_ne!(one, run(6).1);
-    let played = world.faults.played();
+    // The lasting ones are rare.
+    let of = |seed| run(seed).0.faults.played().keys().copied().collect::<Vec<Class>>();
+    let played: std::collections::BTreeSet<Class> = (5..15).flat_map(of).collect();
     for class in CLASSES {
         let needs_a_cursor = matches!(class, Class::RepeatedPage | Class::LoopingToken);
-        assert!(needs_a_cursor || played.contains_key(&class), "{class:?} was never played: {played:?}");
+        assert!(needs_a_cursor || played.contains(&class), "{class:?} was never played: {played:?}");
     }
     let mut world = world;
     world.faults.calm();
