@@ -18,7 +18,7 @@ use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
 use referrald::sim::{Checker, DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
 use referrald::store::{MemoryStore, SledStore};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -73,6 +73,10 @@ struct Life {
     leads_only_until: Option<Timestamp>,
     rng: ChaCha8Rng,
     edited_companies: BTreeSet<Uuid>,
+    /// The company that a seller entered last, by lead.
+    sellers_companies: BTreeMap<Uuid, Value>,
+    /// Every name that a customer ever had over there: a seller who enters one of them agrees with it.
+    customers_names: BTreeSet<String>,
     history: History,
 }
 
@@ -105,6 +109,8 @@ pub async fn live(script: Script) -> History {
         round: 0,
         rng,
         edited_companies: BTreeSet::new(),
+        sellers_companies: BTreeMap::new(),
+        customers_names: BTreeSet::new(),
         history: History::default(),
     };
     // What the program says is listened to in some histories: it costs time.
@@ -234,7 +240,16 @@ impl Life {
             };
             if what == "a seller renamed the company of" {
                 self.edited_companies.insert(subject);
+                let company = self.world().crm.value(Table::Lead, subject, "companyname").clone();
+                self.sellers_companies.insert(subject, company);
             }
+            let names: Vec<String> = {
+                let world = self.world();
+                let all = world.portal.all();
+                all.filter_map(|(_, document)| document["customerProfile"]["name"].as_str().map(str::to_owned))
+                    .collect()
+            };
+            self.customers_names.extend(names);
             self.say(format!("{what} {subject}"));
         }
         self.clock.advance(Duration::from_secs(61));
@@ -457,6 +472,14 @@ impl Life {
             let has_memory = !self.history.has_lost_ledger && !self.script.has_old_flow;
             let edited = has_memory.then_some(&self.edited_companies);
             found.extend(judge::agreement(&world, self.store().as_ref(), edited));
+            // Owner crm: what a seller entered stays, with and without memory.
+            for (lead, entered) in self.sellers_companies.iter().filter(|_| !self.script.may_recreate) {
+                let shown = world.crm.value(Table::Lead, *lead, "companyname");
+                let is_agreed = entered.as_str().is_some_and(|entered| self.customers_names.contains(entered));
+                if !shown.is_null() && shown != entered && !is_agreed {
+                    found.push(format!("a seller entered the company {entered} in lead {lead}, and it shows {shown}"));
+                }
+            }
             let writes = world.journal.writes().count() as u64;
             let upheavals = self.script.upheavals();
             let allowed = self.history.edits + 3 * world.portal.len() as u64;
