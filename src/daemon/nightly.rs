@@ -29,8 +29,9 @@ pub const EXPORT_INLINE_MAX: u64 = 10_000;
 const PRUNE_STEP: usize = 1000;
 
 /// What remembers the work of the night.
-#[derive(Default)]
 pub(super) struct Nightly {
+    /// Entries exported between two cycles at most.
+    inline_max: u64,
     is_stopped: Arc<AtomicBool>,
     /// The schedule asked for a sweep: it is night.
     is_night: AtomicBool,
@@ -48,6 +49,17 @@ struct State {
     under_way: Option<JoinHandle<()>>,
 }
 
+impl Default for Nightly {
+    fn default() -> Self {
+        Nightly {
+            inline_max: EXPORT_INLINE_MAX,
+            is_stopped: Arc::default(),
+            is_night: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+}
+
 impl Nightly {
     /// The schedule asked for the nightly sweep: an export follows it.
     pub(super) fn begin(&self) {
@@ -58,7 +70,7 @@ impl Nightly {
     pub(super) async fn work(self: &Arc<Self>, ports: &Ports, is_at_once: bool) {
         let now = ports.clock.now();
         let is_small = match self.is_due(ports.store.as_ref(), now) {
-            Ok(Some(entries)) => entries <= EXPORT_INLINE_MAX,
+            Ok(Some(entries)) => entries <= self.inline_max,
             Ok(None) => return,
             Err(error) => return tracing::warn!("it cannot be told whether an export is due: {error}"),
         };
@@ -138,5 +150,127 @@ impl Nightly {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{EXPORT_LATEST, EXPORT_RETRY, Nightly};
+    use crate::model::Timestamp;
+    use crate::ports::{ActionKind, Batch, HistoryLine, Memo, Ports};
+    use crate::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
+    use crate::store::exports::EXPORT_EVERY;
+
+    struct Stage {
+        state: tempfile::TempDir,
+        ports: Ports,
+        clock: SimClock,
+        nightly: Arc<Nightly>,
+    }
+
+    impl Stage {
+        fn new() -> Stage {
+            let state = tempfile::tempdir().unwrap();
+            let clock = SimClock::paused(Timestamp::from_seconds(1_795_000_000));
+            let world = Arc::new(std::sync::Mutex::new(World::new(1, clock.clone(), Default::default())));
+            let ports = Ports {
+                portal: Arc::new(DirectPortal::new(world.clone())),
+                crm: Arc::new(DirectCrm::new(world, DirectCrmSettings::default())),
+                store: Arc::new(crate::store::open(state.path(), 1 << 20).unwrap()),
+                clock: Arc::new(clock.clone()),
+            };
+            Stage { state, ports, clock, nightly: Arc::default() }
+        }
+
+        /// A sweep has come to its end now, or is under way.
+        async fn swept(&self, is_over: bool) {
+            let memo = Memo { swept: Some(self.clock.at()), is_sweep_due: !is_over, ..Memo::default() };
+            self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
+        }
+
+        /// The number of exports after so long and one more look.
+        async fn exports_after(&self, pause: Duration) -> u64 {
+            self.clock.advance(pause);
+            self.nightly.work(&self.ports, false).await;
+            self.nightly.status(self.ports.store.as_ref()).count
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn an_export_follows_the_nightly_sweep_once() {
+        let stage = Stage::new();
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 0, "it is not night");
+        stage.nightly.begin();
+        stage.swept(false).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 0, "the sweep is under way");
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 1);
+        assert_eq!(stage.exports_after(MINUTE).await, 1);
+        stage.nightly.begin();
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 1, "one a day, however often it is swept");
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(EXPORT_EVERY).await, 2);
+        assert_eq!(stage.exports_after(EXPORT_EVERY).await, 2);
+        assert_eq!(stage.exports_after(EXPORT_LATEST).await, 3, "late, whatever the schedule says");
+    }
+
+    #[tokio::test]
+    async fn a_failed_export_is_a_warning_and_tried_again() {
+        let stage = Stage::new();
+        let exports = stage.state.path().join("keep/exports");
+        std::fs::write(&exports, "in the way").unwrap();
+        stage.nightly.begin();
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 0);
+        let trouble = || stage.nightly.status(stage.ports.store.as_ref()).trouble;
+        assert!(trouble().unwrap().contains("the next attempt is in an hour"));
+        std::fs::remove_file(&exports).unwrap();
+        assert_eq!(stage.exports_after(MINUTE).await, 0, "not at once");
+        assert_eq!(stage.exports_after(EXPORT_RETRY).await, 1);
+        assert_eq!(trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn a_large_ledger_is_exported_beside_the_cycles_and_a_stop_waits_for_its_end() {
+        let stage = Stage::new();
+        let nightly = Arc::new(Nightly { inline_max: 0, ..Nightly::default() });
+        let entries = vec![(crate::model::ReferralId::new(uuid::Uuid::nil()), Some(crate::store::sample_entry()))];
+        stage.ports.store.record(Batch { entries, ..Batch::default() }).await.unwrap();
+        nightly.begin();
+        stage.swept(true).await;
+        nightly.work(&stage.ports, false).await;
+        assert_eq!(nightly.status(stage.ports.store.as_ref()).count, 0, "it has hardly begun");
+        while nightly.status(stage.ports.store.as_ref()).count == 0 {
+            tokio::task::yield_now().await;
+        }
+        nightly.stop().await;
+    }
+
+    #[tokio::test]
+    async fn old_history_goes_with_the_night() {
+        let stage = Stage::new();
+        let line = |at| HistoryLine {
+            referral: crate::model::ReferralId::new(uuid::Uuid::nil()),
+            at,
+            kind: ActionKind::Update,
+            outcome: "done".to_owned(),
+        };
+        let old = line(stage.clock.at().minus(Duration::from_secs(401 * 86_400)));
+        let young = line(stage.clock.at().minus(Duration::from_secs(399 * 86_400)));
+        for history in [vec![old], vec![young.clone()]] {
+            stage.ports.store.record(Batch { history, ..Batch::default() }).await.unwrap();
+        }
+        stage.nightly.begin();
+        stage.swept(true).await;
+        assert_eq!(stage.exports_after(MINUTE).await, 1);
+        assert_eq!(stage.ports.store.history(young.referral).unwrap(), [young]);
     }
 }

@@ -59,6 +59,8 @@ contract!(
     history_is_told_in_order_and_cut_to_size,
     old_history_is_pruned_piece_by_piece,
     a_forgotten_referral_leaves_nothing,
+    what_the_ledger_lost_is_recalled_from_the_export,
+    an_export_is_written_and_a_check_finds_everything_whole,
     the_last_word_of_a_batch_counts,
     a_batch_is_seen_whole_or_not_at_all,
     random_batches_leave_what_a_plain_map_leaves,
@@ -379,6 +381,48 @@ async fn a_forgotten_referral_leaves_nothing(store: &dyn StateStore) {
     store.forget(referral(1)).await.unwrap();
 }
 
+async fn what_the_ledger_lost_is_recalled_from_the_export(store: &dyn StateStore) {
+    let exported = Entry { groups: full_entry(3).groups, ..linked(1) };
+    put(store, 1, Some(exported.clone())).await;
+    put(store, 2, Some(linked(2))).await;
+    assert_eq!((store.recall(referral(1), None).await, store.exports_kept().count), (Ok(None), 0));
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    store.keep_export(seconds(50), stop).await.unwrap();
+    assert_eq!(store.exports_kept(), crate::ports::ExportsKept { count: 1, newest: Some(seconds(50)) });
+    put(store, 1, None).await;
+    let recalled = store.recall(referral(1), None).await.unwrap();
+    assert_eq!(recalled, Some(exported.recalled(Timestamp::EPOCH)));
+    assert_eq!(store.recall(referral(3), None).await, Ok(None));
+    store.forget(referral(2)).await.unwrap();
+    assert_eq!(store.recall(referral(2), None).await, Ok(None));
+}
+
+async fn an_export_is_written_and_a_check_finds_everything_whole(store: &dyn StateStore) {
+    for number in 1..=5 {
+        put(store, number, Some(linked(number))).await;
+    }
+    tell(store, &[(1, 1, "done")]).await;
+    let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    assert_eq!(store.export(seconds(9), Box::new(Shared(out.clone()))).await, Ok(5));
+    let text = out.lock().unwrap().clone();
+    let mut reader = super::exports::Reader::open(&text[..]).unwrap();
+    while reader.next_entry().unwrap().is_some() {}
+    assert_eq!(reader.count(), 5);
+    let check = store.check().await.unwrap();
+    assert!(check.is_whole(), "{check:?}");
+    assert_eq!((check.entries, check.history, check.by_standing), (5, 1, [(Standing::Linked, 5)].into()));
+    assert_eq!((store.mend().await, store.openings()), (Ok(false), 1));
+}
+
 async fn the_last_word_of_a_batch_counts(store: &dyn StateStore) {
     let entries = vec![
         (referral(1), Some(linked(1))),
@@ -574,7 +618,7 @@ pub(super) fn seconds(seconds: i64) -> Timestamp {
 }
 
 /// An entry with nothing optional in it.
-pub(super) fn entry() -> Entry {
+pub(crate) fn entry() -> Entry {
     Entry {
         standing: Standing::Pending,
         first_seen: seconds(1),

@@ -9,6 +9,8 @@ use crate::ports::StoreError;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) use contract::entry as sample_entry;
 pub mod exports;
 mod index;
 pub mod keep;

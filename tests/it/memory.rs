@@ -379,3 +379,23 @@ async fn a_forgotten_referral_is_not_imported_again() {
     assert_eq!(land.leads(), before);
     process.stop().await;
 }
+
+/// The ledger is gone, and with it the stamp of the organization: exports still know it.
+#[tokio::test]
+async fn a_wiped_ledger_before_another_organization_writes_nothing() {
+    let (land, copied) = (Land::new(16, 10), Land::new(17, 10));
+    let state = tempfile::tempdir().unwrap();
+    land.settled(state.path()).await;
+    std::fs::remove_dir_all(state.path().join("ledger")).unwrap();
+    let process = copied.start(state.path());
+    rebuild(&copied, &process).await;
+    let status = process.engine.status().await.unwrap();
+    assert!(status.brakes.iter().any(|brake| brake.name == "organization"), "{:?}", status.brakes);
+    assert_eq!(copied.writes(), 0);
+    let approval = DecisionRequest::Approve { digest: "organization".to_owned() };
+    assert!(process.engine.decide(approval).await.unwrap().is_done);
+    rebuild(&copied, &process).await;
+    assert!(copied.writes() > 0, "the move was meant");
+    process.stop().await;
+    copied.judge();
+}

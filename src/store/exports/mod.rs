@@ -66,6 +66,8 @@ pub struct Exports {
     directory: PathBuf,
     key: String,
     source: Mutex<Source>,
+    /// One export is written or changed at a time: what is forgotten meanwhile is not in the next one either.
+    writing: Mutex<()>,
 }
 
 /// The export that bases are recalled from.
@@ -80,7 +82,7 @@ impl Exports {
     /// The exports of a state directory, for a fingerprint key.
     pub fn new(state_directory: &Path, key: &[u8; 16]) -> Self {
         let directory = state_directory.join("keep").join("exports");
-        Exports { directory, key: key_id(key), source: Mutex::new(Source::Unresolved) }
+        Exports { directory, key: key_id(key), source: Mutex::new(Source::Unresolved), writing: Mutex::default() }
     }
 
     /// The id of the fingerprint key.
@@ -116,6 +118,7 @@ impl Exports {
         page: impl FnMut(Option<ReferralId>) -> Result<Vec<(ReferralId, Entry)>, E>,
         stop: &AtomicBool,
     ) -> Result<Trailer, E> {
+        let _writing = lock(&self.writing);
         private_directory(&self.directory).map_err(Unusable::from)?;
         self.remove_unfinished();
         let stamp = header.exported.to_jiff().strftime("%Y%m%dT%H%M%SZ");
@@ -134,6 +137,7 @@ impl Exports {
     ///
     /// What the disk refuses.
     pub fn forget(&self, id: ReferralId) -> Result<usize, Unusable> {
+        let _writing = lock(&self.writing);
         let mut rewritten = 0;
         self.remove_unfinished();
         for kept in self.list() {

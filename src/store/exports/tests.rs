@@ -88,6 +88,16 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
 }
 
 #[test]
+fn a_line_over_the_limit_is_no_line() {
+    let mut long = text(&[]);
+    let end = long.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    long.truncate(end);
+    long.extend(std::iter::repeat_n(b'x', 2 * super::LINE_BYTES_MAX));
+    let error = read(&long).unwrap_err().to_string();
+    assert_eq!(error, "line 2: it is too long");
+}
+
+#[test]
 fn another_version_is_refused_by_name() {
     let whole = String::from_utf8(text(&[])).unwrap().replace("{\"referrald_export\":1", "{\"referrald_export\":2");
     assert!(matches!(read(whole.as_bytes()), Err(Unusable::Version(2))));

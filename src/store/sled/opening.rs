@@ -132,7 +132,9 @@ impl Place {
 
     /// Moves what is there aside and begins a new ledger.
     pub(super) fn replace(&self, reason: String) -> Result<(Ledger, Opening), Failure> {
-        let to = move_aside(&self.path()).map_err(|error| disk(&error))?;
+        // An attempt that was interrupted by a full disk may have moved it already.
+        let is_there = fs::symlink_metadata(self.path()).is_ok();
+        let to = if is_there { move_aside(&self.path()).map_err(|error| disk(&error))? } else { self.path() };
         self.dismiss_notice()?;
         tracing::error!(moved_to = %to.display(), "the ledger cannot be used ({reason}): rebuilding it from both services");
         let (ledger, _) = self.attempt()?;

@@ -454,6 +454,20 @@ async fn yesterdays_ledger_is_recognised_and_only_recalled() {
 }
 
 #[tokio::test]
+async fn the_mark_in_keep_follows_a_process_that_never_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut commit = 0;
+    for _ in 0..super::side::MARK_EVERY + 10 {
+        commit = store.intend(vec![]).await.unwrap();
+    }
+    let mark = super::side::read_mark(directory.path());
+    assert!(mark <= commit && mark + super::side::MARK_EVERY > commit, "{mark} of {commit}");
+    stop(store).await;
+    assert!(super::side::read_mark(directory.path()) > commit);
+}
+
+#[tokio::test]
 async fn entries_and_index_lines_that_vanished_are_noticed() {
     let nobody = referral(0);
     for (tree, prefix) in [
@@ -909,6 +923,75 @@ async fn child_opens() {
 fn resident() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or("VmRSS unknown").to_owned()
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measures_the_state_commands_at_100_000_entries() {
+    const COUNT: u128 = 100_000;
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), 16 << 20, None).unwrap();
+    for first in (0..COUNT).step_by(1000) {
+        // As most entries are after a year: seven groups that agree.
+        let entries = (first..first + 1000).map(|number| {
+            let mut entry = filled(number);
+            entry.groups.truncate(7);
+            for memory in &mut entry.groups {
+                let (referral, lead) = (random_half(number, memory.group), random_half(number, memory.group + 100));
+                memory.base = crate::model::Base::Common { referral, lead };
+                memory.lead_moved = None;
+            }
+            (spread(number), Some(entry))
+        });
+        store.record(Batch { entries: entries.collect(), ..Batch::default() }).await.unwrap();
+    }
+    let timed = |what: &str, began: std::time::Instant| println!("{what}: {:?}, {}", began.elapsed(), resident());
+    timed("filled", std::time::Instant::now());
+    let began = std::time::Instant::now();
+    store.keep_export(seconds(1_795_000_000), Default::default()).await.unwrap();
+    timed("daily export", began);
+    let kept = store.inner.place.exports.list().remove(0);
+    println!("{} bytes, {} for each entry", kept.bytes, u128::from(kept.bytes) / COUNT);
+    let began = std::time::Instant::now();
+    assert!(store.recall(spread(1), None).await.unwrap().is_some());
+    timed("first recall, which reads the whole export", began);
+    let began = std::time::Instant::now();
+    for number in 0..1000 {
+        assert!(store.recall(spread(number * 97), None).await.unwrap().is_some());
+    }
+    timed("a thousand more", began);
+    stop(store).await;
+    let began = std::time::Instant::now();
+    let check = super::examine(directory.path(), 16 << 20).unwrap();
+    assert!(check.is_whole() && u128::from(check.entries) == COUNT, "{check:?}");
+    timed("check, with one export", began);
+    let began = std::time::Instant::now();
+    super::export(directory.path(), 16 << 20, seconds(9), &mut std::io::sink()).unwrap();
+    timed("export", began);
+    let began = std::time::Instant::now();
+    assert!(super::set_aside(directory.path(), 16 << 20).unwrap().is_some());
+    timed("rebuild (the part before the next cycle)", began);
+    let store = SledStore::open(directory.path(), 16 << 20, None).unwrap();
+    let began = std::time::Instant::now();
+    let imported = store.import(&kept.file, seconds(9)).await.unwrap();
+    assert_eq!(u128::from(imported.taken), COUNT);
+    timed("import", began);
+    let began = std::time::Instant::now();
+    store.forget(spread(7)).await.unwrap();
+    timed("forget, with one export", began);
+    let found = store.intend(vec![]).await.unwrap();
+    stop(store).await;
+    let (side, _) = super::side::SideFile::open(directory.path()).unwrap();
+    side.write(super::side::Note { format: codec::FORMAT, commit: found + 1000 }).unwrap();
+    let began = std::time::Instant::now();
+    let store = SledStore::open(directory.path(), 16 << 20, None).unwrap();
+    assert!(matches!(store.opening(), Opening::TailLost { .. }));
+    timed("opening a ledger that is too old", began);
+}
+
+fn random_half(number: u128, group: u32) -> u64 {
+    let mixed = spread(number).uuid().as_u128() ^ spread(u128::from(group)).uuid().as_u128();
+    (mixed >> 64) as u64 ^ mixed as u64
 }
 
 /// Runs one test of this binary as a process of its own.
