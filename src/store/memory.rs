@@ -96,15 +96,20 @@ impl MemoryStore {
 
 impl MemoryStore {
     /// The store as the next process finds it when the newest records are missing: the ledger is that of `earlier`, a
-    /// former state of this store.
+    /// former state of this store, and its entries are only recalled.
     #[must_use]
     pub fn rolled_back(&self, earlier: &MemoryStore) -> Self {
         let mut ledger = lock(&earlier.ledger).clone();
         let expected = lock(&self.ledger).commit;
         let opening = Opening::TailLost { expected, found: ledger.commit };
         ledger.commit = expected;
+        ledger.intents.clear();
+        for (id, entry) in ledger.entries.clone() {
+            ledger.put(id, Some(entry.recalled(Timestamp::EPOCH)));
+        }
         ledger.memo.is_stopped_cleanly = false;
         ledger.memo.is_sweep_due = true;
+        ledger.memo.sweep = None;
         ledger.memo.lead_reading = Some(None);
         ledger.pruned_to = None;
         let decisions = lock(&self.decisions).clone();

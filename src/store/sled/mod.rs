@@ -301,7 +301,10 @@ impl StateStore for SledStore {
             let header = offline::header(&inner.place.exports, &memo, commit, now);
             let page = |after| inner.with(|ledger| ledger.scan(after, PAGE_ENTRIES));
             inner.place.exports.keep(&header, page, &stop)?;
-            inner.with(|ledger| Ok(ledger.mark()))
+            inner.with(|ledger| {
+                ledger.mark();
+                Ok(())
+            })
         })
         .await
     }
