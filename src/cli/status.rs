@@ -277,7 +277,7 @@ mod tests {
             linked: 11_800,
             backlog: 9,
             holds: (1..=10).map(|n| (format!("reason {n}"), n)).collect(),
-            left_out: Default::default(),
+            left_out: [("column industrycode: the column has no such option".into(), 7)].into(),
             dead_letters: [("Dynamics: refused, code 0x80048d19, column telephone1, which is a long cause in all".into(), 3)]
                 .into(),
             retrying: 2,

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 
 use super::{CycleError, Mode, OLD_OUTCOMES, Pass, Sentence, VANISHED_BRAKE};
-use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing};
+use crate::model::{Closing, Entry, Fault, ReferralId, RemoteError, Side, Standing};
 use crate::plan::{Action, Hold, Next, Outcome, Row, RowPlan, Seen, Step, backoff, brakes, plan_row, settle};
 use crate::ports::{ActionKind, Batch, HistoryLine, Ports};
 
@@ -34,6 +34,7 @@ struct Ready {
 /// What is to be remembered of a row while it is planned again.
 struct Before {
     place: usize,
+    closing: Option<Closing>,
     entry: Option<Entry>,
     conflicts: u32,
     steps: u32,
@@ -49,7 +50,7 @@ impl Pass<'_> {
         let mut entries = Vec::new();
         let mut queue = Vec::new();
         for (row, mut plan) in planned {
-            if plan.vanished.is_some() && !self.released.contains(&ActionKind::Disqualify) && !self.is_vanish_judged {
+            if plan.vanished.is_some() && !self.is_vanish_judged {
                 self.vanished.push((row, plan));
                 continue;
             }
@@ -107,9 +108,12 @@ impl Pass<'_> {
     }
 
     /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
-    pub(super) async fn braked(&mut self) -> Result<(), CycleError> {
+    /// Vanished leads are judged when the last page of the pass is planned: they are in no hurry.
+    pub(super) async fn braked(&mut self, is_last: bool) -> Result<(), CycleError> {
         let mut held = Vec::new();
-        self.judge_vanished().await?;
+        if is_last {
+            self.judge_vanished().await?;
+        }
         self.judge_old_outcomes().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
             let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
@@ -119,6 +123,11 @@ impl Pass<'_> {
             let is_irreversible = matches!(brake.kind, ActionKind::Accept | ActionKind::Close);
             if is_irreversible && !self.may_send_irreversible() {
                 held.extend(mine);
+                continue;
+            }
+            // Nothing planned proves nothing while not everything was looked at.
+            let is_whole = self.down.is_empty() && !self.is_incomplete && self.has_time();
+            if mine.is_empty() && !is_whole {
                 continue;
             }
             let window = self.window(brake.kind);
@@ -206,6 +215,7 @@ impl Pass<'_> {
             }
             None => {
                 self.unlatch(VANISHED_BRAKE);
+                self.consume(&brakes::digest_vanished(&ids));
                 self.is_vanish_judged = true;
                 let acted = self.act(rows).await;
                 self.is_vanish_judged = false;
@@ -262,7 +272,9 @@ impl Pass<'_> {
         match kind {
             ActionKind::Close => self.decisions.closings.clone(),
             ActionKind::Accept => self.decisions.acceptances.clone(),
-            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => Vec::new(),
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => {
+                vec![self.ports.clock.now(); self.attempted.get(&kind).copied().unwrap_or(0)]
+            }
         }
     }
 
@@ -316,6 +328,7 @@ impl Pass<'_> {
                 return Ok(());
             }
             self.allow();
+            self.keep_decisions().await?; // Latches and used approvals first.
             let again = self.send_batch(batch).await?;
             queue = again;
             queue.extend(waiting);
@@ -459,14 +472,15 @@ impl Pass<'_> {
         let look_again = |entry: Entry| Some(Entry { look_at: Some(now), ..entry });
         let (mut queue, mut entries) = (Vec::new(), Vec::new());
         let mut before: BTreeMap<ReferralId, Before> = BTreeMap::new();
-        for (place, Ready { row, conflicts, steps, .. }) in rows.iter().enumerate() {
-            before.insert(row.id, Before { place, entry: row.entry.clone(), conflicts: *conflicts, steps: *steps });
+        for (place, Ready { row, action, conflicts, steps, .. }) in rows.iter().enumerate() {
+            let (closing, entry) = (closing_of(action), row.entry.clone());
+            before.insert(row.id, Before { place, closing, entry, conflicts: *conflicts, steps: *steps });
         }
         let mut planned = self.plan_rows(rows.into_iter().map(|ready| ready.row).collect()).await?;
         planned.sort_by_key(|(row, _)| before.get(&row.id).map(|before| before.place));
         for (row, mut plan) in planned {
             let id = row.id;
-            let Some(Before { entry, conflicts, steps, .. }) = before.remove(&id) else { continue };
+            let Some(Before { closing, entry, conflicts, steps, .. }) = before.remove(&id) else { continue };
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 // A write met a lead that is gone: the brake counts it like one that a reading missed.
                 entries.extend(entry.map(|entry| (id, look_again(entry))));
@@ -490,7 +504,7 @@ impl Pass<'_> {
             };
             if conflicts > CONFLICTS_MAX || steps > STEPS_MAX {
                 self.report.pending += 1;
-            } else if self.is_braked(action.kind()) {
+            } else if self.is_braked(action.kind()) || is_another_closing(closing, &action) {
                 self.deferred.push((row, plan));
             } else {
                 let is_urgent = plan.urgency.is_urgent();
@@ -535,6 +549,19 @@ impl Pass<'_> {
         let latch = crate::ports::LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
         self.latch(OLD_OUTCOMES, latch);
     }
+}
+
+/// How an action closes its referral, if it does.
+fn closing_of(action: &Action) -> Option<Closing> {
+    match action {
+        Action::Patch { step: Step::Close(closing), .. } => Some(*closing),
+        Action::Create { .. } | Action::Update { .. } | Action::Patch { .. } => None,
+    }
+}
+
+/// A closing that became another closing is not the one that a brake let pass.
+fn is_another_closing(before: Option<Closing>, action: &Action) -> bool {
+    matches!((before, closing_of(action)), (Some(before), Some(now)) if before != now)
 }
 
 /// Says once that two authors undo each other.

@@ -213,9 +213,9 @@ impl<'a> Pass<'a> {
         self.due().await?;
         self.leftovers().await?;
         self.advance();
-        self.braked().await?;
+        self.braked(false).await?;
         self.background().await?;
-        self.braked().await?;
+        self.braked(true).await?;
         self.note_braked();
         Ok(())
     }

@@ -43,7 +43,7 @@ pub fn brakes(settings: &BrakeSettings) -> [Brake; 5] {
 
 /// Judges one kind over the whole plan: `None` lets it pass, else the latch that holds all of it.
 ///
-/// `window` holds the instants of the last writes of this kind. If plan + window exceed the limit, none is sent.
+/// `window` holds the instants of the last writes of this kind: of an hour, or of this cycle. If plan + window exceed the limit, none is sent.
 pub fn judge(
     brake: Brake,
     planned: &[&Action],
@@ -60,8 +60,12 @@ pub fn judge(
     if is_approved(&digest) {
         return None;
     }
+    let span = match brake.kind {
+        ActionKind::Accept | ActionKind::Close => "in the last hour",
+        ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => "in this cycle",
+    };
     let reason = format!(
-        "{count} {}s planned and {recent} sent in the last hour exceed the limit of {} ({}); `referrald approve {digest}` sends exactly these",
+        "{count} {}s planned and {recent} sent {span} exceed the limit of {} ({}); `referrald approve {digest}` sends exactly these",
         brake.kind, brake.limit, brake.key
     );
     Some(LatchedBrake { since: now, count, limit: brake.limit, digest, reason })
@@ -80,8 +84,7 @@ pub fn judge_vanished(
     if settings.leads_vanished == 0 || !is_many {
         return None;
     }
-    let mut lines: Vec<String> = vanished.iter().map(|id| format!("vanished {id}")).collect();
-    let digest = digest_lines(&mut lines);
+    let digest = digest_vanished(vanished);
     if is_approved(&digest) {
         return None;
     }
@@ -90,6 +93,12 @@ pub fn judge_vanished(
         settings.leads_vanished, settings.leads_vanished_percent
     );
     Some(LatchedBrake { since: now, count, limit: settings.leads_vanished, digest, reason })
+}
+
+/// The digest that names an exact set of referrals whose leads vanished.
+pub fn digest_vanished(vanished: &[ReferralId]) -> String {
+    let mut lines: Vec<String> = vanished.iter().map(|id| format!("vanished {id}")).collect();
+    digest_lines(&mut lines)
 }
 
 /// Judges visibility on a finished unfiltered incremental scan: it must meet one of the newest known referrals.

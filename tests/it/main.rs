@@ -4,6 +4,7 @@
 
 mod backfill;
 mod bad_input;
+mod brakes;
 mod budgets;
 mod columns;
 mod command_line;

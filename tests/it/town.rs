@@ -8,7 +8,7 @@ use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionAnswer, DecisionRequest, Engine, Reconciler, Status};
 use referrald::model::{ReferralId, Timestamp};
 use referrald::plan::settings::Writes;
-use referrald::ports::{Decisions, Ports, StateStore};
+use referrald::ports::{Clock, Decisions, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::{Checker, DirectCrm, DirectCrmSettings, DirectPortal, Options, Service, SimClock, World};
 use referrald::store::MemoryStore;
@@ -99,13 +99,22 @@ impl Town {
         self.start(Arc::new(MemoryStore::new([key; 16])), settings)
     }
 
+    /// The same daemon on a machine whose clock is fast.
+    pub fn on_a_fast_clock(&self, host: &Host, by: Duration) -> Host {
+        self.start_at(Arc::new(Fast(self.clock.clone(), by)), host.store.clone(), host.settings.clone())
+    }
+
     fn start(&self, store: Arc<MemoryStore>, settings: Settings) -> Host {
+        self.start_at(Arc::new(self.clock.clone()), store, settings)
+    }
+
+    fn start_at(&self, clock: Arc<dyn Clock>, store: Arc<MemoryStore>, settings: Settings) -> Host {
         let crm = DirectCrmSettings { referral_column: None, ..DirectCrmSettings::default() };
         let ports = Ports {
             portal: Arc::new(DirectPortal::new(self.world.clone())),
             crm: Arc::new(DirectCrm::new(self.world.clone(), crm)),
             store: store.clone(),
-            clock: Arc::new(self.clock.clone()),
+            clock,
         };
         let engine = Arc::new(Reconciler::new(ports, settings.clone(), Vec::new(), None));
         Host { engine, store, settings }
@@ -140,6 +149,20 @@ impl Host {
 
     pub fn decisions(&self) -> Decisions {
         self.store.decisions().unwrap()
+    }
+}
+
+/// A clock that is fast by so much.
+struct Fast(SimClock, Duration);
+
+#[async_trait::async_trait]
+impl Clock for Fast {
+    fn now(&self) -> Timestamp {
+        self.0.at().plus(self.1)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.0.advance(duration);
     }
 }
 

@@ -1,0 +1,251 @@
+//! Every brake: what trips it, what it holds, that it outlives crashes, and what lets it go.
+
+use std::time::Duration;
+
+use referrald::cycle::{Budget, CLOCK_BRAKE, ORGANIZATION_BRAKE};
+use referrald::daemon::{DecisionRequest, Engine};
+use referrald::plan::settings::OnReferralClosed;
+use referrald::ports::{ActionKind, Batch, Memo, StateStore};
+use referrald::sim::Service;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::town::{Host, Town};
+
+/// Referrals that are Active and have leads, at rest.
+async fn linked(town: &Town, host: &Host, count: i64) -> Vec<Uuid> {
+    let referrals: Vec<Uuid> = (0..count).map(|number| town.referral(1000 + number)).collect();
+    for referral in &referrals {
+        town.edit_referral(*referral, "/status", json!("Active"));
+        town.edit_referral(*referral, "/substatus", json!("Accepted"));
+    }
+    cycles(town, host, 3).await;
+    referrals
+}
+
+async fn cycles(town: &Town, host: &Host, count: usize) {
+    for _ in 0..count {
+        town.pass(2);
+        host.cycle().await;
+    }
+}
+
+fn disqualify(town: &Town, referrals: &[Uuid]) {
+    referrals.iter().for_each(|referral| town.edit_lead(*referral, json!({"statecode": 2, "statuscode": 4})));
+}
+
+fn closed(town: &Town) -> usize {
+    town.world().portal.all().filter(|(_, row)| row["status"] == "Closed").count()
+}
+
+fn digest(host: &Host, brake: &str) -> String {
+    host.decisions().brakes.get(brake).map(|latch| latch.digest.clone()).unwrap_or_default()
+}
+
+async fn approve(host: &Host, digest: String) {
+    let answer = host.decide(DecisionRequest::Approve { digest }).await;
+    assert!(answer.is_done, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_crash_loop_does_not_reset_the_window_of_closings() {
+    let town = Town::new(51);
+    let mut host = town.host(1, |settings| settings.brakes.closings_per_hour = 3);
+    let referrals = linked(&town, &host, 8).await;
+    for referral in &referrals {
+        disqualify(&town, &[*referral]);
+        host = town.restarted(&host);
+        let before = town.writes(Service::Portal);
+        let stop = CancellationToken::new();
+        let written = async {
+            while town.writes(Service::Portal) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = written => {} // Killed as soon as the write was sent.
+            report = host.engine.cycle(Budget::Work(Duration::from_secs(30)), &stop) => drop(report),
+        }
+        town.pass(2);
+    }
+    assert_eq!(closed(&town), 3, "in one hour");
+    let host = town.restarted(&host);
+    cycles(&town, &host, 2).await;
+    assert_eq!(closed(&town), 3);
+    let status = host.status().await;
+    assert_eq!(status.brakes[0].name, "closings");
+    assert!(status.brakes[0].reason.contains("in the last hour"), "{}", status.brakes[0].reason);
+    approve(&host, digest(&host, "closings")).await;
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 8);
+}
+
+#[tokio::test]
+async fn an_approval_releases_that_set_and_no_other() {
+    let town = Town::new(52);
+    let host = town.host(1, |settings| settings.brakes.closings_per_hour = 2);
+    let referrals = linked(&town, &host, 6).await;
+    disqualify(&town, &referrals[..4]);
+    cycles(&town, &host, 2).await;
+    let first = digest(&host, "closings");
+    // One more, between the listing and the approval.
+    disqualify(&town, &referrals[4..5]);
+    approve(&host, first.clone()).await;
+    cycles(&town, &host, 2).await;
+    assert_eq!(closed(&town), 0, "the set has changed");
+    let second = digest(&host, "closings");
+    assert_ne!(first, second);
+    let host = town.restarted(&host);
+    approve(&host, second).await;
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 5);
+    // The approval is used up: one more has to be asked for, for the window is full.
+    disqualify(&town, &referrals[5..]);
+    cycles(&town, &host, 2).await;
+    assert_eq!(closed(&town), 5);
+    town.pass(61);
+    cycles(&town, &host, 1).await;
+    assert_eq!((closed(&town), host.decisions().brakes.len()), (6, 0), "it fell below the limit by itself");
+}
+
+#[tokio::test]
+async fn acceptances_creates_updates_and_disqualifications_are_held_as_a_whole() {
+    type Provoke = fn(&Town, &[Uuid]);
+    let kinds: [(&str, ActionKind, Provoke); 4] = [
+        ("acceptances", ActionKind::Accept, |town, referrals| {
+            referrals.iter().for_each(|referral| town.edit_lead(*referral, json!({"statuscode": 2})));
+        }),
+        ("creates", ActionKind::Create, |town, referrals| {
+            (0..referrals.len() as i64).for_each(|number| drop(town.referral(number).to_string()));
+        }),
+        ("updates", ActionKind::Update, |town, referrals| {
+            referrals.iter().for_each(|referral| town.edit_referral(*referral, "/details/dealValue", json!(77)));
+        }),
+        ("disqualifications", ActionKind::Disqualify, |town, referrals| {
+            for referral in referrals {
+                town.edit_referral(*referral, "/status", json!("Closed"));
+                town.edit_referral(*referral, "/substatus", json!("Lost"));
+            }
+        }),
+    ];
+    for (name, kind, provoke) in kinds {
+        let town = Town::new(53);
+        let host = town.host(1, |settings| settings.status.on_referral_closed = OnReferralClosed::Disqualify);
+        let referrals: Vec<Uuid> = (0..6).map(|number| town.referral(1000 + number)).collect();
+        cycles(&town, &host, 3).await;
+        let host = town.again(&host, |settings| {
+            settings.brakes.acceptances_per_hour = 4;
+            settings.brakes.creates_per_cycle = 4;
+            settings.brakes.updates_per_cycle = 4;
+            settings.brakes.disqualifications_per_cycle = 4;
+        });
+        cycles(&town, &host, 1).await;
+        provoke(&town, &referrals[..5]);
+        town.pass(2);
+        let report = host.cycle().await;
+        assert_eq!(report.done.get(&kind), None, "{name}: {report:?}");
+        assert!(report.brakes.contains_key(name), "{name}: {report:?}");
+        let host = town.restarted(&host);
+        cycles(&town, &host, 1).await;
+        let command = host.status().await.brakes.iter().find(|brake| brake.name == name).map(|it| it.command.clone());
+        assert_eq!(command, Some(format!("referrald approve {}", digest(&host, name))));
+        approve(&host, digest(&host, name)).await;
+        town.pass(2);
+        let report = host.cycle().await;
+        assert_eq!(report.done.get(&kind), Some(&5), "{name}: {report:?}");
+        assert!(!host.decisions().brakes.contains_key(name), "{name}");
+        assert!(host.decisions().approved.is_empty(), "{name}: the approval is used up");
+    }
+}
+
+#[tokio::test]
+async fn vanished_leads_wait_for_an_approval_of_exactly_these() {
+    let town = Town::new(54);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 20).await;
+    for referral in &referrals[..8] {
+        let lead = town.lead_of(*referral);
+        town.world().delete_lead(lead);
+    }
+    host.engine.ask_for_sweep();
+    cycles(&town, &host, 2).await;
+    let name = "leads vanished";
+    assert_eq!(host.status().await.holds.get("lead vanished"), Some(&8));
+    let host = town.restarted(&host);
+    cycles(&town, &host, 1).await;
+    approve(&host, digest(&host, name)).await;
+    cycles(&town, &host, 2).await;
+    let status = host.status().await;
+    assert_eq!((status.holds.get("lead deleted"), status.holds.get("lead vanished")), (Some(&8), None), "{status:?}");
+    assert!(host.decisions().brakes.is_empty() && host.decisions().approved.is_empty());
+}
+
+#[tokio::test]
+async fn another_organization_on_either_side_stops_writing_until_the_move_is_approved() {
+    let moves: [fn(&mut Memo); 2] = [
+        |memo| memo.crm_organization = Some(Uuid::from_u128(9)),
+        |memo| memo.partner_organization = Some("another".to_owned()),
+    ];
+    for change in moves {
+        let town = Town::new(55);
+        let host = town.host(1, |_| {});
+        let referrals = linked(&town, &host, 4).await;
+        let mut memo = host.store.memo().unwrap();
+        change(&mut memo);
+        host.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
+        town.edit_referral(referrals[0], "/details/dealValue", json!(77));
+        let before = town.all_writes();
+        let host = town.restarted(&host);
+        cycles(&town, &host, 3).await;
+        let host = town.restarted(&host);
+        cycles(&town, &host, 1).await;
+        assert_eq!(town.all_writes(), before);
+        let status = host.status().await;
+        let brake = status.brakes.iter().find(|brake| brake.name == ORGANIZATION_BRAKE).expect("a brake");
+        assert_eq!(brake.command, "referrald approve organization");
+        assert!(status.writing.stopped.is_some());
+        approve(&host, "organization".to_owned()).await;
+        cycles(&town, &host, 3).await;
+        assert_eq!(town.amount_of(referrals[0]), 77.0);
+        assert_eq!(town.world().crm.lead_ids().len(), 4, "every id is kept");
+        assert!(host.decisions().brakes.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_stops_writing_until_it_agrees_again() {
+    let town = Town::new(56);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 3).await;
+    town.edit_referral(referrals[0], "/details/dealValue", json!(77));
+    let before = town.all_writes();
+    let fast = town.on_a_fast_clock(&host, Duration::from_secs(20 * 60));
+    cycles(&town, &fast, 3).await;
+    assert_eq!(town.all_writes(), before);
+    let status = fast.status().await;
+    assert!(status.brakes.iter().any(|brake| brake.name == CLOCK_BRAKE && brake.reason.contains("seconds apart")));
+    let answer = fast.decide(DecisionRequest::Approve { digest: String::new() }).await;
+    assert!(!answer.is_done, "a wrong clock cannot be approved");
+    let host = town.again(&host, |_| {});
+    cycles(&town, &host, 2).await;
+    assert_eq!(town.amount_of(referrals[0]), 77.0);
+    assert!(host.decisions().brakes.is_empty());
+}
+
+#[tokio::test]
+async fn a_brake_is_not_let_go_by_a_cycle_that_saw_nothing() {
+    let town = Town::new(57);
+    let host = town.host(1, |settings| settings.brakes.updates_per_cycle = 2);
+    let referrals = linked(&town, &host, 6).await;
+    referrals.iter().for_each(|referral| town.edit_referral(*referral, "/details/dealValue", json!(77)));
+    cycles(&town, &host, 2).await;
+    let before = host.decisions().brakes["updates"].clone();
+    town.world().faults.outage(Some(Service::Crm));
+    cycles(&town, &host, 2).await;
+    assert_eq!(host.decisions().brakes.get("updates"), Some(&before));
+    town.world().faults.outage(None);
+    cycles(&town, &host, 1).await;
+    assert_eq!(host.decisions().brakes.get("updates"), Some(&before));
+}
