@@ -39,9 +39,8 @@ struct Ready {
 /// What is to be remembered of a row while it is planned again.
 struct Before {
     place: usize,
+    closing: Option<Closing>,
     entry: Option<Entry>,
-    /// The closing it was about to send.
-    step: Option<Closing>,
     conflicts: u32,
     steps: u32,
 }
@@ -490,14 +489,14 @@ impl Pass<'_> {
         let (mut queue, mut entries) = (Vec::new(), Vec::new());
         let mut before: BTreeMap<ReferralId, Before> = BTreeMap::new();
         for (place, Ready { row, action, conflicts, steps, .. }) in rows.iter().enumerate() {
-            let (entry, step) = (row.entry.clone(), closing_of(action));
-            before.insert(row.id, Before { place, entry, step, conflicts: *conflicts, steps: *steps });
+            let (closing, entry) = (closing_of(action), row.entry.clone());
+            before.insert(row.id, Before { place, closing, entry, conflicts: *conflicts, steps: *steps });
         }
         let mut planned = self.plan_rows(rows.into_iter().map(|ready| ready.row).collect()).await?;
         planned.sort_by_key(|(row, _)| before.get(&row.id).map(|before| before.place));
         for (row, mut plan) in planned {
             let id = row.id;
-            let Some(Before { entry, step, conflicts, steps, .. }) = before.remove(&id) else { continue };
+            let Some(Before { closing, entry, conflicts, steps, .. }) = before.remove(&id) else { continue };
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 // A write met a lead that is gone: the brake counts it like one that a reading missed.
                 entries.extend(entry.map(|entry| (id, look_again(entry))));
@@ -521,7 +520,7 @@ impl Pass<'_> {
             };
             if conflicts > CONFLICTS_MAX || steps > STEPS_MAX {
                 self.report.pending += 1;
-            } else if self.is_braked(action.kind()) || is_another_closing(step, &action) {
+            } else if self.is_braked(action.kind()) || is_another_closing(closing, &action) {
                 self.deferred.push((row, plan));
             } else {
                 let is_urgent = plan.urgency.is_urgent();
@@ -568,7 +567,7 @@ impl Pass<'_> {
     }
 }
 
-/// The closing that an action sends.
+/// How an action closes its referral, if it does.
 fn closing_of(action: &Action) -> Option<Closing> {
     match action {
         Action::Patch { step: Step::Close(closing), .. } => Some(*closing),
@@ -577,8 +576,8 @@ fn closing_of(action: &Action) -> Option<Closing> {
 }
 
 /// A closing that became another closing is not the one that a brake let pass.
-fn is_another_closing(before: Option<Closing>, now: &Action) -> bool {
-    before.zip(closing_of(now)).is_some_and(|(before, now)| before != now)
+fn is_another_closing(before: Option<Closing>, action: &Action) -> bool {
+    matches!((before, closing_of(action)), (Some(before), Some(now)) if before != now)
 }
 
 /// Says once that two authors undo each other.

@@ -466,6 +466,13 @@ impl<'a> Draft<'a> {
         let derived = self.row.referral.present().map(|referral| {
             mapping.derive_linked(referral, entry.primary_contact, may_contact(entry) || entry.is_consent_withdrawn)
         });
+        let is_clearing = entry.is_consent_withdrawn && self.policy.on_consent_withdrawn == OnConsentWithdrawn::Clear;
+        let without_people = self
+            .row
+            .referral
+            .present()
+            .filter(|_| is_clearing)
+            .map(|referral| mapping.derive_linked(referral, entry.primary_contact, false));
         let speaks = match (link.status.state, &self.row.opportunities) {
             (LeadState::Qualified, opportunities) => opportunities.as_deref(),
             (LeadState::Open | LeadState::Disqualified, _) => None,
@@ -482,14 +489,21 @@ impl<'a> Draft<'a> {
                 continue;
             }
             let memory = entry.groups.iter().find(|memory| memory.group == group.key);
+            // A composed text says the rest without the people in it, or stays as it is.
+            let is_text = group.mentions_contacts && !group.is_contact && entry.is_consent_withdrawn;
+            let derived = if is_text && is_clearing { &without_people } else { &derived };
             let referral = derived.as_ref().map(|derived| &derived.groups[index]);
             let lead = observed.as_ref().map(|observed| &observed[index]);
             if group.is_contact && entry.is_consent_withdrawn {
                 frozen_contacts.push(group.name.clone());
                 self.withdraw(group, memory, lead, writes);
             }
+            let is_frozen_text = is_text && !is_clearing;
+            if is_frozen_text {
+                frozen_contacts.push(group.name.clone());
+            }
             // What moves while a group is frozen is remembered, so that nobody's value is overwritten afterwards.
-            let is_silent = entry.is_frozen || (group.is_contact && !may_contact(entry));
+            let is_silent = entry.is_frozen || is_frozen_text || (group.is_contact && !may_contact(entry));
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
             let (decision, next) = self.without_change(group, &sight, decision, next);

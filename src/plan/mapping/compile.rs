@@ -172,6 +172,7 @@ impl Workshop<'_> {
             owner: group.owner,
             write: group.write,
             is_contact: group.is_contact,
+            mentions_contacts: mentions_contacts(group),
             is_two_way: recipes.iter().any(|recipe| recipe.write_back.is_some()),
             columns: recipes.iter().map(|recipe| recipe.column.clone()).collect(),
             blocked,
@@ -382,6 +383,16 @@ fn check_writable(column: &str, live: &ColumnSchema, write: WriteWhen) -> Result
         WriteWhen::Always | WriteWhen::Create => Ok(()),
     }
 }
+
+/// Whether any expression of a group names people. In doubt it does: such a group is only frozen a little too often.
+fn mentions_contacts(group: &GroupSettings) -> bool {
+    let names_people = |text: &String| CONTACT_WORDS.iter().any(|word| text.contains(word));
+    let columns = group.columns.values().filter(|column| column.enabled);
+    columns.flat_map(|column| column.from.iter().chain(&column.fallback).chain(&column.template)).any(names_people)
+}
+
+/// What an expression says that speaks of people: `contact`, `further_contacts`, `@contact/…`, `…/customerProfile/team`.
+const CONTACT_WORDS: [&str; 2] = ["contact", "team"];
 
 pub(super) fn is_option(options: &BTreeSet<i32>, code: i64) -> bool {
     i32::try_from(code).is_ok_and(|code| options.contains(&code))

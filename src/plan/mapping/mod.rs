@@ -66,6 +66,8 @@ pub struct Group {
     pub write: WriteWhen,
     /// It holds data about a person and obeys the consent.
     pub is_contact: bool,
+    /// Its expressions may speak of people, for example in a composed text.
+    pub mentions_contacts: bool,
     /// The lead's value can go back to the referral.
     pub is_two_way: bool,
     /// The lead columns that the organization really has.

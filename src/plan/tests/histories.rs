@@ -122,6 +122,38 @@ fn a_consent_is_withdrawn() {
 }
 
 #[test]
+fn a_composed_text_that_names_people_freezes_with_the_consent_or_goes_on_without_them() {
+    let template =
+        "template = \"{{ referral.customerProfile.name }}{% if contact %} ({{ contact.email }}){% endif %}\"";
+    let composed = |answer: &str| {
+        let settings = format!(
+            "[mapping]\non_consent_withdrawn = \"{answer}\"\n[mapping.groups.company.columns.companyname]\nfrom = []\n{template}"
+        );
+        let sample = row_of(policy(FieldOwner::Crm, false, &settings)).referral(Active);
+        let team = serde_json::json!([{"firstName": "Ada", "lastName": "One", "email": "a@b.example"}]);
+        let sample = sample.referral_is(|it| it.consent_to_contact = Some(true)).found(&[]);
+        sample.document(|document| document["customerProfile"]["team"] = team).written()
+    };
+    let withdrawn = |answer: &str| {
+        composed(answer)
+            .document(|document| {
+                document["customerProfile"]["name"] = "new".into();
+                document["customerProfile"]["team"] = serde_json::json!([]);
+            })
+            .referral_is(|it| it.consent_to_contact = Some(false))
+    };
+    let name = |sample: &Sample| sample.row.lead.present().and_then(|lead| lead.columns.get("companyname").cloned());
+    assert_eq!(name(&composed("hold")), Some("old (a@b.example)".into()));
+    check(withdrawn("hold"), "hold: consent withdrawn: company are frozen (mapping.on_consent_withdrawn)");
+    // Given again: what moved meanwhile is written now.
+    let again = withdrawn("hold").later(minutes(1)).referral_is(|it| it.consent_to_contact = Some(true)).written();
+    assert_eq!(name(&again), Some("new".into()));
+    let cleared = withdrawn("clear").written();
+    assert_eq!(name(&cleared), Some("new".into()));
+    check(cleared, "");
+}
+
+#[test]
 fn without_consent_at_first_sight_no_contact_is_written() {
     let sample = row_of(policy(FieldOwner::Crm, false, "keep = [\"contact\"]")).referral(New).found(&[]);
     let team = serde_json::json!([{"firstName": "Ada", "lastName": "One", "email": "a@b.example"}]);
