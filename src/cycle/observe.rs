@@ -289,7 +289,11 @@ impl Pass<'_> {
 
     /// The incremental scan: newest changes first, down to the watermark.
     pub(super) async fn observe_portal(&mut self) -> Result<(), CycleError> {
-        let Some(mark) = self.memo.referrals_seen else { return Ok(()) };
+        let Some(mark) = self.memo.referrals_seen else {
+            // A ledger that was lost knows nobody who could be missing: a brake of its time would hold for ever.
+            self.unlatch(VISIBILITY_BRAKE);
+            return Ok(());
+        };
         if !self.is_up(Side::Crm) {
             return Ok(()); // While the leads side is down this watermark stands still.
         }
