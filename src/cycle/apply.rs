@@ -299,7 +299,10 @@ impl Pass<'_> {
 
     /// Irreversible steps wait while the leads side is not known, the referrals side is down or there is no time left.
     fn may_send_irreversible(&self) -> bool {
-        let is_possible = self.is_up(Side::Portal) && self.has_time();
+        // What was planned while writing was stopped rests on a ledger that remembers nothing of this pass: a lead that
+        // this pass saw reopened may look as it did before.
+        let is_remembered = !self.was_stopped;
+        let is_possible = is_remembered && self.is_up(Side::Portal) && self.has_time();
         self.mode == Mode::Forecast || (self.is_crm_observed && self.is_up(Side::Crm) && is_possible)
     }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::frail::Frail;
-use super::planted::{PlantedCrm, PlantedPortal, Yard};
+use super::planted::{Plant, PlantedCrm, PlantedPortal, Yard};
 use super::script::{Change, Ending, SchemaChange, Script};
 use super::{discretion, judge, promises, script};
 
@@ -114,14 +114,14 @@ pub async fn live(script: Script) -> History {
         history: History::default(),
     };
     // What the program says is listened to in some histories: it costs time.
-    let listens = life.script.seed % 8 == 3 || life.script.plant.is_some();
+    let listens = life.script.seed % 8 == 3 || life.script.plant == Some(Plant::TellsNames);
     let heard = discretion::Heard::default();
     let ear = listens.then(|| tracing::subscriber::set_default(heard.subscriber()));
     life.trouble().await;
     life.calm().await;
     life.rest().await;
     drop(ear);
-    life.judge(&heard);
+    life.judge(listens.then_some(&heard));
     life.history
 }
 
@@ -270,11 +270,12 @@ impl Life {
     }
 
     fn note(&mut self, report: &Report, before: usize) {
+        let is_all = std::env::var_os("REFERRALD_HISTORY_ALL").is_some();
         let lines: Vec<String> = {
             let world = self.world();
             let records = world.journal.records()[before..].iter();
             records
-                .filter(|record| matches!(record.method.as_str(), "PATCH" | "POST") || record.fault.is_some())
+                .filter(|record| is_all || matches!(record.method.as_str(), "PATCH" | "POST") || record.fault.is_some())
                 .map(|record| {
                     format!(
                         "  {} {} {} -> {} {:?}{}{}",
@@ -460,7 +461,7 @@ impl Life {
         self.clock.advance(Duration::from_secs(25 * 3_600));
     }
 
-    fn judge(&mut self, heard: &discretion::Heard) {
+    fn judge(&mut self, heard: Option<&discretion::Heard>) {
         let checker = Checker {
             may_recreate: self.script.may_recreate,
             may_forget_foreign: self.history.has_lost_ledger && !self.script.is_keyed,
@@ -496,7 +497,9 @@ impl Life {
             };
             found.extend(promises::broken(&world, &terms));
             found.extend(self.yard.found());
-            found.extend(discretion::told(&world, self.store().as_ref(), heard, &self.history.log));
+            if let Some(heard) = heard {
+                found.extend(discretion::told(&world, self.store().as_ref(), heard, &self.history.log));
+            }
             found
         };
         for line in &found {

@@ -31,7 +31,7 @@ pub struct Terms {
 /// Namespace of computed lead ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x85bd_8765_40f0_51b4_a713_1aab_ed04_9d80);
 /// A fresh read is not older than this when the irreversible write follows.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(300);
 /// After a row was out of sight, decisions may rest on what was seen before for so long.
 const BLIND: Duration = Duration::from_secs(3_600);
 
@@ -88,11 +88,23 @@ enum Outcome {
     Disqualified,
 }
 
+/// An outcome, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Meaning {
+    outcome: Outcome,
+    since: Timestamp,
+    is_read: bool,
+}
+
 #[derive(Debug, Default)]
 struct LeadSeen {
     columns: BTreeMap<String, Value>,
     exists: bool,
-    outcome: Option<(Outcome, Timestamp)>,
+    outcome: Option<Meaning>,
+    /// What it meant before, while nobody has read what it means now.
+    before: Option<Meaning>,
+    /// Everything it ever meant.
+    past: Vec<Outcome>,
     /// Groups whose value a person entered and the referral has not agreed to since.
     entered: BTreeSet<&'static str>,
 }
@@ -265,8 +277,13 @@ impl<'a> Replay<'a> {
             let had = |name: &&&str| changed.contains_key(**name) && !is_nothing(lead.columns.get(**name));
             let overwritten: Vec<&&str> = group.columns.iter().filter(had).collect();
             let is_entered = lead.entered.contains(group.name) && !is_new;
+            let is_other =
+                |name: &&&str| changed.get(**name).is_some_and(|value| lead.columns.get(**name) != Some(value));
             if by != Actor::Client {
-                lead.entered.insert(group.name);
+                // A lead that comes back brings what it had.
+                if group.columns.iter().any(|name| is_other(&name)) {
+                    lead.entered.insert(group.name);
+                }
             } else if is_entered && !overwritten.is_empty() {
                 let has_moved = |id| self.referrals.get(id).is_some_and(|seen| seen.moved.contains(group.name));
                 if group.is_sellers || !referrals.iter().any(has_moved) {
@@ -324,8 +341,19 @@ impl<'a> Replay<'a> {
             (Some(2), _) => Outcome::Disqualified,
             (_, _) => Outcome::Nothing,
         };
-        if lead.outcome.is_none_or(|(before, _)| before != outcome) {
-            lead.outcome = Some((outcome, at));
+        lead.past.push(outcome);
+        let fresh = Meaning { outcome, since: at, is_read: false };
+        match lead.outcome {
+            Some(now) if now.outcome == outcome => {}
+            // What came and went between two readings was never there.
+            Some(now) if !now.is_read && lead.before.is_some_and(|before| before.outcome == outcome) => {
+                lead.outcome = lead.before.take();
+            }
+            Some(now) if !now.is_read => lead.outcome = Some(fresh),
+            now => {
+                lead.before = now;
+                lead.outcome = Some(fresh);
+            }
         }
     }
 
@@ -339,6 +367,14 @@ impl<'a> Replay<'a> {
                 self.read.insert(id, record.at);
             } else if record.method == "PATCH" {
                 record.subject.map(|id| self.read.remove(&id));
+            }
+        }
+        let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered;
+        if is_reading && record.status == 200 && record.fault.is_none() && record.operation == "list opportunities" {
+            for lead in self.leads.values_mut() {
+                if let Some(now) = &mut lead.outcome {
+                    now.is_read = true;
+                }
             }
         }
         if !matches!(record.method.as_str(), "PATCH" | "POST" | "PUT" | "DELETE")
@@ -378,7 +414,7 @@ impl<'a> Replay<'a> {
 
     /// P1: what was created speaks for one referral, which had no lead.
     fn judge_creation(&mut self, lead: Uuid, at: Timestamp) {
-        let referrals = self.referrals_of(lead);
+        let referrals = self.named_by(lead);
         let [referral] = referrals.as_slice() else {
             self.found.push(format!("P1: lead {lead} was created at {at} and speaks for {referrals:?}"));
             return;
@@ -401,7 +437,10 @@ impl<'a> Replay<'a> {
         for (referral, step, at) in steps {
             let fresh = self.read.get(referral).is_some_and(|read| at.since(*read) <= FRESH);
             if !fresh {
-                self.found.push(format!("P5: {what} moved {referral} to {step} without a fresh look at it"));
+                self.found.push(format!(
+                    "P5: {what} moved {referral} to {step} without a fresh look at it, last seen {:?}",
+                    self.read.get(referral)
+                ));
             }
             if record.if_match.is_none() {
                 self.found.push(format!("P5: {what} moved {referral} to {step} without If-Match"));
@@ -421,7 +460,9 @@ impl<'a> Replay<'a> {
             };
             let grounds = |id: &Uuid| {
                 let seen = self.leads.get(id)?;
-                seen.outcome.filter(|(outcome, _)| !is_merged(seen) && asks(*outcome)).map(|(_, since)| since)
+                let meant = seen.outcome.filter(|now| !is_merged(seen) && asks(now.outcome)).map(|now| now.since);
+                // What became of a lead just before it was deleted cannot be read any more.
+                meant.or((!seen.exists && seen.past.iter().any(|past| asks(*past))).then_some(Timestamp::EPOCH))
             };
             let is_out_of_sight = |id: &Uuid| self.hidden.get(id).is_some_and(|until| *at < until.plus(BLIND));
             let is_blind = self.blind_until.is_some_and(|until| *at < until.plus(BLIND));
@@ -449,24 +490,38 @@ impl<'a> Replay<'a> {
             columns.into_iter().any(|name| lead.columns.get(name).and_then(guid) == Some(referral))
         };
         found.extend(self.leads.iter().filter(|(_, lead)| names(lead)).map(|(id, _)| *id));
-        for _ in 0..10 {
-            let masters: Vec<Uuid> = found
-                .iter()
-                .filter_map(|id| self.leads.get(id)?.columns.get("_masterid_value").and_then(guid))
-                .collect();
-            found.extend(masters);
+        let master = |id: &Uuid| self.leads.get(id)?.columns.get("_masterid_value").and_then(guid);
+        while let Some(next) = found.iter().filter_map(master).find(|id| !found.contains(id)) {
+            found.insert(next);
         }
         found.into_iter().filter(|id| self.leads.contains_key(id)).collect()
     }
 
-    fn referrals_of(&self, lead: Uuid) -> Vec<Uuid> {
+    /// Referrals that a lead itself names.
+    fn named_by(&self, lead: Uuid) -> Vec<Uuid> {
         let mut found: BTreeSet<Uuid> = self.computed.get(&lead).copied().into_iter().collect();
         if let Some(seen) = self.leads.get(&lead) {
             let columns = std::iter::once("subject").chain(self.terms.referral_column);
             let named = columns.into_iter().filter_map(|name| seen.columns.get(name).and_then(guid));
             found.extend(named.filter(|id| self.referrals.contains_key(id)));
         }
-        let names = |seen: &ReferralSeen| seen.values.get("/externalReferenceId").and_then(guid) == Some(lead);
+        found.into_iter().collect()
+    }
+
+    fn referrals_of(&self, lead: Uuid) -> Vec<Uuid> {
+        let mut found: BTreeSet<Uuid> = self.named_by(lead).into_iter().collect();
+        // A referral keeps the name of a lead that was merged into this one.
+        let mut merged = BTreeSet::from([lead]);
+        while let Some(loser) = self.leads.iter().find_map(|(id, seen)| {
+            let master = seen.columns.get("_masterid_value").and_then(guid)?;
+            (merged.contains(&master) && !merged.contains(id)).then_some(*id)
+        }) {
+            merged.insert(loser);
+        }
+        found.extend(merged.iter().filter_map(|id| self.computed.get(id)).copied());
+        let names = |seen: &ReferralSeen| {
+            seen.values.get("/externalReferenceId").and_then(guid).is_some_and(|named| merged.contains(&named))
+        };
         found.extend(self.referrals.iter().filter(|(_, seen)| names(seen)).map(|(id, _)| *id));
         found.into_iter().collect()
     }
