@@ -106,6 +106,10 @@ fn referral_written(entry: &mut Entry, row: &mut Row, action: &Action, referral:
         }
     }
     let Some(referral) = referral else {
+        // What was sent is what it shows: read later, our own write is no change of the referral.
+        for write in writes_of(action) {
+            agree(entry, write, write.referral, write.lead, policy);
+        }
         // The version is unknown now; who needs it reads the referral first.
         entry.referral_etag = None;
         row.referral = Seen::Unseen;

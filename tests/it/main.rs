@@ -10,6 +10,7 @@ mod daemon_run;
 mod demo;
 mod histories;
 mod once;
+mod passes;
 mod sign_in;
 mod stage;
 mod trouble;
