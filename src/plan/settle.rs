@@ -113,12 +113,11 @@ fn referral_written(
         }
     }
     let Some(referral) = referral else {
-        // The version is unknown now; who needs it reads the referral first, and then both sides agree.
+        // What was sent is what it shows: read later, our own write is no change of the referral.
         for write in writes_of(action) {
-            if let Some(memory) = entry.groups.iter_mut().find(|memory| memory.group == write.group) {
-                memory.flips = fields::after_write(Some(memory), write.lead, false, now);
-            }
+            agree(entry, action, write, write.referral, write.lead, policy, now);
         }
+        // The version is unknown now; who needs it reads the referral first.
         entry.referral_etag = None;
         row.referral = Seen::Unseen;
         row.is_referral_fresh = false;

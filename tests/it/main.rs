@@ -19,6 +19,7 @@ mod histories;
 mod memory;
 mod once;
 mod outage;
+mod passes;
 mod sign_in;
 mod stage;
 mod state;

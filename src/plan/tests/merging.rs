@@ -34,6 +34,23 @@ fn back_by(owner: &str) -> String {
     format!("write back to referral R: /details/notes (both changed, {owner}; mapping.groups.notes.owner)")
 }
 
+#[test]
+fn our_own_write_is_no_change_of_the_referral_though_its_answer_was_empty() {
+    let planned = seen(FieldOwner::Newest, true, Memory::Common).shows("mine");
+    let action = planned.plan().action.expect("a write-back");
+    let (mut written, _) = crate::plan::settle(
+        crate::plan::Row { entry: planned.plan().entry, ..planned.row.clone() },
+        &action,
+        &crate::plan::Outcome::ReferralWritten(None),
+        &planned.policy,
+        NOW,
+    );
+    // Before anybody reads the referral again, the seller goes on.
+    written.referral = planned.row.referral.clone();
+    let later = Sample { row: written, now: minutes(30), ..planned }.says("mine").shows("mine again");
+    check(later, WRITE_BACK);
+}
+
 const OWNERS: [FieldOwner; 4] = [FieldOwner::PartnerCenter, FieldOwner::Crm, FieldOwner::Newest, FieldOwner::Hold];
 
 #[test]

@@ -162,12 +162,14 @@ impl Portal for PlantedPortal {
         let mut page = page?;
         if self.yard.has(Plant::OverlooksReferral) {
             let mut seen = self.yard.seen.lock().unwrap();
-            let plain =
-                |referral: &&Referral| !referral.is_spam && !referral.is_outgoing && referral.invited_by.is_none();
-            let first =
-                page.items.iter().filter(plain).find(|referral| referral.engagement.is_none()).map(|one| one.id);
-            let overlooked =
-                *seen.overlooked.get_or_insert_with(|| first.unwrap_or_else(|| ReferralId::new(Uuid::nil())));
+            let is_plain = |one: &&Referral| {
+                let is_ours = one.organization.as_deref().is_some_and(|id| id != "msft");
+                is_ours && !one.is_spam && !one.is_outgoing
+            };
+            if let (None, Some(first)) = (seen.overlooked, page.items.iter().find(is_plain)) {
+                seen.overlooked = Some(first.id);
+            }
+            let overlooked = seen.overlooked.unwrap_or_else(|| ReferralId::new(Uuid::nil()));
             page.items.retain(|referral| referral.id != overlooked);
         }
         page.items.iter().for_each(|referral| self.remember(referral));
