@@ -402,6 +402,8 @@ impl Pass<'_> {
             self.settle_one(ready, outcome, commit, &mut record, &mut again).await?;
         }
         let (queue, entries) = self.plan_again(again).await?;
+        // What is known of an outcome is kept until the row could be decided with it.
+        record.settled.retain(|(_, id)| !self.unresolved.contains(id));
         record.entries.extend(entries);
         record.memo = Some(self.counted()?);
         self.ports.store.record(record).await?;
@@ -455,6 +457,9 @@ impl Pass<'_> {
                     again.push(Ready { row, action, is_urgent, conflicts: conflicts + 1, steps });
                 } else {
                     self.report.pending += 1;
+                    if is_unknown {
+                        self.unresolved.insert(row.id);
+                    }
                     if let (Outcome::Failed(error), Some(entry), false) = (&outcome, &mut row.entry, is_unknown) {
                         let (referral, lead) = (&row.referral, &row.lead);
                         let policy = &self.setup.policy;

@@ -148,6 +148,8 @@ struct Pass<'a> {
     backfill: Option<crate::ports::Backfill>,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
+    /// Rows with a write of ours whose outcome could not be found out: decided by nothing until both sides are read for it.
+    unresolved: BTreeSet<ReferralId>,
     /// How often the ledger had been opened when the pass began.
     openings: u64,
 }
@@ -198,6 +200,7 @@ impl<'a> Pass<'a> {
             has_held_vanished: false,
             backfill: None,
             decided: BTreeSet::new(),
+            unresolved: BTreeSet::new(),
             openings: ports.store.openings(),
         })
     }
@@ -295,7 +298,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
-    async fn process(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
+    async fn process(&mut self, mut rows: Vec<Row>) -> Result<(), CycleError> {
+        rows.retain(|row| !self.unresolved.contains(&row.id));
         if rows.is_empty() {
             return Ok(());
         }

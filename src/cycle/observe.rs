@@ -109,16 +109,14 @@ impl Pass<'_> {
         let mut read = Vec::new();
         for mut row in rows.into_values() {
             row.entry = self.ports.store.get(row.id)?;
-            if !self.read_for_intent(&mut row).await {
-                self.is_incomplete = true;
-                settled.retain(|(_, id)| *id != row.id);
-                continue;
+            if self.read_for_intent(&mut row).await {
+                read.push(row);
+            } else {
+                self.unresolved.insert(row.id); // Both sides are read when it can be resolved.
             }
-            read.push(row);
         }
-        let known: BTreeSet<ReferralId> = read.iter().map(|row| row.id).collect();
         self.process(read).await?;
-        settled.retain(|(_, id)| known.contains(id));
+        settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;
         Ok(())
     }
@@ -509,6 +507,7 @@ impl Pass<'_> {
         // A row with an entry is pending there; one without is only safe while the watermark stands still.
         self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
+        self.unresolved.extend(rows.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
         let look_at = Some(self.ports.clock.now().plus(LEFT_AGAIN));
         // While the watermarks stand still the next pass sees again what this one saw; else the entry has to ask for it.
         let is_seen_again = self.is_incomplete && !self.has_advanced;

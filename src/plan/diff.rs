@@ -143,8 +143,11 @@ impl<'a> Draft<'a> {
             remember_referral(&mut entry, referral);
             let is_close =
                 self.row.intent.as_ref().is_some_and(|intent| intent.kind == crate::ports::ActionKind::Close);
-            if is_close && entry.referral_status == ReferralStatus::Closed {
-                entry.closed_by_us = closing_of(entry.referral_substatus);
+            // Somebody else may have closed it in another way before our write arrived.
+            let closing = closing_of(entry.referral_substatus);
+            let is_meant = entry.outcome.is_none_or(|outcome| Some(outcome.closing) == closing);
+            if is_close && is_meant && entry.referral_status == ReferralStatus::Closed {
+                entry.closed_by_us = closing;
             }
         }
         backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration);

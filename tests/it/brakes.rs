@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use referrald::cycle::{Budget, CLOCK_BRAKE, ORGANIZATION_BRAKE};
+use referrald::cycle::{CLOCK_BRAKE, ORGANIZATION_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine};
 use referrald::plan::settings::OnReferralClosed;
 use referrald::ports::{ActionKind, Batch, Memo, StateStore};
 use referrald::sim::Service;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::town::{Host, Town};
@@ -53,24 +52,14 @@ async fn a_crash_loop_does_not_reset_the_window_of_closings() {
     let town = Town::new(51);
     let mut host = town.host(1, |settings| settings.brakes.closings_per_hour = 3);
     let referrals = linked(&town, &host, 8).await;
+    let mut kills = 0;
     for referral in &referrals {
         disqualify(&town, &[*referral]);
         host = town.restarted(&host);
-        let before = town.writes(Service::Portal);
-        let stop = CancellationToken::new();
-        let written = async {
-            while town.writes(Service::Portal) == before {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = written => {} // Killed as soon as the write was sent.
-            report = host.engine.cycle(Budget::Work(Duration::from_secs(30)), &stop) => drop(report),
-        }
+        kills += usize::from(host.killed_after_a_write(&town).await);
         town.pass(2);
     }
-    assert_eq!(closed(&town), 3, "in one hour");
+    assert_eq!((closed(&town), kills), (3, 3), "in one hour");
     let host = town.restarted(&host);
     cycles(&town, &host, 2).await;
     assert_eq!(closed(&town), 3);

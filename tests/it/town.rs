@@ -1,5 +1,6 @@
 //! A small town: both services as one world, and daemons behind the ports, on a clock that only the test moves.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::deaf::{Deaf, IsDeaf};
+
 /// Both services and the time.
 pub struct Town {
     pub world: Arc<Mutex<World>>,
@@ -26,6 +29,7 @@ pub struct Town {
 pub struct Host {
     pub engine: Arc<Reconciler>,
     pub store: Arc<MemoryStore>,
+    is_deaf: IsDeaf,
     settings: Settings,
 }
 
@@ -80,6 +84,11 @@ impl Town {
         self.world().portal.get(referral).and_then(|row| row["details"]["dealValue"].as_f64()).unwrap_or_default()
     }
 
+    /// One path of a referral.
+    pub fn path_of(&self, referral: Uuid, pointer: &str) -> Value {
+        self.world().portal.get(referral).and_then(|row| row.pointer(pointer)).cloned().unwrap_or_default()
+    }
+
     /// Writes sent so far, by service.
     pub fn writes(&self, service: Service) -> usize {
         self.world().journal.writes().filter(|record| record.service == service).count()
@@ -109,15 +118,16 @@ impl Town {
     }
 
     fn start_at(&self, clock: Arc<dyn Clock>, store: Arc<MemoryStore>, settings: Settings) -> Host {
+        let is_deaf = IsDeaf::default();
         let crm = DirectCrmSettings { referral_column: None, ..DirectCrmSettings::default() };
         let ports = Ports {
-            portal: Arc::new(DirectPortal::new(self.world.clone())),
-            crm: Arc::new(DirectCrm::new(self.world.clone(), crm)),
+            portal: Arc::new(Deaf(DirectPortal::new(self.world.clone()), is_deaf.clone())),
+            crm: Arc::new(Deaf(DirectCrm::new(self.world.clone(), crm), is_deaf.clone())),
             store: store.clone(),
             clock,
         };
         let engine = Arc::new(Reconciler::new(ports, settings.clone(), Vec::new(), None));
-        Host { engine, store, settings }
+        Host { engine, store, settings, is_deaf }
     }
 
     /// The next process after an orderly stop, configured anew.
@@ -137,6 +147,28 @@ impl Host {
     pub async fn cycle(&self) -> Report {
         let stop = CancellationToken::new();
         self.engine.cycle(Budget::Work(Duration::from_secs(30)), &stop).await.unwrap()
+    }
+
+    /// Runs a cycle that is killed right after it has sent a write (or several at once); false when it had none to send.
+    pub async fn killed_after_a_write(&self, town: &Town) -> bool {
+        self.is_deaf.store(true, Ordering::Relaxed);
+        let sent = || {
+            let world = town.world();
+            let is_write = |method: &str| matches!(method, "PATCH" | "POST");
+            world.journal.records().iter().filter(|record| is_write(&record.method)).count()
+        };
+        let before = sent();
+        let stop = CancellationToken::new();
+        let written = async {
+            while sent() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = written => true,
+            _ = self.engine.cycle(Budget::Work(Duration::from_secs(30)), &stop) => false,
+        }
     }
 
     pub async fn status(&self) -> Status {
