@@ -986,9 +986,15 @@ fn master(lead: &Lead) -> Option<LeadId> {
     lead.master.filter(|master| lead.is_merged && *master != lead.id)
 }
 
-/// The listing shows a version from before the one we know.
+/// The listing shows a version from before the one we know, or from before a write of ours that told us no version: what
+/// such a listing says is what we have just replaced.
 fn is_older(entry: &Entry, referral: &Referral) -> bool {
-    matches!((referral.updated, entry.referral_updated), (Some(listed), Some(known)) if listed < known)
+    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    let is_unknown = entry.referral_etag.is_none() && entry.standing == Standing::Linked && !is_missed;
+    match (referral.updated, entry.referral_updated) {
+        (Some(listed), Some(known)) => listed < known || (is_unknown && listed == known),
+        (None, _) | (_, None) => false,
+    }
 }
 
 /// The listing shows a version from after the one this pass decided on.
