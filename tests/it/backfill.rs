@@ -61,7 +61,7 @@ async fn after_a_change_of_mapping_a_backfill_rewrites_a_sample_waits_for_a_look
     let report = stage.json(&["once"], 0).await;
     assert_eq!(report["brakes"], json!({}), "{report:#}");
     let open = stage.simulator.with(|world| {
-        let is_open = |lead: &uuid::Uuid| *world.crm.value(Table::Lead, *lead, "statecode") == 0;
+        let is_open = |lead: &uuid::Uuid| world.crm.value(Table::Lead, *lead, "statecode") == 0;
         world.crm.lead_ids().iter().filter(|lead| is_open(lead)).count()
     });
     let cut = companies(&stage).iter().filter(|name| name.ends_with('…')).count();

@@ -1,7 +1,8 @@
 //! Seeded histories: the real cycle among people who edit both sides, through faults, restarts and lost ledgers.
 //!
 //! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_FROM=n` with which one they begin;
-//! `REFERRALD_HISTORY_SEED=n` replays one with its full log, and with `REFERRALD_HISTORY_ALL=1` every request is in it.
+//! `REFERRALD_HISTORY_SEED=n` replays one with its full log, with `REFERRALD_HISTORY_ALL=1` every
+//! request is in it, and with `REFERRALD_HISTORY_SHRINK=1` the history is first made as small as it can be and still fail.
 
 mod discretion;
 mod frail;
@@ -54,8 +55,12 @@ fn replay(seed: u64) -> String {
 #[test]
 fn every_promise_is_kept_in_every_history() {
     if let Some(seed) = number("REFERRALD_HISTORY_SEED") {
-        let history = live(Script::new(seed));
-        println!("{:#?}", Script::new(seed));
+        let script = match number("REFERRALD_HISTORY_SHRINK") {
+            Some(_) => shrunk(Script::new(seed)),
+            None => Script::new(seed),
+        };
+        println!("{script:#?}");
+        let history = live(script);
         history.log.iter().for_each(|line| println!("{line}"));
         assert!(history.found.is_empty(), "seed {seed}:\n{}\n{}", history.found.join("\n"), replay(seed));
         return;
@@ -103,6 +108,61 @@ fn the_same_seed_writes_the_same_log() {
         assert_eq!(one.log, two.log, "seed {seed}");
     }
     assert_ne!(live(Script::new(3)).log, live(Script::new(4)).log);
+}
+
+/// Lives of a failing history that are tried to make it smaller.
+const SHRINKS_MAX: usize = 200;
+
+/// The same failing history with less trouble, fewer upheavals and fewer edits, as long as something is still found.
+fn shrunk(mut script: Script) -> Script {
+    let mut lives = 0;
+    let mut part = 2;
+    while part <= 64 {
+        let smaller = smaller(&script, part).into_iter().find(|candidate| {
+            lives += 1;
+            lives <= SHRINKS_MAX && !outlive(candidate.clone()).found.is_empty()
+        });
+        match smaller {
+            Some(smaller) => script = smaller,
+            None => part *= 2,
+        }
+    }
+    script
+}
+
+/// Histories with one thing less; edits go in so many parts.
+fn smaller(script: &Script, parts: u64) -> Vec<Script> {
+    let mut found = Vec::new();
+    let mut without = |change: &dyn Fn(&mut Script)| {
+        let mut candidate = script.clone();
+        change(&mut candidate);
+        found.push(candidate);
+    };
+    (0..script.faults.len()).for_each(|at| {
+        without(&|script| {
+            script.faults.remove(at);
+        })
+    });
+    (0..script.restarts.len()).for_each(|at| {
+        without(&|script| {
+            script.restarts.remove(at);
+        })
+    });
+    (0..script.full_disks.len()).for_each(|at| {
+        without(&|script| {
+            script.full_disks.remove(at);
+        })
+    });
+    if script.schema_change.is_some() {
+        without(&|script| script.schema_change = None);
+    }
+    let length = life::EDITS.div_ceil(parts);
+    for from in (0..parts).map(|part| part * length) {
+        if !script.muted.iter().any(|muted| muted.contains(&from) && muted.contains(&(from + length - 1))) {
+            without(&|script| script.muted.push(from..from + length));
+        }
+    }
+    found
 }
 
 /// Every promise, a defect that breaks it, and what the judge says then.

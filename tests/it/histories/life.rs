@@ -49,6 +49,8 @@ const BUDGET: Budget = Budget::Work(Duration::from_secs(30));
 const NIGHT_EVERY: usize = 9;
 /// Edits between two cycles.
 const EDITS_PER_ROUND: usize = 8;
+/// Edits of one history at most.
+pub const EDITS: u64 = (script::ROUNDS * EDITS_PER_ROUND) as u64;
 /// Cycles at rest that must write nothing.
 const CYCLES_AT_REST: usize = 5;
 
@@ -114,7 +116,7 @@ pub async fn live(script: Script) -> History {
         history: History::default(),
     };
     // What the program says is listened to in some histories: it costs time.
-    let listens = life.script.seed % 8 == 3 || life.script.plant == Some(Plant::TellsNames);
+    let listens = life.script.seed % 16 == 3 || life.script.plant == Some(Plant::TellsNames);
     let heard = discretion::Heard::default();
     let ear = listens.then(|| tracing::subscriber::set_default(heard.subscriber()));
     life.trouble().await;

@@ -144,6 +144,9 @@ pub struct PlantedPortal {
 
 impl PlantedPortal {
     fn remember(&self, referral: &Referral) {
+        if self.yard.plant.is_none() {
+            return;
+        }
         self.yard.seen.lock().unwrap().referrals.insert(referral.id, referral.clone());
     }
 }

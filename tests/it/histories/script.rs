@@ -13,6 +13,9 @@ use referrald::sim::world::{ClosedLeads, Options, Paging};
 
 use super::planted::Plant;
 
+/// Rounds of edits, each followed by a cycle.
+pub const ROUNDS: usize = 28;
+
 /// The custom column with the referral id.
 pub const COLUMN: &str = "new_referralid";
 
@@ -96,7 +99,7 @@ pub enum Ending {
 impl Script {
     pub fn new(seed: u64) -> Script {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-        let rounds = 28;
+        let rounds = ROUNDS;
         let classes = rng.random_range(4..=9);
         // Rare ones besides, so that each is met.
         let faults = CLASSES.sample(&mut rng, classes).copied().collect();
