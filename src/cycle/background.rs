@@ -120,7 +120,7 @@ impl Pass<'_> {
     }
 
     /// The urgent first: New referrals, oldest first, before everything else is read.
-    async fn peek(&mut self) -> Result<(), CycleError> {
+    pub(super) async fn peek(&mut self) -> Result<(), CycleError> {
         let mut cursor = None;
         for _ in 0..PEEK_PAGES_MAX {
             if !self.both_up() || !self.has_time() {

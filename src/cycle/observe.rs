@@ -329,6 +329,9 @@ impl Pass<'_> {
         if scan.is_unordered || scan.is_too_long {
             self.ask_for_sweep_after(&scan);
         }
+        if self.is_catching_up() {
+            self.peek().await?; // What changed first is listed last, and a New referral does not wait.
+        }
         let rows = self.join(scan.rows)?;
         self.process(rows).await?;
         if is_whole && self.may_write() && !self.is_incomplete {
@@ -336,6 +339,11 @@ impl Pass<'_> {
             self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0).advanced_to(quiet.unwrap_or_default()));
         }
         Ok(())
+    }
+
+    /// Both sides were last observed so long ago that much may have happened.
+    fn is_catching_up(&self) -> bool {
+        self.memo.last_success.is_some_and(|at| self.began.since(at) > self.setup.sweep_after_pause)
     }
 
     /// Reads the pages of the incremental scan into `scan`.

@@ -22,12 +22,14 @@ pub fn next_attempt(trouble: &Trouble, id: ReferralId, settings: &RetrySettings)
     trouble.since.plus(wait)
 }
 
-/// Forgets trouble when what it was about has changed: either side's version, or the configuration.
-pub fn wake(entry: &mut Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) {
+/// Forgets trouble when what it was about has changed: either side's version, or the configuration. True when it did.
+pub fn wake(entry: &mut Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) -> bool {
     let about = about(entry, referral, lead, configuration);
-    if entry.trouble.as_ref().is_some_and(|trouble| trouble.about != about) {
+    let is_over = entry.trouble.as_ref().is_some_and(|trouble| trouble.about != about);
+    if is_over {
         entry.trouble = None;
     }
+    is_over
 }
 
 /// Notes a failure that belongs to this row.

@@ -150,7 +150,11 @@ impl<'a> Draft<'a> {
                 entry.closed_by_us = closing;
             }
         }
-        backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration);
+        if backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration) {
+            // What failed is to be tried again: it takes both sides to know what that was.
+            self.needs.referral |= matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead |= entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+        }
         if matches!(self.row.referral, Seen::Absent) {
             // Its version is forgotten, so that it is looked at again as soon as it is listed.
             entry.referral_etag = None;

@@ -69,6 +69,11 @@ impl Referrals {
         self.organization
     }
 
+    /// New referrals belong to another organization from now on; those there are keep theirs.
+    pub fn move_to(&mut self, organization: Uuid) {
+        self.organization = organization;
+    }
+
     /// One referral as the service would answer it, without `@odata.context`.
     pub fn get(&self, id: Uuid) -> Option<&Value> {
         self.rows.get(&id).map(|row| &row.document)

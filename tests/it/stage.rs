@@ -230,6 +230,21 @@ settle_time_lost = "0s"
         command
     }
 
+    /// As [`Stage::daemon`], over a state directory of its own, as on another host.
+    pub async fn daemon_elsewhere(&self, state: &str) -> Daemon {
+        let directory = self.path(state);
+        let mut daemon = self.start_by(|stage, log| {
+            let mut command = stage.command(&["run"]);
+            command.env("REFERRALD_STATE__DIRECTORY", &directory);
+            let file = |name: &str| std::fs::File::create(stage.path(name)).unwrap();
+            command.stdin(Stdio::null()).stdout(file(&format!("{log}.out"))).stderr(file(&format!("{log}.err")));
+            command.spawn().unwrap()
+        });
+        daemon.place = Place::new(None, None, &directory);
+        daemon.until_up().await;
+        daemon
+    }
+
     /// Starts `run` and does not wait for it.
     pub fn start(&self) -> Daemon {
         self.start_by(|stage, log| stage.spawn(&["run"], log))
@@ -528,7 +543,8 @@ impl Daemon {
         while !is_done() {
             assert!(began.elapsed() < PATIENCE, "waited for {what}\n{}", tail(&self.logged()));
             self.client().await.reconcile().await.unwrap();
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // Slow enough for the services' own limits, however long it takes.
+            tokio::time::sleep(10 * LOOK_AGAIN).await;
         }
     }
 
@@ -545,7 +561,6 @@ impl Daemon {
     }
 
     /// Sends it a signal by name.
-    #[allow(dead_code)]
     pub fn signal(&self, name: &str) {
         assert!(signal(self.child.as_ref().unwrap(), name));
     }

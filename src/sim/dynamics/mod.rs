@@ -263,6 +263,11 @@ impl Dynamics {
         self.organization
     }
 
+    /// The same rows in another organization: a copied or moved environment.
+    pub fn move_to(&mut self, organization: Uuid) {
+        self.organization = organization;
+    }
+
     /// People who work with leads.
     pub fn sellers(&self) -> &[Uuid] {
         &self.sellers
