@@ -16,8 +16,8 @@ use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
 use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
-use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
 use crate::portal::partner_center::webhooks::WebhookApi;
+use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
 use crate::store::settings::StateSettings;
 use crate::telemetry::{self, LogSettings, TelemetryError};
 use crate::trigger::Bell;
@@ -247,9 +247,9 @@ pub(super) fn connect(
 pub(super) fn webhook_api(settings: &Settings) -> Result<WebhookApi, StartError> {
     let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
     let (portal_settings, keep) = (&settings.partner_center, settings.state.directory.join("keep"));
-    let section = match &portal_settings.webhook_auth {
-        None => "partner_center.auth",
-        Some(_) => "partner_center.webhook_auth",
+    let section = match portal_settings.webhook_auth == Default::default() {
+        true => "partner_center.auth",
+        false => "partner_center.webhook_auth",
     };
     let (url, auth) = (&portal_settings.webhook_api_url, portal_settings.webhook_sign_in());
     let audience = url.origin().ascii_serialization();

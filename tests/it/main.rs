@@ -25,3 +25,4 @@ mod state;
 mod torture;
 mod town;
 mod trouble;
+mod webhook;

@@ -10,8 +10,8 @@ use super::super::arguments::Flags;
 use super::super::build::{load, webhook_api};
 use super::drift;
 use crate::config::Settings;
-use crate::daemon::status::{Status, WebhookStatus};
 use crate::daemon::Beside;
+use crate::daemon::status::{Status, WebhookStatus};
 use crate::trigger::Bell;
 use crate::trigger::webhook::Webhook;
 

@@ -64,8 +64,7 @@ pub fn drift(settings: &WebhookSettings, found: Option<&Registration>) -> Option
                 .to_owned(),
         );
     }
-    let missing: Vec<&str> =
-        settings.events.iter().filter(|event| !has(found, event)).map(String::as_str).collect();
+    let missing: Vec<&str> = settings.events.iter().filter(|event| !has(found, event)).map(String::as_str).collect();
     (!missing.is_empty())
         .then(|| format!("events are missing: {}; run `referrald webhook register`", missing.join(", ")))
 }
@@ -189,7 +188,9 @@ impl Desk<'_> {
             Some(found) if found.url == wanted.url && wanted.events.iter().all(|event| has(&found, event)) => {
                 Ok(Exit::Fine)
             }
-            _ => Err(Failure::Other("it was written, but what is read back differs; look again with `show`".to_owned())),
+            _ => {
+                Err(Failure::Other("it was written, but what is read back differs; look again with `show`".to_owned()))
+            }
         }
     }
 
@@ -271,11 +272,7 @@ fn shape(registration: &Registration) -> serde_json::Value {
     json!({"url": registration.url, "events": registration.events})
 }
 
-fn print_registration(
-    out: &mut (dyn Write + Send),
-    title: &str,
-    found: Option<&Registration>,
-) -> Result<(), Failure> {
+fn print_registration(out: &mut (dyn Write + Send), title: &str, found: Option<&Registration>) -> Result<(), Failure> {
     match found {
         None => writeln!(out, "{title}: nothing")?,
         Some(found) => {

@@ -45,8 +45,8 @@ pub(super) fn read(state: &Path) -> Result<Option<Registration>, String> {
         return Ok(None);
     }
     let unreadable = |why: String| format!("{} cannot be read: {why}", file.display());
-    let value: Value =
-        serde_json::from_slice(&read_limited(&file).map_err(unreadable)?).map_err(|error| unreadable(error.to_string()))?;
+    let value: Value = serde_json::from_slice(&read_limited(&file).map_err(unreadable)?)
+        .map_err(|error| unreadable(error.to_string()))?;
     let events = value["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     let events = events.iter().filter_map(|event| event.as_str().map(str::to_owned)).collect();
     Ok(value["url"].as_str().map(|url| Registration { url: url.to_owned(), events }))

@@ -43,8 +43,7 @@ pub(super) async fn verify(
             let rules = std::sync::Arc::new(rules);
             let fetch = fetcher(&settings.http).map_err(Failure::Other)?;
             let clock = std::sync::Arc::new(|| Timestamp::from(jiff::Timestamp::now()));
-            let certificates =
-                Certificates::new(rules.clone(), intermediate_sources, folder, fetch, clock, None);
+            let certificates = Certificates::new(rules.clone(), intermediate_sources, folder, fetch, clock, None);
             over_the_network(&headers, &body, &rules, &certificates, now).await
         }
     };

@@ -57,6 +57,9 @@ impl Rules<'_> {
             self.error("dataverse.tag", "a tag is a plain word", "use letters, digits, `-`, `_` and `.` only");
         }
         self.sign_in("partner_center.auth", &portal.auth, true);
+        if portal.webhook_auth != Default::default() {
+            self.sign_in("partner_center.webhook_auth", &portal.webhook_sign_in(), false);
+        }
         self.sign_in("dataverse.auth", &settings.dataverse.auth, false);
     }
 
@@ -94,11 +97,7 @@ impl Rules<'_> {
     pub(super) fn listeners(&mut self) {
         let webhook = &self.settings.webhook;
         if self.settings.observability.listen.is_some() {
-            self.warning(
-                "observability.listen",
-                "this version does not listen yet",
-                "leave the key out until it does",
-            );
+            self.warning("observability.listen", "this version does not listen yet", "leave the key out until it does");
         }
         if !webhook.path.starts_with('/') || webhook.path.contains(['?', '#', ' ']) {
             self.error("webhook.path", "this is no path", "begin it with a slash, as in \"/partner-center\"");

@@ -214,8 +214,18 @@ fn url_rules() {
     check("[webhook]\nalgorithms = [\"rsa-sha1\"]", Severity::Error, "webhook.algorithms.0", "rsa-sha256");
     check("[webhook]\nurl = \"http://example.com/\"", Severity::Error, "webhook.url", "https://");
     check("[webhook]\nconnections_max = 0", Severity::Error, "webhook.connections_max", "zero");
-    check("[webhook]\nintermediates_directory = \"/nowhere\"", Severity::Error, "webhook.intermediates_directory", "no folder");
-    check("[webhook]\ntls_certificate_file = \"/nowhere\"", Severity::Error, "webhook.tls_certificate_file", "belong together");
+    check(
+        "[webhook]\nintermediates_directory = \"/nowhere\"",
+        Severity::Error,
+        "webhook.intermediates_directory",
+        "no folder",
+    );
+    check(
+        "[webhook]\ntls_certificate_file = \"/nowhere\"",
+        Severity::Error,
+        "webhook.tls_certificate_file",
+        "belong together",
+    );
     let nobody = "[webhook]\nlisten = \"127.0.0.1:1\"\ncertificate_names = []";
     check(nobody, Severity::Error, "webhook.certificate_names", "verified");
     check("[observability]\nlisten = \"127.0.0.1:1\"", Severity::Warning, "observability.listen", "not listen yet");

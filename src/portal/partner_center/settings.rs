@@ -31,7 +31,7 @@ pub struct PartnerCenterSettings {
     /// Sign-in.
     pub auth: AuthSettings,
     /// Sign-in to the webhook registration API, where it differs.
-    pub webhook_auth: Option<WebhookAuthSettings>,
+    pub webhook_auth: WebhookAuthSettings,
 }
 
 /// `[partner_center.webhook_auth]`: what differs from `[partner_center.auth]` for the webhook registration API, whose roles
@@ -68,7 +68,7 @@ impl PartnerCenterSettings {
     /// How to sign in to the webhook registration API.
     pub fn webhook_sign_in(&self) -> AuthSettings {
         let base = AuthSettings { audience: None, ..self.auth.clone() };
-        let Some(other) = self.webhook_auth.clone() else { return base };
+        let other = self.webhook_auth.clone();
         let has_proof = other.client_secret_file.is_some()
             || other.client_secret_credential.is_some()
             || other.client_secret_environment.is_some()

@@ -18,14 +18,16 @@ use crate::model::Timestamp;
 
 /// How long a certificate is used without asking again; never past its end.
 pub const CERTIFICATE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a place that did not answer is left alone.
+pub const UNAVAILABLE_TIME: Duration = Duration::from_secs(10);
 /// How long a place that gave no good certificate is left alone.
-pub const FAILURE_TIME: Duration = Duration::from_secs(60);
+pub const REFUSED_TIME: Duration = Duration::from_secs(60);
 /// A signature that does not fit may mean a new key at the old place: it is asked again once in this time.
 pub const REFETCH_INTERVAL: Duration = Duration::from_secs(60);
 /// Places remembered at once.
 pub const PLACES_MAX: usize = 32;
 /// Fetches of certificates that are not known yet, within a minute.
-pub const FETCHES_PER_MINUTE: usize = 10;
+pub const FETCHES_PER_MINUTE: usize = 60;
 /// Issuers that are asked for, one above the other.
 pub const ISSUER_STEPS_MAX: usize = 3;
 /// Intermediates remembered from the network.
@@ -186,7 +188,9 @@ impl Certificates {
         }
         let (done, running) = watch::channel(());
         if let Some(slot) = memory.slots.get_mut(place) {
-            slot.refetched = Some(now);
+            if is_anew {
+                slot.refetched = Some(now);
+            }
             slot.running = Some(running.clone());
         }
         drop(memory);
@@ -270,8 +274,16 @@ impl Certificates {
                         slot.signers.truncate(SIGNERS_PER_PLACE);
                     }
                     Err(reason) => {
-                        tracing::warn!(reason = reason.code(), "the webhook's signing certificate is of no use: {}", reason.sentence());
-                        slot.failure = Some((reason, now + FAILURE_TIME));
+                        tracing::warn!(
+                            reason = reason.code(),
+                            "the webhook's signing certificate is of no use: {}",
+                            reason.sentence()
+                        );
+                        let time = match reason {
+                            Reason::CertificateUnavailable => UNAVAILABLE_TIME,
+                            _ => REFUSED_TIME,
+                        };
+                        slot.failure = Some((reason, now + time));
                     }
                 }
             }
@@ -308,7 +320,8 @@ impl Memory {
     fn make_room(&mut self) -> bool {
         while self.slots.len() >= PLACES_MAX {
             let idle = self.slots.iter().filter(|(_, slot)| slot.running.is_none());
-            let least = idle.min_by_key(|(_, slot)| (!slot.signers.is_empty(), slot.used)).map(|(place, _)| place.clone());
+            let least =
+                idle.min_by_key(|(_, slot)| (!slot.signers.is_empty(), slot.used)).map(|(place, _)| place.clone());
             match least {
                 Some(place) => self.slots.remove(&place),
                 None => return false,
@@ -371,8 +384,10 @@ pub fn read_folder(folder: &Path) -> Result<Vec<CertificateDer<'static>>, String
     let mut found = Vec::new();
     for file in files {
         let refuse = |why: &str| format!("{} {why}", file.display());
-        let bytes = crate::config::secret::read_limited(&file).map_err(|why| refuse(&format!("cannot be read: {why}")))?;
-        let Fetched { leaf, others } = Fetched::read(&bytes).map_err(|_| refuse("is no certificate in DER, PEM or base64"))?;
+        let bytes =
+            crate::config::secret::read_limited(&file).map_err(|why| refuse(&format!("cannot be read: {why}")))?;
+        let Fetched { leaf, others } =
+            Fetched::read(&bytes).map_err(|_| refuse("is no certificate in DER, PEM or base64"))?;
         found.push(leaf);
         found.extend(others);
     }

@@ -43,9 +43,8 @@ impl HttpFetch {
     /// # Errors
     /// The reason in words.
     pub fn new(user_agent: &str, roots: Vec<reqwest::Certificate>) -> Result<Self, String> {
-        let lookup: Lookup = Arc::new(|name| {
-            Box::pin(async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) })
-        });
+        let lookup: Lookup =
+            Arc::new(|name| Box::pin(async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) }));
         HttpFetch::with_lookup(user_agent, roots, lookup)
     }
 

@@ -18,7 +18,8 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Headers of a request at most.
 pub const HEADERS_MAX: usize = 64;
 /// What a connection is told when all places are taken.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\nconnection: close\r\n\r\n";
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 5\r\nconnection: close\r\n\r\n";
 /// Pause after an accept that failed: most likely the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 

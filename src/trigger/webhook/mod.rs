@@ -142,6 +142,11 @@ impl Webhook {
         }
     }
 
+    /// Places of certificates that are remembered, for the bound of it.
+    pub fn place_count(&self) -> usize {
+        self.desk.borrow().certificates.place_count()
+    }
+
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -209,7 +214,9 @@ pub fn rules(settings: &WebhookSettings) -> Result<(Rules, Sources), Vec<String>
     for name in &settings.algorithms {
         match Algorithm::parse(name) {
             Some(algorithm) => algorithms.push(algorithm),
-            None => problems.push(format!("webhook.algorithms: {name} is not known; rsa-sha256, -sha384 and -sha512 are")),
+            None => {
+                problems.push(format!("webhook.algorithms: {name} is not known; rsa-sha256, -sha384 and -sha512 are"))
+            }
         }
     }
     let trust = match &settings.trust_anchors_file {
@@ -266,8 +273,8 @@ fn tls(settings: &WebhookSettings) -> Result<Option<TlsAcceptor>, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .map_err(|error| refuse("tls_certificate_file", certificate, error.to_string()))?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| refuse("tls_private_key_file", key, error.to_string()))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| refuse("tls_private_key_file", key, error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -117,7 +117,9 @@ impl Reason {
             ChainRefused => "the chain of certificates is not in order",
             PurposeRefused => "the certificate is issued for purposes other than server or client authentication",
             KeyUsageRefused => "the certificate's key is not meant for signatures",
-            OrganizationRefused => "the certificate's subject does not name exactly one organization, Microsoft Corporation",
+            OrganizationRefused => {
+                "the certificate's subject does not name exactly one organization, Microsoft Corporation"
+            }
             NameRefused => "the certificate carries none of webhook.certificate_names",
             KeyRefused => "the certificate's key is no RSA key",
             KeyTooShort => "the certificate's RSA key is shorter than 2048 bits",
@@ -132,12 +134,26 @@ impl Reason {
         match self {
             NoSignature | NoCertificateUrl | NoAlgorithm => StatusCode::BAD_REQUEST,
             CertificateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            HeaderTwice | HeaderUnreadable | WrongScheme | SignaturesDiffer | AlgorithmRefused
-            | SignatureUnreadable | UrlRefused | CertificateUnreadable | CertificateNotYetValid
-            | CertificateExpired | IssuerUnknown | ChainRefused | PurposeRefused | KeyUsageRefused
-            | OrganizationRefused | NameRefused | KeyRefused | KeyTooShort | SignatureLength | SignatureWrong => {
-                StatusCode::UNAUTHORIZED
-            }
+            HeaderTwice
+            | HeaderUnreadable
+            | WrongScheme
+            | SignaturesDiffer
+            | AlgorithmRefused
+            | SignatureUnreadable
+            | UrlRefused
+            | CertificateUnreadable
+            | CertificateNotYetValid
+            | CertificateExpired
+            | IssuerUnknown
+            | ChainRefused
+            | PurposeRefused
+            | KeyUsageRefused
+            | OrganizationRefused
+            | NameRefused
+            | KeyRefused
+            | KeyTooShort
+            | SignatureLength
+            | SignatureWrong => StatusCode::UNAUTHORIZED,
         }
     }
 }

@@ -88,7 +88,8 @@ impl Signed {
 
         let authorization = authorization.map(|text| with_scheme(text).ok_or(Reason::WrongScheme)).transpose()?;
         let ms_signature = ms_signature.map(|text| with_scheme(text).unwrap_or(text));
-        let algorithm = Algorithm::parse(algorithm).filter(|one| allowed.contains(one)).ok_or(Reason::AlgorithmRefused)?;
+        let algorithm =
+            Algorithm::parse(algorithm).filter(|one| allowed.contains(one)).ok_or(Reason::AlgorithmRefused)?;
         let signature = match (authorization, ms_signature) {
             (Some(one), Some(other)) if one != other => return Err(Reason::SignaturesDiffer),
             (Some(one), _) | (None, Some(one)) => decode(one)?,

@@ -71,7 +71,8 @@ impl Trust {
         for der in CertificateDer::pem_slice_iter(pem) {
             let der = der.map_err(|error| format!("it is no PEM text: {error}"))?;
             let anchor = webpki::anchor_from_trusted_cert(&der);
-            anchors.push(anchor.map_err(|error| format!("one of its certificates cannot be used: {error}"))?.to_owned());
+            anchors
+                .push(anchor.map_err(|error| format!("one of its certificates cannot be used: {error}"))?.to_owned());
         }
         match anchors.is_empty() {
             true => Err("it holds no PEM certificate".to_owned()),
@@ -131,7 +132,8 @@ pub fn issuer_urls(der: &[u8]) -> Vec<String> {
     for extension in certificate.extensions() {
         let ParsedExtension::AuthorityInfoAccess(access) = extension.parsed_extension() else { continue };
         for description in &access.accessdescs {
-            let is_issuer = description.access_method == x509_parser::oid_registry::OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS;
+            let is_issuer =
+                description.access_method == x509_parser::oid_registry::OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS;
             if let (true, GeneralName::URI(url)) = (is_issuer, &description.access_location) {
                 found.push((*url).to_owned());
             }

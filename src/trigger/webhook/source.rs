@@ -115,7 +115,8 @@ impl Prefix {
             ("http", Kind::Certificate) => return Err("plain http is for loopback addresses such as 127.0.0.1 only"),
             _ => return Err("this is no web address"),
         }
-        if matches!(host, Host::Domain(name) if name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost")) {
+        if matches!(host, Host::Domain(name) if name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost"))
+        {
             return Err("a name for this machine is never asked; write the address, as in 127.0.0.1");
         }
         if !url.path().ends_with('/') || url.path().contains(['%', '\\']) || url.path().contains("//") {

@@ -40,8 +40,7 @@ pub struct Evidence<'a> {
 pub fn verify(evidence: &Evidence<'_>, rules: &Rules, now: Timestamp) -> Result<(), Reason> {
     let signed = read_headers(evidence.headers, rules)?;
     let fetched = Fetched::read(evidence.certificate)?;
-    let intermediates: Vec<CertificateDer<'_>> =
-        fetched.others.iter().chain(evidence.intermediates).cloned().collect();
+    let intermediates: Vec<CertificateDer<'_>> = fetched.others.iter().chain(evidence.intermediates).cloned().collect();
     let signer = Signer::judge(&fetched.leaf, &intermediates, &rules.trust, now)?;
     signer.check(&signed, evidence.body, now)
 }
