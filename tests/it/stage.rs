@@ -249,6 +249,34 @@ settle_time_lost = "0s"
         Daemon { child: Some(child), place: Place::new(None, runtime.as_deref(), &self.state()), began, log }
     }
 
+    /// As [`Stage::daemon`], with a socket as systemd passes it: as the first descriptor after the standard ones.
+    pub async fn daemon_with_socket(&self, socket: std::net::TcpListener) -> Daemon {
+        let run = self.command(&["run"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"", "sh"]);
+        command.arg(run.get_program()).args(run.get_args());
+        for (name, value) in run.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(std::os::fd::OwnedFd::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        let mut daemon = Daemon { child: Some(child), place: Place::new(None, None, &self.state()) };
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// Posts a body and gives the status of the answer.
+    pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+        let mut request = reqwest::Client::builder().no_proxy().build().unwrap().post(url).body(body.to_vec());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap().status().as_u16()
+    }
+
     /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
     pub async fn once_killed_when(&self, is_time: impl Fn(&World) -> bool) -> bool {
         let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));

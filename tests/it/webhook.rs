@@ -165,3 +165,118 @@ async fn a_webhook_that_cannot_listen_does_not_keep_the_daemon_from_polling() {
     assert!(trouble.contains("webhook.listen"), "{trouble}");
     assert_eq!(daemon.stop().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_systemd_passes_is_served() {
+    let stage = Stage::new(67, 1).await;
+    configure(&stage, "127.0.0.1:0", "");
+    let text = std::fs::read_to_string(stage.path("referrald.toml.d/10.toml")).unwrap();
+    stage.overlay(&text.replace("listen = \"127.0.0.1:0\"\n", ""));
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let daemon = stage.daemon_with_socket(socket).await;
+    let status = daemon.first_cycle().await;
+    assert_eq!(status.webhook.expect("it runs").addresses, [address.to_string()]);
+    let answer = stage.post(&format!("http://{address}/partner-center"), &[], b"{}").await;
+    assert_eq!(answer, 415);
+    assert_eq!(daemon.stop().await, 0);
+}
+
+/// Percentile of sorted values.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
+/// From the delivery of an event to the lead in Dynamics. Run by hand, it prints figures:
+/// `cargo test --test it webhook::how_long -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures, asserts none"]
+async fn how_long_from_a_delivery_to_the_lead() {
+    let (stage, daemon, _) = listening(68).await;
+    assert_eq!(stage.run(&["webhook", "register"]).await.code, 0);
+    let mut times = Vec::new();
+    for number in 0..100 {
+        let rings = webhook(&daemon).await.verdicts.get("verified").copied().unwrap_or(0);
+        let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": format!("Timed {number}")})));
+        while webhook(&daemon).await.verdicts.get("verified").copied().unwrap_or(0) == rings {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = Instant::now();
+        while stage.lead_of(fresh).is_none() {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        times.push(began.elapsed().saturating_sub(Duration::from_millis(100)));
+        // Our own write-back is an event, too: let it pass. And no more rings a minute than are allowed.
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+    }
+    times.sort();
+    println!(
+        "delivery to lead, less 100 ms debounce: p50 {:?}, p99 {:?}",
+        percentile(&times, 50),
+        percentile(&times, 99)
+    );
+}
+
+/// Ten seconds of valid and forged deliveries as fast as they go. Run by hand, it prints figures:
+/// `cargo test --test it webhook::a_flood -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "prints figures, asserts few"]
+async fn a_flood_of_valid_and_forged_deliveries_does_not_hurt() {
+    let (stage, daemon, url) = listening(69).await;
+    let body = br#"{"EventName":"referral-updated"}"#;
+    let portal = stage.simulator.portal_url.clone();
+    let headers = stage.simulator.with(|world| world.webhooks.headers(&portal, body, true));
+    let resident = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default().trim().to_owned()
+    };
+    let before = resident();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let stop = Instant::now() + Duration::from_secs(10);
+    let senders = (0..32).map(|number| {
+        let (client, url, headers) = (client.clone(), url.clone(), headers.clone());
+        tokio::spawn(async move {
+            let (mut worst, mut count) = (Duration::ZERO, [0_u64; 3]);
+            while Instant::now() < stop {
+                let is_forged = (number + count.iter().sum::<u64>()) % 2 == 0;
+                let mut request = client.post(&url).body(if is_forged { b"{}".to_vec() } else { body.to_vec() });
+                for (name, value) in &headers {
+                    request = request.header(*name, value);
+                }
+                let began = Instant::now();
+                let status = request.send().await.map_or(0, |answer| answer.status().as_u16());
+                worst = worst.max(began.elapsed());
+                count[match status {
+                    200 => 0,
+                    401 => 1,
+                    _ => 2,
+                }] += 1;
+                assert!(!(is_forged && status == 200));
+            }
+            (worst, count)
+        })
+    });
+    let senders: Vec<_> = senders.collect();
+    let mut cycles = std::collections::BTreeSet::new();
+    while Instant::now() < stop {
+        cycles.insert(daemon.status().await.last_cycle.map(|cycle| cycle.started.millis()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (mut worst, mut count) = (Duration::ZERO, [0_u64; 3]);
+    for sender in senders {
+        let (slowest, counts) = sender.await.unwrap();
+        worst = worst.max(slowest);
+        count.iter_mut().zip(counts).for_each(|(sum, one)| *sum += one);
+    }
+    println!(
+        "10 s: {} accepted, {} refused, {} other; slowest answer {worst:?}; {} cycles; resident {before} → {}",
+        count[0],
+        count[1],
+        count[2],
+        cycles.len(),
+        resident()
+    );
+    assert!(webhook(&daemon).await.rings <= 20);
+    assert_eq!(daemon.stop().await, 0);
+}

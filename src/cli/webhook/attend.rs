@@ -17,6 +17,8 @@ use crate::trigger::webhook::Webhook;
 
 /// How often the registration is compared with the configuration.
 pub const DRIFT_INTERVAL: Duration = Duration::from_secs(3600);
+/// How soon it is looked at again when it was not in order.
+pub const DRIFTED_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The webhook beside the loop.
 pub struct Attendant {
@@ -26,6 +28,8 @@ pub struct Attendant {
     trouble: Option<String>,
     /// What is wrong with the registration.
     registration: Arc<Mutex<Option<String>>>,
+    /// Rung when the registration is to be looked at now.
+    look: Bell,
     stop: CancellationToken,
 }
 
@@ -47,11 +51,10 @@ impl Attendant {
                 (None, Some(problems))
             }
         };
-        let (registration, stop) = (Arc::<Mutex<Option<String>>>::default(), CancellationToken::new());
-        if settings.webhook.url.is_some() {
-            tokio::spawn(watch(settings.clone(), registration.clone(), stop.clone()));
-        }
-        Some(Attendant { flags: flags.clone(), webhook, trouble, registration, stop })
+        let (registration, look, stop) =
+            (Arc::<Mutex<Option<String>>>::default(), Bell::new(), CancellationToken::new());
+        tokio::spawn(watch(flags.clone(), registration.clone(), look.clone(), stop.clone()));
+        Some(Attendant { flags: flags.clone(), webhook, trouble, registration, look, stop })
     }
 }
 
@@ -80,7 +83,9 @@ impl Beside for Attendant {
         {
             tracing::warn!("webhook.listen: a change takes effect when the daemon is restarted");
         }
-        webhook.reload(&settings.webhook, &settings.http)
+        webhook.reload(&settings.webhook, &settings.http)?;
+        self.look.ring();
+        Ok(())
     }
 }
 
@@ -90,32 +95,44 @@ impl Drop for Attendant {
     }
 }
 
-/// Compares the registration with the configuration, at once and then hourly.
-async fn watch(settings: Settings, found: Arc<Mutex<Option<String>>>, stop: CancellationToken) {
-    let put = |text: Option<String>| {
-        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-        if *found != text {
-            if let Some(text) = &text {
-                tracing::warn!("the webhook's registration: {text}");
-            }
-            *found = text;
-        }
-    };
+/// Compares the registration with the configuration: at once, hourly, after a reload, and sooner while it differs.
+async fn watch(flags: Flags, found: Arc<Mutex<Option<String>>>, look: Bell, stop: CancellationToken) {
     let looking = async {
-        let api = match webhook_api(&settings) {
-            Ok(api) => api,
-            Err(error) => return put(Some(format!("it cannot be checked: {error}"))),
-        };
         loop {
-            put(match api.registration().await {
-                Ok(registration) => drift(&settings.webhook, registration.as_ref()),
-                Err(error) => Some(format!("it could not be checked: {error}")),
-            });
-            tokio::time::sleep(DRIFT_INTERVAL).await;
+            let text = trouble(&flags).await;
+            let pause = if text.is_some() { DRIFTED_INTERVAL } else { DRIFT_INTERVAL };
+            put(&found, text);
+            // Either the pause is over or somebody asks: both end it.
+            let _ = tokio::time::timeout(pause, look.rung()).await;
         }
     };
     tokio::select! {
         () = stop.cancelled() => {}
         () = looking => {}
+    }
+}
+
+/// What is wrong with the registration.
+async fn trouble(flags: &Flags) -> Option<String> {
+    let settings = load(flags).ok()?;
+    settings.webhook.url.as_ref()?;
+    let registration = match webhook_api(&settings) {
+        Ok(api) => api.registration().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match registration {
+        Ok(registration) => drift(&settings.webhook, registration.as_ref()),
+        Err(error) => Some(format!("it could not be checked: {error}")),
+    }
+}
+
+/// Takes note; news are told in the log, once.
+fn put(found: &Mutex<Option<String>>, text: Option<String>) {
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    if *found != text {
+        if let Some(text) = &text {
+            tracing::warn!("the webhook's registration: {text}");
+        }
+        *found = text;
     }
 }

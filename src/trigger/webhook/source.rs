@@ -70,7 +70,7 @@ impl Sources {
         let (authority, path) = rest.split_at(rest.find('/')?);
         let (scheme, authority) = (scheme.to_ascii_lowercase(), authority.to_ascii_lowercase());
         let fits = |prefix: &&Prefix| {
-            prefix.scheme == scheme && prefix.authorities.contains(&authority) && path.starts_with(&prefix.path)
+            prefix.scheme == scheme && prefix.authorities.contains(&authority) && prefix.covers(path)
         };
         let prefix = self.prefixes.iter().find(fits)?;
         if !self.is_plain(path) {
@@ -119,14 +119,22 @@ impl Prefix {
         {
             return Err("a name for this machine is never asked; write the address, as in 127.0.0.1");
         }
-        if !url.path().ends_with('/') || url.path().contains(['%', '\\']) || url.path().contains("//") {
-            return Err("a prefix ends with a slash and is written plainly");
+        if url.path().contains(['%', '\\']) || url.path().contains("//") {
+            return Err("a prefix is written plainly");
         }
         let host = host.to_string().to_ascii_lowercase();
         let with_port = url.port_or_known_default().map(|port| format!("{host}:{port}"));
         // Without its port only where that is the scheme's own.
         let authorities = with_port.into_iter().chain(url.port().is_none().then_some(host)).collect();
         Ok(Prefix { scheme: url.scheme().to_owned(), authorities, path: url.path().to_owned(), url })
+    }
+}
+
+impl Prefix {
+    /// Whether a path begins with ours, segment by segment: `/cert` covers `/cert/a.cer` and not `/certs/a.cer`.
+    fn covers(&self, path: &str) -> bool {
+        let rest = path.strip_prefix(&self.path);
+        rest.is_some_and(|rest| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/'))
     }
 }
 
@@ -223,6 +231,19 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_without_a_slash_ends_at_a_segment() {
+        let sources = sources(Kind::Certificate, &["https://store.example/cert", "https://one.example/a/b.cer"]);
+        for good in ["https://store.example/cert/a.cer", "https://one.example/a/b.cer"] {
+            assert!(sources.admit(good).is_some(), "{good}");
+        }
+        for bad in
+            ["https://store.example/certs/a.cer", "https://store.example/cert.cer", "https://one.example/a/b.cer.cer"]
+        {
+            assert!(sources.admit(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
     fn intermediates_may_be_plain_http_and_have_blanks() {
         let sources = sources(Kind::Intermediate, &["http://www.microsoft.com/pkiops/certs/"]);
         for good in [
@@ -251,7 +272,6 @@ mod tests {
             "https://a.localhost/cert/",
             "http://10.0.0.1/cert/",
             "https://user@store.example/cert/",
-            "https://store.example/cert",
             "https://store.example/cert/?a=",
             "ftp://store.example/cert/",
             "store.example/cert/",

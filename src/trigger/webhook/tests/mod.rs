@@ -6,3 +6,4 @@ mod fetching;
 mod hostile;
 mod mutation;
 mod rules;
+mod tls;
