@@ -251,19 +251,12 @@ settle_time_lost = "0s"
 
     /// As [`Stage::daemon`], with a socket as systemd passes it: as the first descriptor after the standard ones.
     pub async fn daemon_with_socket(&self, socket: std::net::TcpListener) -> Daemon {
-        let run = self.command(&["run"]);
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"", "sh"]);
-        command.arg(run.get_program()).args(run.get_args());
-        for (name, value) in run.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command.stdin(std::os::fd::OwnedFd::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().unwrap();
-        let mut daemon = Daemon { child: Some(child), place: Place::new(None, None, &self.state()) };
+        let line = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let mut daemon = self.start_by(|stage, _| {
+            let mut command = stage.command_behind(line, &[], &["run"]);
+            command.stdin(std::os::fd::OwnedFd::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        });
         daemon.until_up().await;
         daemon
     }
