@@ -373,7 +373,7 @@ mod tests {
         for line in screen.lines() {
             assert!(line.chars().count() <= usize::from(WIDTH), "too wide: {line}");
         }
-        assert!(screen.lines().count() <= 45, "too long");
+        assert!(screen.lines().count() <= 48, "too long");
         insta::assert_snapshot!("status_bad_day", screen);
     }
 
