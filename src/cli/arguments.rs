@@ -115,6 +115,12 @@ pub enum Command {
         #[command(subcommand)]
         command: StateCommand,
     },
+    /// The webhook: its registration at Partner Center, and why a delivery is not believed
+    Webhook {
+        /// What to do.
+        #[command(subcommand)]
+        command: WebhookCommand,
+    },
     /// Look at the configuration
     Config {
         /// What to look at.
@@ -189,6 +195,41 @@ pub struct Demo {
     /// The same seed plays the same story
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
+}
+
+/// `webhook`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum WebhookCommand {
+    /// Show what is registered at Partner Center, and how it differs from the configuration
+    Show,
+    /// List the events that Partner Center knows
+    Events,
+    /// Register webhook.url for webhook.events; prints what was registered before
+    Register {
+        /// Replace the URL of another consumer: it gets no events any more
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// Put the registration back that `register --take-over` replaced, or leave only the test event registered
+    Unregister,
+    /// Have a test event sent, and show how its delivery went
+    Test,
+    /// Judge one captured delivery as the listener would, and name the rule that fails
+    Verify(Evidence),
+}
+
+/// `webhook verify`.
+#[derive(Clone, Debug, Args)]
+pub struct Evidence {
+    /// File with the request's headers, one `Name: value` a line
+    #[arg(long, value_name = "FILE")]
+    pub headers: PathBuf,
+    /// File with the request's body, byte for byte
+    #[arg(long, value_name = "FILE")]
+    pub body: PathBuf,
+    /// File with the signing certificate; without it the certificate is fetched as the listener would
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
 }
 
 /// `config`.
@@ -266,6 +307,7 @@ impl Command {
             | Command::Plan { .. }
             | Command::Status
             | Command::Reconcile
+            | Command::Webhook { .. }
             | Command::Config { .. }
             | Command::Demo(_) => return None,
         })

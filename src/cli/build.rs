@@ -9,15 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::arguments::{Demo, Flags};
+use super::webhook::Attendant;
 use crate::config::Settings;
 use crate::daemon::reconciler::{Credential, Reload};
-use crate::daemon::{DaemonSettings, Engine, Reconciler};
+use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
 use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
+use crate::portal::partner_center::webhooks::WebhookApi;
 use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
 use crate::store::settings::StateSettings;
 use crate::telemetry::{self, LogSettings, TelemetryError};
+use crate::trigger::Bell;
 use crate::trigger::settings::ScheduleSettings;
 use crate::{crm, portal, store};
 
@@ -75,6 +78,11 @@ pub trait Build: Send + Sync {
     /// Opens the ledger and makes an engine.
     async fn engine(&self, flags: &Flags, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError>;
 
+    /// Opens the webhook's listener, if the configuration has one; what it hears rings the bell.
+    async fn webhook(&self, _flags: &Flags, _bell: &Bell) -> Result<Option<Arc<dyn Beside>>, StartError> {
+        Ok(None)
+    }
+
     /// `config check`; gives the exit code.
     fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8>;
 
@@ -122,6 +130,11 @@ impl Build for Product {
         Ok(Arc::new(Reconciler::new(ports, settings, credentials, Some(reload))))
     }
 
+    async fn webhook(&self, flags: &Flags, bell: &Bell) -> Result<Option<Arc<dyn Beside>>, StartError> {
+        let attendant = Attendant::start(flags, &load(flags)?, bell).await;
+        Ok(attendant.map(|attendant| Arc::new(attendant) as Arc<dyn Beside>))
+    }
+
     fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8> {
         super::config::check(&flags.sources(), is_json, out)
     }
@@ -143,7 +156,7 @@ impl Build for Product {
 }
 
 /// Reads the configuration; every problem is in the error.
-fn load(flags: &Flags) -> Result<Settings, StartError> {
+pub(super) fn load(flags: &Flags) -> Result<Settings, StartError> {
     match Settings::load(&flags.sources()) {
         Ok(loaded) => Ok(loaded.settings),
         Err(problems) => Err(StartError::Configuration(problems.to_string())),
@@ -228,6 +241,25 @@ pub(super) fn connect(
         (Side::Crm, credential(crm_tokens, settings.dataverse.auth.grant)),
     ];
     Ok((ports, credentials))
+}
+
+/// Builds the client of the webhook registration API.
+pub(super) fn webhook_api(settings: &Settings) -> Result<WebhookApi, StartError> {
+    let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
+    let (portal_settings, keep) = (&settings.partner_center, settings.state.directory.join("keep"));
+    let section = match portal_settings.webhook_auth == Default::default() {
+        true => "partner_center.auth",
+        false => "partner_center.webhook_auth",
+    };
+    let (url, auth) = (&portal_settings.webhook_api_url, portal_settings.webhook_sign_in());
+    let audience = url.origin().ascii_serialization();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let tokens = Tokens::new(Side::Portal, section, &audience, &auth, &settings.http, &keep, Arc::clone(&clock));
+    let limits = LimitSettings { requests_per_minute: portal_settings.requests_per_minute, in_flight_max: 1 };
+    let tokens = Arc::new(tokens.map_err(failed)?);
+    let client = http::Client::new(portal::dialect(), url.clone(), &settings.http, limits, tokens, clock);
+    let portal_settings = portal::PortalSettings::PartnerCenter(portal_settings.clone());
+    Ok(portal::webhooks(&portal_settings, Arc::new(client.map_err(failed)?)))
 }
 
 /// Every lead column that the configuration names.

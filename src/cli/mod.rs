@@ -12,6 +12,7 @@ pub mod plan;
 pub mod run;
 pub mod state;
 pub mod status;
+pub mod webhook;
 mod words;
 
 use std::io::{self, Write};
@@ -97,6 +98,7 @@ async fn dispatch(
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
         Command::History { id } => history::history(&call, *id, out).await?,
         Command::State { command } => state::state(&call, command, out).await?,
+        Command::Webhook { command } => webhook::webhook(&call, command, out).await?,
         Command::Suspend
         | Command::Resume
         | Command::Forget { .. }

@@ -64,6 +64,17 @@ pub(super) async fn serve(
             };
         }
     };
+    // Not needed for being ready: without it cycles come by the clock.
+    let beside = match call.build.webhook(call.flags, &bell).await {
+        Ok(beside) => beside,
+        Err(error) => {
+            tracing::error!("the webhook did not start, polling goes on: {error}");
+            None
+        }
+    };
+    if let Some(beside) = &beside {
+        engine.set_beside(beside.clone());
+    }
     let alarms = Alarms::new(schedules, now());
     let (rung_by_clock, swept_by_clock) = (bell.clone(), engine.clone());
     let ticker = Ticker::start(alarms.clone(), move |due| {
@@ -105,6 +116,9 @@ pub(super) async fn serve(
     let watchdog = lifecycle::feed_watchdog(notifier.clone(), sd_notify::watchdog_enabled(), pulse, STUCK_AFTER);
     let reload = async || {
         let (schedules, limits) = reread(call, &ground)?;
+        if let Some(beside) = &beside {
+            beside.reload()?;
+        }
         engine.reload().await?;
         alarms.set(schedules, now());
         settings.send_replace(limits);

@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::words::{self, ALARM, CARE, GOOD, TITLE, count, number_text, relative, span};
 use super::{Call, Failure, print_json};
 use crate::daemon::Status;
-use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus};
+use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus, WebhookStatus};
 use crate::model::{Side, Timestamp};
 
 /// Columns of the screen.
@@ -93,6 +93,9 @@ fn facts(status: &Status) -> Vec<[String; 2]> {
     if status.forgotten > 0 {
         rows.push(["Forgotten".to_owned(), format!("{}, not imported again", count(status.forgotten, "referral"))]);
     }
+    if let Some(webhook) = &status.webhook {
+        rows.push(["Webhook".to_owned(), self::webhook(webhook, now)]);
+    }
     rows.extend(status.progress.iter().map(|sentence| ["Under way".to_owned(), sentence.clone()]));
     rows
 }
@@ -108,6 +111,27 @@ fn exports(status: &Status) -> Option<String> {
             Some(format!("{}; the last one failed: {trouble}", kept.unwrap_or("none kept".to_owned())))
         }
     }
+}
+
+fn webhook(webhook: &WebhookStatus, now: Timestamp) -> String {
+    let mut text = match webhook.last_ring {
+        _ if webhook.trouble.is_some() => "not listening".to_owned(),
+        None => "no ring yet".to_owned(),
+        Some(at) => format!("last ring {}", relative(at, now)),
+    };
+    let verified = webhook.verdicts.get("verified").copied().unwrap_or(0);
+    let refused: u64 = webhook.verdicts.values().sum::<u64>() - verified;
+    let _ = write!(text, "; {} verified, {} refused", number_text(verified), number_text(refused));
+    let most = webhook.verdicts.iter().filter(|(code, _)| *code != "verified").max_by_key(|(_, count)| **count);
+    if let Some((code, _)) = most {
+        let _ = write!(text, " (mostly {code})");
+    }
+    for (title, trouble) in [("", &webhook.trouble), ("registration: ", &webhook.registration)] {
+        if let Some(trouble) = trouble {
+            let _ = write!(text, "; {title}{trouble}");
+        }
+    }
+    text
 }
 
 fn last_cycle(status: &Status) -> String {
@@ -251,7 +275,7 @@ mod tests {
     use super::{WIDTH, render};
     use crate::cli::words::plain;
     use crate::daemon::Status;
-    use crate::daemon::status::{BrakeStatus, DealClock, LastCycle, SideStatus, Writing};
+    use crate::daemon::status::{BrakeStatus, DealClock, LastCycle, SideStatus, WebhookStatus, Writing};
     use crate::model::{ReferralId, Side, Timestamp};
     use crate::ports::ActionKind;
 
@@ -325,6 +349,16 @@ mod tests {
             },
             exports: crate::daemon::status::ExportsStatus { count: 7, newest: Some(ago(17_000)), trouble: None },
             forgotten: 2,
+            webhook: Some(WebhookStatus {
+                addresses: vec!["127.0.0.1:8787".into()],
+                registration: Some("nothing is registered; run `referrald webhook register`".into()),
+                verdicts: [("verified".into(), 41), ("signature-wrong".into(), 7), ("not-found".into(), 2)].into(),
+                rings: 12,
+                last_ring: Some(ago(75)),
+                last_verified: Some(ago(76)),
+                certificate_until: Some(ahead(7_000_000)),
+                ..WebhookStatus::default()
+            }),
             opening: Some(
                 "the ledger could not be read and was moved to /var/lib/referrald/ledger.damaged-2026-11-18; a sweep rebuilds it"
                     .into(),
@@ -339,7 +373,7 @@ mod tests {
         for line in screen.lines() {
             assert!(line.chars().count() <= usize::from(WIDTH), "too wide: {line}");
         }
-        assert!(screen.lines().count() <= 45, "too long");
+        assert!(screen.lines().count() <= 48, "too long");
         insta::assert_snapshot!("status_bad_day", screen);
     }
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::status::Status;
 use crate::cycle::{Budget, CycleError, Forecast, Report};
 use crate::model::ReferralId;
@@ -42,6 +43,9 @@ pub trait Engine: Send + Sync {
 
     /// Writes an export of the ledger into `out`; returns the number of entries.
     async fn export(&self, out: Box<dyn std::io::Write + Send>) -> Result<u64, CycleError>;
+
+    /// Something runs beside the loop from now on: [`Engine::status`] asks it, too.
+    fn set_beside(&self, _beside: std::sync::Arc<dyn Beside>) {}
 
     /// Stops in order: marks the stop as clean, flushes. Called after the last cycle has returned.
     async fn shutdown(&self);

@@ -1,5 +1,6 @@
 //! The loop: wait for the bell or the stop, run a cycle, tell what came of it.
 
+pub mod beside;
 pub mod engine;
 mod nightly;
 pub mod pulse;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cycle::{Budget, CycleError, Report};
 use crate::trigger::Bell;
 
+pub use beside::Beside;
 pub use engine::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 pub use pulse::Pulse;
 pub use reconciler::Reconciler;

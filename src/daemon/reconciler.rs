@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::nightly::Nightly;
 use super::status::{BrakeStatus, DealClock, LastCycle, SideStatus, Status, Writing};
-use super::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
+use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
 use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
@@ -54,6 +54,7 @@ pub struct Reconciler {
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
     nightly: Arc<Nightly>,
+    beside: std::sync::OnceLock<Arc<dyn Beside>>,
 }
 
 /// What has to outlive one pass and is used by one pass at a time.
@@ -89,6 +90,7 @@ impl Reconciler {
             is_running: AtomicBool::new(false),
             last_status: Mutex::default(),
             nightly: Arc::default(),
+            beside: std::sync::OnceLock::new(),
         }
     }
 
@@ -667,6 +669,7 @@ impl Reconciler {
             ledger_trouble: None,
             exports: self.nightly.status(store.as_ref()),
             forgotten: decisions.forgotten.len() as u64,
+            webhook: None,
         })
     }
 
@@ -753,13 +756,17 @@ impl Engine for Reconciler {
     async fn status(&self) -> Result<Status, CycleError> {
         let read = self.read_status();
         let mut last = self.last_status.lock().unwrap_or_else(PoisonError::into_inner);
-        match read {
+        let mut status = match read {
             Ok(status) => {
                 *last = Some(status.clone());
-                Ok(status)
+                status
             }
-            Err(error) => Ok(self.status_without_ledger(last.clone(), &error)),
+            Err(error) => self.status_without_ledger(last.clone(), &error),
+        };
+        if let Some(beside) = self.beside.get() {
+            beside.tell(&mut status);
         }
+        Ok(status)
     }
 
     async fn decide(&self, request: DecisionRequest) -> Result<DecisionAnswer, CycleError> {
@@ -774,6 +781,11 @@ impl Engine for Reconciler {
             DecisionRequest::Backfill { group, is_stop: false } => self.backfill(group).await,
             DecisionRequest::Forget { ids } => self.forget(ids).await,
         }
+    }
+
+    fn set_beside(&self, beside: Arc<dyn Beside>) {
+        // There is one start, and so one of them.
+        let _ = self.beside.set(beside);
     }
 
     fn ask_for_sweep(&self) {

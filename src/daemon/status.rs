@@ -58,6 +58,8 @@ pub struct Status {
     pub exports: ExportsStatus,
     /// Referrals that an operator had forgotten: they are not imported again.
     pub forgotten: u64,
+    /// The webhook; `None` when it does not run.
+    pub webhook: Option<WebhookStatus>,
 }
 
 impl Status {
@@ -145,6 +147,28 @@ pub struct SideStatus {
     pub credential: Option<String>,
     /// Days until that ends; `None` when it does not or is not known.
     pub credential_days_left: Option<i64>,
+}
+
+/// The webhook since the start of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WebhookStatus {
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Why it does not, in a sentence.
+    pub trouble: Option<String>,
+    /// What is wrong with the registration at Partner Center, in a sentence.
+    pub registration: Option<String>,
+    /// Deliveries by verdict: `verified`, or why not.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Rings that came of them.
+    pub rings: u64,
+    /// The last ring.
+    pub last_ring: Option<Timestamp>,
+    /// The last verified delivery.
+    pub last_verified: Option<Timestamp>,
+    /// The end of the signing certificate in use.
+    pub certificate_until: Option<Timestamp>,
 }
 
 /// Referrals that wait for our answer (spec: the deal clock).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::http::{Dialect, Exchange};
 use crate::ports::Portal;
 use partner_center::settings::PartnerCenterSettings;
+use partner_center::webhooks::WebhookApi;
 
 /// Which portal, and how it is set up.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,13 @@ pub enum PortalSettings {
 /// What the portal's refusals mean and which headers its calls carry: the client stack is built with it.
 pub fn dialect() -> Arc<dyn Dialect> {
     Arc::new(partner_center::PartnerCenterDialect)
+}
+
+/// The registration of webhooks at the configured portal. Nothing is sent yet.
+pub fn webhooks(settings: &PortalSettings, exchange: Arc<dyn Exchange>) -> WebhookApi {
+    match settings {
+        PortalSettings::PartnerCenter(settings) => WebhookApi::new(exchange, settings.webhook_api_url.clone()),
+    }
 }
 
 /// Opens the configured portal over a client stack. Nothing is sent yet.

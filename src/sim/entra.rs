@@ -271,7 +271,8 @@ impl Entra {
         let Some(token) = token.filter(|token| token.service == service && token.expires > now) else {
             return Err(Entra::refused(service));
         };
-        if service == Service::Portal {
+        // The registration of webhooks takes applications, too.
+        if service == Service::Portal && !request.path.starts_with("/webhooks/") {
             if !token.has_user && !options.portal.accepts_app_only {
                 return Err(Answer::portal_error(403, "accessDenied", "a user with the role is required", None));
             }

@@ -266,6 +266,8 @@ pub(crate) struct Note {
     pub(crate) refusal: Option<Refusal>,
     pub(crate) events: Vec<Event>,
     pub(crate) items: Vec<Item>,
+    /// Referrals that came to be (true) or changed.
+    pub(crate) touched: Vec<(Uuid, bool)>,
 }
 
 /// One operation inside a batch.

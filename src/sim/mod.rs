@@ -18,6 +18,7 @@ pub mod options;
 pub mod people;
 pub mod referrals;
 pub mod serve;
+pub mod webhooks;
 pub mod world;
 
 pub use checker::Checker;

@@ -130,6 +130,7 @@ impl Referrals {
         let row = Row { document, created, updated: stamp, previous: None, hidden_until: None, deadline };
         self.count_reference(&row.document, true);
         self.rows.insert(id, row);
+        turn.note.touched.push((id, true));
         id
     }
 
@@ -165,6 +166,7 @@ impl Referrals {
         }
         self.by_updated.remove(&(row.updated, id));
         self.by_updated.insert((stamp, id));
+        turn.note.touched.push((id, false));
         row.previous = Some((row.updated, before));
         row.updated = stamp;
         self.count_reference(&row.document, true);

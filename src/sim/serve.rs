@@ -28,6 +28,11 @@ use super::world::World;
 /// Largest request body taken.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How long one attempt of a webhook delivery may take.
+const DELIVERY_TIME_MAX: Duration = Duration::from_secs(10);
+/// Pause of the courier when there is nothing to deliver.
+const COURIER_PAUSE: Duration = Duration::from_millis(20);
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Connections that a listener keeps waiting.
@@ -91,6 +96,7 @@ impl Simulator {
             let address = listener.local_addr()?;
             tasks.spawn(listen(listener, address, desk, stop.clone()));
         }
+        tasks.spawn(courier(world.clone(), stop.clone()));
         Ok(Simulator { portal_url, crm_url, authority_url, world, lines, stop, tasks })
     }
 
@@ -116,6 +122,41 @@ impl Simulator {
 impl Drop for Simulator {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Delivers webhook events to whoever has registered, several attempts each.
+async fn courier(world: Arc<Mutex<World>>, stop: CancellationToken) {
+    crate::http::install_crypto();
+    let builder = reqwest::Client::builder().no_proxy().timeout(DELIVERY_TIME_MAX);
+    let Ok(client) = builder.redirect(reqwest::redirect::Policy::none()).build() else { return };
+    let lock = || world.lock().unwrap_or_else(PoisonError::into_inner);
+    let delivering = async {
+        loop {
+            let next = lock().webhooks.outbox.pop_front();
+            let Some(mut delivery) = next else {
+                tokio::time::sleep(COURIER_PAUSE).await;
+                continue;
+            };
+            let mut request = client.post(&delivery.url).body(delivery.body.clone());
+            for (name, value) in &delivery.headers {
+                request = request.header(*name, value);
+            }
+            let status = request.send().await.map_or(0, |answer| answer.status().as_u16());
+            let is_to_be_tried_again = {
+                let mut world = lock();
+                let now = world.clock().at();
+                world.webhooks.attempted(&mut delivery, status, now)
+            };
+            if is_to_be_tried_again {
+                tokio::time::sleep(COURIER_PAUSE * 10).await;
+                lock().webhooks.outbox.push_back(delivery);
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = delivering => {}
     }
 }
 

@@ -16,6 +16,7 @@ use super::exchange::{Answer, Delivery, Request, Service};
 use super::faults::{Class, FaultPlan};
 use super::journal::{Actor, Event, Journal, Note, Record};
 use super::referrals::Referrals;
+use super::webhooks::Webhooks;
 
 pub use super::options::{
     ClosedLeads, CrmOptions, KeyState, LinkForm, Options, Paging, PlugIn, PortalOptions, ProtectionLimits,
@@ -33,6 +34,8 @@ pub struct World {
     pub crm: Dynamics,
     /// Sign-in.
     pub entra: Entra,
+    /// Webhooks.
+    pub webhooks: Webhooks,
     /// What goes wrong.
     pub faults: FaultPlan,
     /// What was asked.
@@ -78,6 +81,7 @@ impl World {
             portal: Referrals::new(&mut turn),
             crm,
             entra,
+            webhooks: Webhooks::default(),
             faults: FaultPlan::none(),
             journal: Journal::default(),
             clock,
@@ -118,6 +122,7 @@ impl World {
         self.complete(service, request, &mut answer, class, now);
         note.events.extend(self.crm.take_news());
         self.mark_revivals(&mut note);
+        self.notify(&note, now);
         self.journal.tell(std::mem::take(&mut note.events));
         self.journal.add(Record {
             at: now,
@@ -173,6 +178,7 @@ impl World {
         self.rng = rng;
         note.events.extend(self.crm.take_news());
         self.mark_revivals(&mut note);
+        self.notify(&note, self.clock.at());
         self.journal.tell(note.events);
         result
     }
@@ -213,6 +219,10 @@ impl World {
         if service == Service::Authority {
             return self.entra.answer(&self.options, request, &mut turn);
         }
+        if let (Service::Portal, Some(certificate)) = (service, self.webhooks.certificate(request)) {
+            turn.note.operation = Some("signing certificate");
+            return certificate;
+        }
         if class == Some(Class::TokenExpiry) {
             self.entra.expire(request);
         }
@@ -226,6 +236,10 @@ impl World {
             return answer;
         }
         match service {
+            Service::Portal if request.path.starts_with("/webhooks/v1/") => {
+                turn.note.operation = Some("webhook registration");
+                self.webhooks.answer(&self.options.portal.url, request, &mut turn)
+            }
             Service::Portal => self.portal.answer(&self.options.portal, request, class, &mut turn),
             Service::Crm => self.crm.answer(&self.options.crm, request, &mut turn),
             Service::Authority => Answer::empty(404),
@@ -266,6 +280,13 @@ impl World {
         }
         if let Some(class) = class {
             class.spoil(service, request, answer, &mut self.rng);
+        }
+    }
+
+    /// Events for whoever has registered.
+    fn notify(&mut self, note: &Note, now: Timestamp) {
+        for (referral, is_new) in &note.touched {
+            self.webhooks.referral(&self.options.portal.url, *referral, *is_new, now);
         }
     }
 

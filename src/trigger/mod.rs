@@ -2,6 +2,7 @@
 
 pub mod schedule;
 pub mod settings;
+pub mod webhook;
 
 use std::sync::Arc;
 

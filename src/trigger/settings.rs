@@ -33,8 +33,32 @@ pub struct WebhookSettings {
     pub certificate_sources: Vec<String>,
     /// URL prefixes from which intermediate certificates may be fetched; plain http is in order, the chain is verified.
     pub intermediate_sources: Vec<String>,
+    /// Folder with intermediate certificates: `.cer`, `.crt`, `.der`, `.pem`.
+    pub intermediates_directory: Option<PathBuf>,
     /// PEM file with the root certificates to trust; absent: the built-in set.
     pub trust_anchors_file: Option<PathBuf>,
+    /// Names of which the signing certificate must carry one, as common name or DNS name.
+    pub certificate_names: Vec<String>,
+    /// Signature algorithms that are taken.
+    pub algorithms: Vec<String>,
+    /// PEM file with the certificate chain of our own TLS; absent: plain http, for a reverse proxy in front.
+    pub tls_certificate_file: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub tls_private_key_file: Option<PathBuf>,
+    /// How long a request may take to arrive, head and body each.
+    pub request_timeout: HumanDuration,
+    /// Connections at once; more are told to come back.
+    pub connections_max: u32,
+    /// From a delivery to its ring; what comes meanwhile is the same ring.
+    pub debounce: HumanDuration,
+    /// Rings within a minute at most.
+    pub rings_per_minute: u32,
+    /// The public URL under which the listener is reached; registered by `referrald webhook register`.
+    pub url: Option<url::Url>,
+    /// Events to register for.
+    pub events: Vec<String>,
+    /// Ask for the signature in `x-ms-signature`, for proxies that consume `Authorization`.
+    pub use_ms_signature_header: bool,
 }
 
 /// The expression with seconds: five fields get a leading `0`, anything else is returned trimmed.

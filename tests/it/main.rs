@@ -32,3 +32,4 @@ mod torture;
 mod town;
 mod trouble;
 mod two_daemons;
+mod webhook;

@@ -264,6 +264,27 @@ settle_time_lost = "0s"
         Daemon { child: Some(child), place: Place::new(None, runtime.as_deref(), &self.state()), began, log }
     }
 
+    /// As [`Stage::daemon`], with a socket as systemd passes it: as the first descriptor after the standard ones.
+    pub async fn daemon_with_socket(&self, socket: std::net::TcpListener) -> Daemon {
+        let line = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let mut daemon = self.start_by(|stage, _| {
+            let mut command = stage.command_behind(line, &[], &["run"]);
+            command.stdin(std::os::fd::OwnedFd::from(socket)).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        });
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// Posts a body and gives the status of the answer.
+    pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+        let mut request = reqwest::Client::builder().no_proxy().build().unwrap().post(url).body(body.to_vec());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap().status().as_u16()
+    }
+
     /// Starts `once` and kills it as soon as `is_time` says so, or lets it end; true when it was killed.
     pub async fn once_killed_when(&self, is_time: impl Fn(&World) -> bool) -> bool {
         let mut child = self.spawn(&["once"], &format!("once-{}", Uuid::new_v4()));

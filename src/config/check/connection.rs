@@ -5,6 +5,8 @@ use super::super::layer::Part;
 use super::super::problem::Origin;
 use super::Rules;
 use super::sign_in::FileKind;
+use crate::trigger::webhook::signed::Algorithm;
+use crate::trigger::webhook::source::{Kind, Sources};
 
 impl Rules<'_> {
     pub(super) fn connections(&mut self) {
@@ -55,6 +57,9 @@ impl Rules<'_> {
             self.error("dataverse.tag", "a tag is a plain word", "use letters, digits, `-`, `_` and `.` only");
         }
         self.sign_in("partner_center.auth", &portal.auth, true);
+        if portal.webhook_auth != Default::default() {
+            self.sign_in("partner_center.webhook_auth", &portal.webhook_sign_in(), false);
+        }
         self.sign_in("dataverse.auth", &settings.dataverse.auth, false);
     }
 
@@ -91,32 +96,71 @@ impl Rules<'_> {
 
     pub(super) fn listeners(&mut self) {
         let webhook = &self.settings.webhook;
-        let listens =
-            [("webhook.listen", webhook.listen), ("observability.listen", self.settings.observability.listen)];
-        for (key, listen) in listens {
-            if listen.is_some() {
-                self.warning(key, "this version does not listen yet", "leave the key out until it does");
-            }
+        if self.settings.observability.listen.is_some() {
+            self.warning("observability.listen", "this version does not listen yet", "leave the key out until it does");
         }
         if !webhook.path.starts_with('/') || webhook.path.contains(['?', '#', ' ']) {
             self.error("webhook.path", "this is no path", "begin it with a slash, as in \"/partner-center\"");
         }
-        for (key, sources, may_be_plain) in [
-            ("webhook.certificate_sources", &webhook.certificate_sources, false),
-            ("webhook.intermediate_sources", &webhook.intermediate_sources, true),
+        for (key, kind, sources) in [
+            ("webhook.certificate_sources", Kind::Certificate, &webhook.certificate_sources),
+            ("webhook.intermediate_sources", Kind::Intermediate, &webhook.intermediate_sources),
         ] {
-            for (index, source) in sources.iter().enumerate() {
-                let key = KeyPath::from(key).child(index.to_string());
-                match url::Url::parse(source) {
-                    Ok(url) if may_be_plain && url.scheme() == "http" => {}
-                    Ok(url) => self.secure(key, &url),
-                    Err(error) => self.error(
-                        key,
-                        format!("this is no URL prefix: {error}"),
-                        "write it with scheme and host, as in \"https://certificates.example/cert/\"",
-                    ),
-                }
+            for (index, why) in Sources::new(kind, sources).err().unwrap_or_default() {
+                self.error(
+                    KeyPath::from(key).child(index.to_string()),
+                    why,
+                    "write it with scheme, host and path, as in \"https://certificates.example/cert/\"",
+                );
             }
+        }
+        for (index, name) in webhook.algorithms.iter().enumerate() {
+            if Algorithm::parse(name).is_none() {
+                self.error(
+                    KeyPath::from("webhook.algorithms").child(index.to_string()),
+                    "this algorithm is not known",
+                    "choose \"rsa-sha256\", \"rsa-sha384\" or \"rsa-sha512\"",
+                );
+            }
+        }
+        for (key, is_empty) in [
+            ("webhook.certificate_names", webhook.certificate_names.is_empty()),
+            ("webhook.algorithms", webhook.algorithms.is_empty()),
+        ] {
+            if is_empty && webhook.listen.is_some() {
+                self.error(key, "empty: no delivery could be verified", "leave the key out for the default");
+            }
+        }
+        if let Some(folder) = &webhook.intermediates_directory
+            && !folder.is_dir()
+        {
+            self.error(
+                "webhook.intermediates_directory",
+                format!("{} is no folder", folder.display()),
+                "create it, or leave the key out",
+            );
+        }
+        for (key, file, kind) in [
+            ("webhook.tls_certificate_file", &webhook.tls_certificate_file, FileKind::Certificate),
+            ("webhook.tls_private_key_file", &webhook.tls_private_key_file, FileKind::PrivateKey),
+        ] {
+            if let Some(file) = file {
+                self.file(key, file, kind);
+            }
+        }
+        if webhook.tls_certificate_file.is_some() != webhook.tls_private_key_file.is_some() {
+            self.error(
+                "webhook.tls_certificate_file",
+                "certificate and private key belong together",
+                "set tls_certificate_file and tls_private_key_file, or neither",
+            );
+        }
+        if let Some(url) = &webhook.url {
+            self.secure("webhook.url", url);
+        }
+        if webhook.connections_max == 0 || webhook.rings_per_minute == 0 {
+            let key = if webhook.connections_max == 0 { "connections_max" } else { "rings_per_minute" };
+            self.error(KeyPath::from("webhook").child(key), "zero would let nothing through", "write 1 or more");
         }
         if let Some(anchors) = &webhook.trust_anchors_file {
             self.file("webhook.trust_anchors_file", anchors, FileKind::Certificate);

@@ -211,7 +211,23 @@ fn url_rules() {
         "webhook.certificate_sources.0",
         "https://",
     );
-    check("[webhook]\nlisten = \"127.0.0.1:1\"", Severity::Warning, "webhook.listen", "not listen yet");
+    check("[webhook]\nalgorithms = [\"rsa-sha1\"]", Severity::Error, "webhook.algorithms.0", "rsa-sha256");
+    check("[webhook]\nurl = \"http://example.com/\"", Severity::Error, "webhook.url", "https://");
+    check("[webhook]\nconnections_max = 0", Severity::Error, "webhook.connections_max", "zero");
+    check(
+        "[webhook]\nintermediates_directory = \"/nowhere\"",
+        Severity::Error,
+        "webhook.intermediates_directory",
+        "no folder",
+    );
+    check(
+        "[webhook]\ntls_certificate_file = \"/nowhere\"",
+        Severity::Error,
+        "webhook.tls_certificate_file",
+        "belong together",
+    );
+    let nobody = "[webhook]\nlisten = \"127.0.0.1:1\"\ncertificate_names = []";
+    check(nobody, Severity::Error, "webhook.certificate_names", "verified");
     check("[observability]\nlisten = \"127.0.0.1:1\"", Severity::Warning, "observability.listen", "not listen yet");
     for loopback in ["http://127.0.0.1:8080", "http://[::1]:8080/", "http://127.1.2.3"] {
         assert!(sound_with(&format!("dataverse.url = \"{loopback}\"")).load().is_ok(), "{loopback}");

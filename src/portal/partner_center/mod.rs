@@ -10,6 +10,7 @@ mod scan;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
 mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,10 @@
 //! Settings of the referrals side (`[partner_center]`).
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::http::settings::AuthSettings;
+use crate::http::settings::{AuthSettings, Grant};
 
 /// `[partner_center]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,4 +30,68 @@ pub struct PartnerCenterSettings {
     pub requests_per_day: u64,
     /// Sign-in.
     pub auth: AuthSettings,
+    /// Sign-in to the webhook registration API, where it differs.
+    pub webhook_auth: WebhookAuthSettings,
+}
+
+/// `[partner_center.webhook_auth]`: what differs from `[partner_center.auth]` for the webhook registration API, whose roles
+/// are others (partner-center §3.1). A key that is not set is taken from there; the credentials are taken from there only
+/// when none is set here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookAuthSettings {
+    /// Directory (tenant) id.
+    pub tenant_id: Option<String>,
+    /// Application (client) id.
+    pub client_id: Option<String>,
+    /// File with the client secret.
+    pub client_secret_file: Option<PathBuf>,
+    /// Name of a systemd credential with the client secret.
+    pub client_secret_credential: Option<String>,
+    /// Name of an environment variable with the client secret.
+    pub client_secret_environment: Option<String>,
+    /// PEM file with the client certificate.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file (PKCS#8) with its private key.
+    pub private_key_file: Option<PathBuf>,
+    /// How a token is obtained.
+    pub grant: Option<Grant>,
+    /// File with the first refresh token.
+    pub refresh_token_file: Option<PathBuf>,
+    /// Name of a systemd credential with the first refresh token.
+    pub refresh_token_credential: Option<String>,
+    /// What the token is for; absent: the host of `webhook_api_url`.
+    pub audience: Option<String>,
+}
+
+impl PartnerCenterSettings {
+    /// How to sign in to the webhook registration API.
+    pub fn webhook_sign_in(&self) -> AuthSettings {
+        let base = AuthSettings { audience: None, ..self.auth.clone() };
+        let other = self.webhook_auth.clone();
+        let has_proof = other.client_secret_file.is_some()
+            || other.client_secret_credential.is_some()
+            || other.client_secret_environment.is_some()
+            || other.certificate_file.is_some();
+        let has_seed = other.refresh_token_file.is_some() || other.refresh_token_credential.is_some();
+        let mut auth = AuthSettings {
+            tenant_id: other.tenant_id.or(base.tenant_id.clone()),
+            client_id: other.client_id.or(base.client_id.clone()),
+            grant: other.grant.unwrap_or(base.grant),
+            audience: other.audience,
+            ..base
+        };
+        if has_proof {
+            auth.client_secret_file = other.client_secret_file;
+            auth.client_secret_credential = other.client_secret_credential;
+            auth.client_secret_environment = other.client_secret_environment;
+            auth.certificate_file = other.certificate_file;
+            auth.private_key_file = other.private_key_file;
+        }
+        if has_seed {
+            auth.refresh_token_file = other.refresh_token_file;
+            auth.refresh_token_credential = other.refresh_token_credential;
+        }
+        auth
+    }
 }

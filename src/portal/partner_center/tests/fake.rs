@@ -83,6 +83,7 @@ fn settings() -> PartnerCenterSettings {
         requests_per_minute: 60,
         in_flight_max: 2,
         requests_per_day: 100_000,
+        webhook_auth: Default::default(),
         auth: AuthSettings {
             authority: url("https://login.microsoftonline.com"),
             tenant_id: None,

@@ -1,0 +1,138 @@
+//! The webhook while the daemon runs: the listener, an hourly look at the registration, and what `status` tells of both.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::arguments::Flags;
+use super::super::build::{load, webhook_api};
+use super::drift;
+use crate::config::Settings;
+use crate::daemon::Beside;
+use crate::daemon::status::{Status, WebhookStatus};
+use crate::trigger::Bell;
+use crate::trigger::webhook::Webhook;
+
+/// How often the registration is compared with the configuration.
+pub const DRIFT_INTERVAL: Duration = Duration::from_secs(3600);
+/// How soon it is looked at again when it was not in order.
+pub const DRIFTED_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The webhook beside the loop.
+pub struct Attendant {
+    flags: Flags,
+    webhook: Option<Webhook>,
+    /// Why nothing listens, although it should.
+    trouble: Option<String>,
+    /// What is wrong with the registration.
+    registration: Arc<Mutex<Option<String>>>,
+    /// Rung when the registration is to be looked at now.
+    look: Bell,
+    stop: CancellationToken,
+}
+
+impl Attendant {
+    /// Opens the listener. Trouble with it is told, and polling goes on: the webhook only saves time.
+    pub async fn start(flags: &Flags, settings: &Settings, bell: &Bell) -> Option<Attendant> {
+        let directory: PathBuf = settings.state.directory.clone();
+        let started = Webhook::start(&settings.webhook, &settings.http, &directory, bell.clone()).await;
+        let (webhook, trouble) = match started {
+            Ok(None) => return None,
+            Ok(Some(webhook)) => {
+                let addresses: Vec<String> = webhook.addresses().iter().map(ToString::to_string).collect();
+                tracing::info!("the webhook listens on {}", addresses.join(", "));
+                (Some(webhook), None)
+            }
+            Err(problems) => {
+                let problems = problems.join("; ");
+                tracing::error!("the webhook does not listen, polling goes on: {problems}");
+                (None, Some(problems))
+            }
+        };
+        let (registration, look, stop) =
+            (Arc::<Mutex<Option<String>>>::default(), Bell::new(), CancellationToken::new());
+        tokio::spawn(watch(flags.clone(), registration.clone(), look.clone(), stop.clone()));
+        Some(Attendant { flags: flags.clone(), webhook, trouble, registration, look, stop })
+    }
+}
+
+impl Beside for Attendant {
+    fn tell(&self, status: &mut Status) {
+        let standing = self.webhook.as_ref().map(Webhook::standing).unwrap_or_default();
+        let counts = standing.counts;
+        status.webhook = Some(WebhookStatus {
+            addresses: standing.addresses.iter().map(ToString::to_string).collect(),
+            trouble: self.trouble.clone(),
+            registration: self.registration.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            verdicts: counts.verdicts.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
+            rings: counts.rings,
+            last_ring: counts.last_ring,
+            last_verified: counts.last_verified,
+            certificate_until: standing.certificate_until,
+        });
+    }
+
+    fn reload(&self) -> Result<(), Vec<String>> {
+        let Some(webhook) = &self.webhook else { return Ok(()) };
+        let settings = load(&self.flags).map_err(|error| vec![error.to_string()])?;
+        if let Some(listen) = settings.webhook.listen
+            && listen.port() != 0
+            && !webhook.addresses().contains(&listen)
+        {
+            tracing::warn!("webhook.listen: a change takes effect when the daemon is restarted");
+        }
+        webhook.reload(&settings.webhook, &settings.http)?;
+        self.look.ring();
+        Ok(())
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Compares the registration with the configuration: at once, hourly, after a reload, and sooner while it differs.
+async fn watch(flags: Flags, found: Arc<Mutex<Option<String>>>, look: Bell, stop: CancellationToken) {
+    let looking = async {
+        loop {
+            let text = trouble(&flags).await;
+            let pause = if text.is_some() { DRIFTED_INTERVAL } else { DRIFT_INTERVAL };
+            put(&found, text);
+            // Either the pause is over or somebody asks: both end it.
+            let _ = tokio::time::timeout(pause, look.rung()).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = looking => {}
+    }
+}
+
+/// What is wrong with the registration.
+async fn trouble(flags: &Flags) -> Option<String> {
+    let settings = load(flags).ok()?;
+    settings.webhook.url.as_ref()?;
+    let registration = match webhook_api(&settings) {
+        Ok(api) => api.registration().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match registration {
+        Ok(registration) => drift(&settings.webhook, registration.as_ref()),
+        Err(error) => Some(format!("it could not be checked: {error}")),
+    }
+}
+
+/// Takes note; news are told in the log, once.
+fn put(found: &Mutex<Option<String>>, text: Option<String>) {
+    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    if *found != text {
+        if let Some(text) = &text {
+            tracing::warn!("the webhook's registration: {text}");
+        }
+        *found = text;
+    }
+}

@@ -1,0 +1,165 @@
+//! Why a delivery is not believed: one closed table, with the answer it gets and a sentence for people.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+/// Why a delivery is not believed. The first rule that fails is the one that is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Neither `Authorization` nor `x-ms-signature`.
+    NoSignature,
+    /// No `x-ms-certificate-url`.
+    NoCertificateUrl,
+    /// No `x-ms-signature-algorithm`.
+    NoAlgorithm,
+    /// A header that may come once came more than once.
+    HeaderTwice,
+    /// A header that is no plain text.
+    HeaderUnreadable,
+    /// `Authorization` speaks of something else than `Signature`.
+    WrongScheme,
+    /// Both signature headers are there and differ.
+    SignaturesDiffer,
+    /// The algorithm is not on the list.
+    AlgorithmRefused,
+    /// The signature is no base64, or has no possible length.
+    SignatureUnreadable,
+    /// The certificate is not at a place from which certificates are fetched.
+    UrlRefused,
+    /// The certificate could not be had, or not in time.
+    CertificateUnavailable,
+    /// What was fetched is no certificate.
+    CertificateUnreadable,
+    /// The certificate is not valid yet.
+    CertificateNotYetValid,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// No trusted root is at the end of the chain.
+    IssuerUnknown,
+    /// A link of the chain is not in order.
+    ChainRefused,
+    /// The certificate is for other purposes.
+    PurposeRefused,
+    /// The certificate's key is not for signatures.
+    KeyUsageRefused,
+    /// The subject does not name exactly one organization, Microsoft Corporation.
+    OrganizationRefused,
+    /// The certificate has none of the configured names.
+    NameRefused,
+    /// The key is no RSA key.
+    KeyRefused,
+    /// The RSA key is too short.
+    KeyTooShort,
+    /// The signature is not as long as the key.
+    SignatureLength,
+    /// The signature does not fit body and key.
+    SignatureWrong,
+}
+
+impl Reason {
+    /// The short name, as in logs and counters.
+    pub fn code(self) -> &'static str {
+        use Reason::*;
+        match self {
+            NoSignature => "no-signature",
+            NoCertificateUrl => "no-certificate-url",
+            NoAlgorithm => "no-algorithm",
+            HeaderTwice => "header-twice",
+            HeaderUnreadable => "header-unreadable",
+            WrongScheme => "wrong-scheme",
+            SignaturesDiffer => "signatures-differ",
+            AlgorithmRefused => "algorithm-refused",
+            SignatureUnreadable => "signature-unreadable",
+            UrlRefused => "url-refused",
+            CertificateUnavailable => "certificate-unavailable",
+            CertificateUnreadable => "certificate-unreadable",
+            CertificateNotYetValid => "certificate-not-yet-valid",
+            CertificateExpired => "certificate-expired",
+            IssuerUnknown => "issuer-unknown",
+            ChainRefused => "chain-refused",
+            PurposeRefused => "purpose-refused",
+            KeyUsageRefused => "key-usage-refused",
+            OrganizationRefused => "organization-refused",
+            NameRefused => "name-refused",
+            KeyRefused => "key-refused",
+            KeyTooShort => "key-too-short",
+            SignatureLength => "signature-length",
+            SignatureWrong => "signature-wrong",
+        }
+    }
+
+    /// What failed and where to look, for `referrald webhook verify`.
+    pub fn sentence(self) -> &'static str {
+        use Reason::*;
+        match self {
+            NoSignature => {
+                "there is no signature: neither `Authorization: Signature …` nor `x-ms-signature` arrived; a proxy in \
+                 front may consume Authorization, see webhook.use_ms_signature_header"
+            }
+            NoCertificateUrl => "the header x-ms-certificate-url is missing; a proxy in front may drop it",
+            NoAlgorithm => "the header x-ms-signature-algorithm is missing; a proxy in front may drop it",
+            HeaderTwice => "a header of the signature came more than once",
+            HeaderUnreadable => "a header of the signature is no plain text",
+            WrongScheme => "Authorization does not begin with `Signature`; a proxy in front may have put its own there",
+            SignaturesDiffer => "Authorization and x-ms-signature carry different signatures",
+            AlgorithmRefused => "the algorithm is not one of webhook.algorithms",
+            SignatureUnreadable => "the signature is no base64 text of 256 to 1024 bytes",
+            UrlRefused => "the certificate's URL is not under webhook.certificate_sources, or not written plainly",
+            CertificateUnavailable => "the certificate could not be fetched, or not in time; it is tried again",
+            CertificateUnreadable => "what was fetched is no certificate in DER, PEM or base64",
+            CertificateNotYetValid => "the certificate is not valid yet; look at the clock of this machine",
+            CertificateExpired => "the certificate has expired; look at the clock of this machine",
+            IssuerUnknown => {
+                "no trusted root is at the end of the chain; an intermediate certificate may be missing, see \
+                 webhook.intermediates_directory, intermediate_sources and trust_anchors_file"
+            }
+            ChainRefused => "the chain of certificates is not in order",
+            PurposeRefused => "the certificate is issued for purposes other than server or client authentication",
+            KeyUsageRefused => "the certificate's key is not meant for signatures",
+            OrganizationRefused => {
+                "the certificate's subject does not name exactly one organization, Microsoft Corporation"
+            }
+            NameRefused => "the certificate carries none of webhook.certificate_names",
+            KeyRefused => "the certificate's key is no RSA key",
+            KeyTooShort => "the certificate's RSA key is shorter than 2048 bits",
+            SignatureLength => "the signature is not as long as the certificate's key",
+            SignatureWrong => "the signature does not fit this body: one byte differs, or another key signed it",
+        }
+    }
+
+    /// What the sender is told: 400 where something is missing, 503 where it may try again, else 401.
+    pub fn status(self) -> StatusCode {
+        use Reason::*;
+        match self {
+            NoSignature | NoCertificateUrl | NoAlgorithm => StatusCode::BAD_REQUEST,
+            CertificateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            HeaderTwice
+            | HeaderUnreadable
+            | WrongScheme
+            | SignaturesDiffer
+            | AlgorithmRefused
+            | SignatureUnreadable
+            | UrlRefused
+            | CertificateUnreadable
+            | CertificateNotYetValid
+            | CertificateExpired
+            | IssuerUnknown
+            | ChainRefused
+            | PurposeRefused
+            | KeyUsageRefused
+            | OrganizationRefused
+            | NameRefused
+            | KeyRefused
+            | KeyTooShort
+            | SignatureLength
+            | SignatureWrong => StatusCode::UNAUTHORIZED,
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
