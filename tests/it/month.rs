@@ -42,8 +42,10 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
     let ids: Vec<Uuid> = (0..changed).map(|number| world.add_referral(plain(number, "Active", None))).collect();
     let world = Arc::new(Mutex::new(world));
     let engine = engine(&world, &clock);
-    for _ in 0..4 {
-        minute(&engine, &clock).await;
+    for _ in 0..120 {
+        if minute(&engine, &clock).await.writes() == 0 && world.lock().unwrap().crm.lead_ids().len() == changed {
+            break; // The service's own limits make it take a while.
+        }
     }
     assert_eq!(world.lock().unwrap().crm.lead_ids().len(), changed);
 
@@ -68,7 +70,7 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
         for (number, id) in ids.iter().enumerate() {
             kinds.insert(*id, if is_valuable(number) { "high value" } else { "rest" });
             world.edit_referral(*id, |it| it["details"]["dealValue"] = json!(2000 + number));
-            clock.advance(Duration::from_secs(60));
+            clock.advance(DAY / 2 / changed as u32);
         }
         for id in ids.iter().skip(1).step_by(10) {
             let lead = Uuid::new_v5(&Checker::default().namespace, id.to_string().as_bytes());
