@@ -82,7 +82,7 @@ impl Webhook {
     ) -> Result<Option<Webhook>, Vec<String>> {
         let sockets = listener::sockets(settings.listen).await.map_err(|error| {
             let listen = settings.listen.map(|listen| listen.to_string()).unwrap_or_default();
-            vec![format!("webhook.listen: {listen} cannot be listened on: {error}")]
+            vec![format!("webhook.listen: {listen} cannot be listened on: {error}; free it and restart the daemon")]
         })?;
         if sockets.is_empty() {
             return Ok(None);

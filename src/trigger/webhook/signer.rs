@@ -119,7 +119,7 @@ impl Fetched {
         let leaf = all.remove(0);
         // Trailing bytes and anything else that is no certificate.
         match X509Certificate::from_der(&leaf) {
-            Ok((rest, _)) if rest.is_empty() => Ok(Fetched { leaf, others: all }),
+            Ok(([], _)) => Ok(Fetched { leaf, others: all }),
             Ok(_) | Err(_) => Err(unreadable),
         }
     }

@@ -61,6 +61,9 @@ fn good_certificates_are_believed_in_every_form() {
     }
 }
 
+/// What it is called, the leaf, its intermediates, and the rule it breaks.
+type Case<'a> = (&'a str, Vec<u8>, Vec<&'a [u8]>, Reason);
+
 #[test]
 fn certificates_that_are_not_in_order_fail_by_the_rule_they_break() {
     let (root, other) = (Authority::root("Root"), Authority::root("Root"));
@@ -83,7 +86,7 @@ fn certificates_that_are_not_in_order_fail_by_the_rule_they_break() {
     };
     let elliptic = KeyPair::generate().expect("a key");
     let no_chain: &[&[u8]] = &[];
-    let cases: Vec<(&str, Vec<u8>, Vec<&[u8]>, Reason)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("another root of the same name", other.leaf(&FIRST), vec![], Reason::ChainRefused),
         ("another root that comes along", other.leaf(&FIRST), vec![&other.der], Reason::ChainRefused),
         ("the intermediate is missing", issuing.leaf(&FIRST), no_chain.to_vec(), Reason::IssuerUnknown),
