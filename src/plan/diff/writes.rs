@@ -1,0 +1,236 @@
+//! The two writes of a row: to the lead, and to the referral with the status step that is due.
+
+use super::Draft;
+use super::link::reference;
+use crate::model::{
+    Entry, ExternalReference, LeadDraft, LeadState, Link, ObservedOutcome, Patch, ReferralStatus, Side,
+};
+use crate::plan::action::{Action, GroupWrite, Hold, Step};
+use crate::plan::backoff;
+use crate::plan::settings::OnReferralClosed;
+use crate::plan::status::{self, Outcome, Target};
+
+impl Draft<'_> {
+    /// Fills the empty referral id column of a lead that the referral names, that was just adopted or that is computed.
+    ///
+    /// A master stays without: the lead that was merged into it still holds the key, and is never written again.
+    pub(super) fn column(&mut self, link: &Link, writes: &mut Writes) {
+        let (Some(column), Some(lead)) = (&self.policy.referral_column, self.row.lead.present()) else { return };
+        let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
+        let is_adopted = self.row.adoption.as_ref().is_some_and(|adoption| adoption.followed.is_empty());
+        let is_meant = is_named || is_adopted || lead.id == self.policy.computed(self.row.id);
+        if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
+            writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
+            writes.also.push("the referral id (referral_id_column)");
+        }
+    }
+
+    /// The referral was closed over there while the lead is open.
+    pub(super) fn closed_over_there(&mut self, entry: &Entry, link: &Link, writes: &mut Writes) {
+        if !self.is_closing_news(entry, link) {
+            return;
+        }
+        match self.policy.status.on_referral_closed {
+            OnReferralClosed::Note | OnReferralClosed::Nothing => {}
+            OnReferralClosed::Disqualify => {
+                let code = self.policy.status.disqualify_code;
+                writes.draft.status = Some(crate::model::LeadStatus { state: LeadState::Disqualified, code });
+                writes.also.push("the referral was closed (status.on_referral_closed = \"disqualify\")");
+            }
+        }
+    }
+
+    /// True until the closing of a referral that was linked before has been answered on its open lead.
+    pub(super) fn is_closing_news(&self, entry: &Entry, link: &Link) -> bool {
+        let was_linked = self.row.entry.as_ref().is_some_and(|entry| entry.link.is_some());
+        let is_over_there = entry.referral_status == ReferralStatus::Closed && entry.closed_by_us.is_none();
+        let is_answered = entry.reported_after_closing.is_some();
+        was_linked && is_over_there && !is_answered && link.status.state == LeadState::Open
+    }
+
+    /// The write to the lead, if any.
+    pub(super) fn lead_action(&mut self, entry: &mut Entry, link: &Link, writes: &mut Writes) {
+        if writes.draft.is_empty() || link.status.state != LeadState::Open || self.is_waiting(entry, Side::Crm) {
+            return;
+        }
+        let Some(etag) = link.etag.clone() else {
+            self.needs.lead = true;
+            return;
+        };
+        self.action = Some(Action::Update {
+            referral: self.row.id,
+            lead: link.lead,
+            etag,
+            draft: std::mem::take(&mut writes.draft),
+            groups: std::mem::take(&mut writes.groups),
+            also: std::mem::take(&mut writes.also),
+        });
+    }
+
+    /// The write to the referral, if any: fields, the lead id and the status step in one patch.
+    pub(super) fn referral_action(&mut self, entry: &mut Entry, link: &Link, writes: Writes) {
+        let outcome = status::outcome(link.status, link.deal, &self.policy.status);
+        let (step, why) = self.step(entry, link, outcome);
+        let is_open = matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
+        if !is_open || !self.policy.writes_referrals() {
+            return;
+        }
+        let mut patch = Patch::default();
+        match step {
+            Step::None => {}
+            Step::Accept => {
+                patch.replace("/status", "Active");
+                patch.replace("/substatus", "Accepted");
+            }
+            Step::Close(closing) => {
+                patch.replace("/status", "Closed");
+                patch.replace("/substatus", closing.substatus().to_string());
+                patch.replace("/statusReason", status::reason(link.status, &self.policy.status));
+            }
+        }
+        let sets_reference = self.wants_reference(entry);
+        if sets_reference {
+            patch.replace("/externalReferenceId", link.lead.to_string());
+        }
+        patch.operations.extend(writes.back.operations);
+        if patch.is_empty() {
+            return;
+        }
+        let Some(etag) = entry.referral_etag.clone() else {
+            self.needs.referral = true;
+            return;
+        };
+        if self.action.is_some() || self.is_waiting(entry, Side::Portal) {
+            return; // The lead first; the referral is planned again from the answer.
+        }
+        self.action = Some(Action::Patch {
+            referral: self.row.id,
+            lead: link.lead,
+            etag,
+            patch,
+            step,
+            groups: writes.back_groups,
+            sets_reference,
+            is_fresh: self.row.is_referral_fresh,
+            why,
+        });
+    }
+
+    pub(super) fn wants_reference(&mut self, entry: &Entry) -> bool {
+        match entry.external_reference {
+            ExternalReference::Empty | ExternalReference::OtherLead => true,
+            ExternalReference::Ours => false,
+            ExternalReference::Foreign if self.policy.link.overwrite_foreign_reference => true,
+            ExternalReference::Foreign => {
+                self.holds.push(Hold::ForeignReference);
+                false
+            }
+        }
+    }
+
+    /// The status step that is due now, with its reason.
+    pub(super) fn step(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) -> (Step, String) {
+        let target = status::target(entry.referral_status, outcome);
+        let lead = format!("lead {} is {} (status {})", link.lead, link.status.state, link.status.code);
+        let closing = match target {
+            Target::Nothing => {
+                entry.outcome = None;
+                return (Step::None, String::new());
+            }
+            Target::Accept => {
+                entry.outcome = None;
+                return (Step::Accept, format!("{lead} (status.codes)"));
+            }
+            Target::TooLate => {
+                self.too_late(entry, link, outcome);
+                return (Step::None, String::new());
+            }
+            Target::Close(closing) | Target::AcceptThenClose(closing) => closing,
+        };
+        let observed = match entry.outcome {
+            Some(observed) if is_same(observed.closing, closing) => ObservedOutcome { closing, ..observed },
+            Some(_) | None => ObservedOutcome { closing, since: self.now, is_approved: false },
+        };
+        entry.outcome = Some(observed);
+        if !(link.is_ours || link.has_changed_state || observed.is_approved) {
+            self.holds.push(Hold::OutcomeOlderThanLink { closing });
+            return (Step::None, String::new());
+        }
+        if !self.policy.writes_referrals() {
+            return (Step::None, String::new());
+        }
+        let until = status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
+        if let Target::AcceptThenClose(_) = target {
+            return (Step::Accept, format!("{lead}, on the way to {closing} (status.codes)"));
+        }
+        if self.now < until {
+            self.holds.push(Hold::NotSettled { closing, until });
+            entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
+            return (Step::None, String::new());
+        }
+        (Step::Close(closing), format!("{lead} since {} (status.codes, status.settle_time)", observed.since))
+    }
+
+    /// The referral is closed and the lead goes on: said once.
+    pub(super) fn too_late(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) {
+        entry.outcome = None;
+        if entry.referral_status != ReferralStatus::Closed {
+            return;
+        }
+        if self.policy.status.on_referral_closed == OnReferralClosed::Disqualify && self.is_closing_news(entry, link) {
+            return; // The lead is written first.
+        }
+        let mark = status::mark(link.status, link.deal);
+        let before = entry.reported_after_closing.replace(mark);
+        if status::fits_closed(entry.referral_substatus, outcome) {
+            return;
+        }
+        if matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none() {
+            return;
+        }
+        let hold = Hold::ClosedAlready { now: status::words(link.status, link.deal) };
+        if before == Some(mark) {
+            let earlier = self.row.entry.as_ref().map_or(0, |entry| entry.holds);
+            self.raised |= earlier & hold.bit();
+        } else {
+            self.holds.push(hold);
+        }
+    }
+
+    /// True (with a hold) while this row waits after a failure on that side.
+    pub(super) fn is_waiting(&mut self, entry: &mut Entry, side: Side) -> bool {
+        let Some(trouble) = entry.trouble.as_ref().filter(|trouble| trouble.cause.side.unwrap_or(Side::Crm) == side)
+        else {
+            return false;
+        };
+        let cause = trouble.cause.clone();
+        if trouble.is_dead_letter {
+            self.holds.push(Hold::DeadLetter { cause });
+            return true;
+        }
+        let until = backoff::next_attempt(trouble, self.row.id, &self.policy.retry);
+        if self.now >= until || self.policy.ignores_delays {
+            return false;
+        }
+        self.holds.push(Hold::Retrying { cause, until });
+        entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
+        true
+    }
+}
+
+/// What is collected for the two writes of a row.
+#[derive(Default)]
+pub(super) struct Writes {
+    pub(super) draft: LeadDraft,
+    pub(super) groups: Vec<GroupWrite>,
+    pub(super) also: Vec<&'static str>,
+    pub(super) back: Patch,
+    pub(super) back_groups: Vec<GroupWrite>,
+    pub(super) waiting: Vec<String>,
+}
+
+/// Declined and Lost are the same news: which of them is written depends on the referral.
+pub(super) fn is_same(left: crate::model::Closing, right: crate::model::Closing) -> bool {
+    use crate::model::Closing::{Declined, Lost, Won};
+    matches!((left, right), (Won, Won) | (Lost | Declined, Lost | Declined))
+}
