@@ -60,7 +60,7 @@ impl Pass<'_> {
             room -= 1;
             match rows.iter_mut().find(|row| row.id == referral.id) {
                 Some(row) => row.backfill = Some(groups),
-                None if super::observe::is_unchanged(&entry, &referral) => {
+                None if super::rows::is_unchanged(&entry, &referral) => {
                     let backfill = Some(groups);
                     let (id, referral) = (referral.id, Seen::from(referral));
                     rows.push(Row { entry: Some(entry), referral, backfill, ..Row::new(id) });

@@ -4,13 +4,18 @@
 //! stamp → intents → leads and opportunities → referrals → due rows → braked kinds → scans → braked kinds → close
 //! ```
 
+mod adoption;
 mod apply;
 mod backfill;
 mod background;
 mod observe;
+mod poll;
+mod recent;
 pub mod report;
+mod rows;
 pub mod settings;
 pub mod spending;
+mod stamps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,0 +1,178 @@
+//! The search for a lead that exists already, and who else speaks for it (spec 2, "Adoption").
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CycleError, Pass, distinct};
+use crate::model::{Fault, Lead, LeadId, ReferralId, RemoteError, Side, Standing};
+use crate::plan::settings::Adopt;
+use crate::plan::{Adoption, Claim, Row, Seen};
+use crate::ports::FindBy;
+
+impl Pass<'_> {
+    /// Searches existing leads for rows without one, in the configured order, batched (spec 2, "Adoption").
+    pub(super) async fn search(&mut self, rows: &mut [Row]) -> Result<bool, CycleError> {
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        if !self.may_ask(Side::Crm) {
+            return Ok(false);
+        }
+        let by_reference = match self.find_by_reference(rows).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.note(&error);
+                return Ok(false);
+            }
+        };
+        let mut found: BTreeMap<ReferralId, Vec<Lead>> = BTreeMap::new();
+        let mut gone: BTreeSet<ReferralId> = BTreeSet::new();
+        let adopts_reference = self.setup.adopt.contains(&Adopt::ExternalReference);
+        for row in rows.iter() {
+            let Some(reference) = reference(row) else { continue };
+            match by_reference.get(&reference) {
+                Some(lead) if adopts_reference || reference == self.setup.policy.computed(row.id) => {
+                    found.insert(row.id, vec![lead.clone()]);
+                }
+                Some(_) => {}
+                None => {
+                    gone.insert(row.id);
+                }
+            }
+        }
+        for way in self.setup.adopt.clone() {
+            let by = match way {
+                Adopt::ExternalReference => continue,
+                Adopt::ReferralIdColumn
+                    if self.setup.policy.referral_column.is_none() && self.setup.policy.is_derived =>
+                {
+                    continue;
+                }
+                Adopt::ReferralIdColumn => FindBy::ReferralColumn,
+                Adopt::Subject => FindBy::Subject,
+            };
+            let ids: Vec<ReferralId> = rows.iter().map(|row| row.id).filter(|id| !found.contains_key(id)).collect();
+            if ids.is_empty() {
+                break;
+            }
+            let leads = match self.ports.crm.find(by, &ids).await {
+                Ok(leads) => leads,
+                Err(error) => {
+                    self.note(&error);
+                    return Ok(false);
+                }
+            };
+            for lead in leads {
+                let subject = lead.columns.get("subject").and_then(|value| value.as_str()).and_then(ReferralId::parse);
+                let id = match by {
+                    FindBy::ReferralColumn => lead.referral,
+                    FindBy::Subject => subject,
+                };
+                let Some(id) = id.filter(|id| ids.contains(id)) else { continue };
+                let leads = found.entry(id).or_default();
+                if leads.iter().all(|known| known.id != lead.id) {
+                    leads.push(lead);
+                }
+            }
+        }
+        for row in rows.iter_mut() {
+            let leads = found.remove(&row.id).unwrap_or_default();
+            if !self.offer(row, leads).await? {
+                return Ok(false);
+            }
+            if let Some(adoption) = &mut row.adoption {
+                adoption.is_reference_gone = gone.contains(&row.id);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The leads that external references name; each one that is not found is asked for by itself.
+    pub(super) async fn find_by_reference(&self, rows: &[Row]) -> Result<BTreeMap<LeadId, Lead>, RemoteError> {
+        let ids = distinct(rows.iter().filter_map(reference));
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut found: BTreeMap<LeadId, Lead> =
+            self.ports.crm.leads(&ids).await?.into_iter().map(|lead| (lead.id, lead)).collect();
+        for id in ids {
+            if found.contains_key(&id) {
+                continue;
+            }
+            match self.ports.crm.get(id).await {
+                Ok(lead) => {
+                    found.insert(id, lead);
+                }
+                Err(error) if error.fault == Fault::Missing => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks whether the lead of a create whose outcome is unknown exists.
+    pub(super) async fn read_created(&mut self, row: &mut Row) -> bool {
+        if !self.may_ask(Side::Crm) {
+            return false;
+        }
+        match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
+            Ok(lead) => self.offer(row, vec![lead]).await.unwrap_or(false),
+            Err(error) if error.fault == Fault::Missing => {
+                row.adoption = Some(Adoption::default());
+                true
+            }
+            Err(error) => {
+                self.note(&error);
+                false
+            }
+        }
+    }
+
+    /// Puts candidates into a row: merged ones followed, each once, with the claims on them. False: a side is down.
+    pub(super) async fn offer(&mut self, row: &mut Row, leads: Vec<Lead>) -> Result<bool, CycleError> {
+        let mut adoption = Adoption::default();
+        for lead in leads {
+            let mut probe = Row::new(row.id);
+            let from = lead.id;
+            probe.lead = Seen::from(lead);
+            if !self.follow(std::slice::from_mut(&mut probe)).await {
+                return Ok(false);
+            }
+            adoption.is_master_gone |= matches!(probe.lead, Seen::Absent);
+            let Some(lead) = probe.lead.present() else { continue };
+            if lead.id != from {
+                adoption.followed.push(from);
+            }
+            if adoption.candidates.iter().any(|known| known.id == lead.id) {
+                continue;
+            }
+            if let Some(claim) = self.claim_on(lead.id, row.id)? {
+                row.claims.insert(lead.id, claim);
+            }
+            adoption.candidates.push(lead.clone());
+        }
+        if let [lead] = adoption.candidates.as_slice() {
+            row.lead = Seen::from(lead.clone());
+            if row.entry.as_ref().is_none_or(|entry| entry.link.is_none()) {
+                row.recalled = self.ports.store.recall(row.id, self.memo.crm_organization).await?.map(Box::new);
+            }
+        }
+        row.adoption = Some(adoption);
+        Ok(true)
+    }
+
+    /// Who else speaks for a lead already.
+    pub(super) fn claim_on(&self, lead: LeadId, id: ReferralId) -> Result<Option<Claim>, CycleError> {
+        let Some(referral) = self.ports.store.by_lead(lead)?.filter(|referral| *referral != id) else {
+            return Ok(None);
+        };
+        let entry = self.ports.store.get(referral)?;
+        let speaks =
+            entry.as_ref().is_some_and(|entry| matches!(entry.standing, Standing::Linked | Standing::LeadGone));
+        Ok(speaks.then(|| Claim { referral, created: entry.and_then(|entry| entry.referral_created) }))
+    }
+}
+
+/// The lead that the referral names.
+pub(super) fn reference(row: &Row) -> Option<LeadId> {
+    row.referral.present()?.external_reference.as_deref().and_then(LeadId::parse)
+}

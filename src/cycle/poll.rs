@@ -1,0 +1,145 @@
+//! What changed on the leads side since the last pass: leads, and opportunities that speak for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CycleError, Pass, distinct};
+use crate::model::{Lead, LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
+use crate::plan::{Row, Seen};
+
+impl Pass<'_> {
+    /// Leads and opportunities that changed since the watermarks, joined by referral.
+    pub(super) async fn observe_crm(&mut self) -> Result<(), CycleError> {
+        if !self.is_up(Side::Crm) {
+            return Ok(());
+        }
+        let Some(leads) = self.poll_leads().await? else { return Ok(()) };
+        let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
+        let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
+        for lead in leads {
+            let Some(id) = self.ports.store.by_lead(lead.id)? else { continue };
+            let Some(entry) = self.ports.store.get(id)? else { continue };
+            let is_known = entry.link.as_ref().is_some_and(|link| link.etag.is_some() && link.etag == lead.etag);
+            if !is_known || entry.standing == Standing::LeadGone {
+                let mut row = Row::new(id);
+                row.entry = Some(entry);
+                row.lead = Seen::from(lead);
+                rows.insert(id, row);
+            }
+        }
+        let mut unread = Vec::new();
+        for lead in spoken {
+            let Some(id) = self.ports.store.by_lead(lead)? else { continue };
+            let Some(entry) = self.ports.store.get(id)? else { continue };
+            let row = rows.entry(id).or_insert_with(|| Row::new(id));
+            row.entry = Some(entry);
+            if row.lead.present().is_none() {
+                unread.push(lead);
+            }
+        }
+        let mut rows: Vec<Row> = rows.into_values().collect();
+        let is_read = unread.is_empty() || self.read_leads(&mut rows, &distinct(unread)).await;
+        let is_followed = self.follow(&mut rows).await;
+        let is_heard = self.read_opportunities(&mut rows).await;
+        self.is_incomplete |= !(is_read && is_followed && is_heard);
+        self.is_crm_observed = is_read && is_followed && is_heard;
+        self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
+        Ok(())
+    }
+
+    /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
+    pub(super) async fn poll_leads(&mut self) -> Result<Option<Vec<Lead>>, CycleError> {
+        let since = self.poll_since(self.memo.leads_seen);
+        let (mut leads, mut cursor, mut pages, mut high) = (Vec::new(), None, 0u32, self.memo.leads_seen);
+        loop {
+            let page = match self.ports.crm.leads_changed_since(since, cursor.as_ref()).await {
+                Ok(page) => page,
+                Err(error) if self.waits_out(&error).await => continue,
+                Err(error) => {
+                    self.note(&error);
+                    return Ok(None);
+                }
+            };
+            if pages == 0 {
+                self.check_clock(Side::Crm, page.server_time);
+                high = self.floor_of(high, page.server_time);
+            }
+            pages += 1;
+            self.report.leads_seen += page.items.len() as u64;
+            self.note_defects("lead", &page.defects);
+            for lead in page.items {
+                high = lead.modified.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
+                leads.push(lead);
+            }
+            match page.next {
+                None => break,
+                Some(_) if pages >= self.setup.poll_pages_max => {
+                    tracing::warn!(
+                        pages,
+                        "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
+                    );
+                    self.memo.lead_reading = Some(None);
+                    high = page.server_time.map(Watermark).or(high);
+                    break;
+                }
+                Some(next) => cursor = Some(next),
+            }
+        }
+        self.leads_high = high;
+        Ok(Some(leads))
+    }
+
+    /// Polls changed opportunities: the leads they came from.
+    pub(super) async fn poll_opportunities(&mut self) -> Result<Option<BTreeSet<LeadId>>, CycleError> {
+        let since = self.poll_since(self.memo.opportunities_seen);
+        let (mut leads, mut cursor, mut pages, mut high) = (BTreeSet::new(), None, 0u32, self.memo.opportunities_seen);
+        loop {
+            let page = match self.ports.crm.opportunities_changed_since(since, cursor.as_ref()).await {
+                Ok(page) => page,
+                Err(error) if self.waits_out(&error).await => continue,
+                Err(error) => {
+                    self.note(&error);
+                    return Ok(None);
+                }
+            };
+            if pages == 0 {
+                high = self.floor_of(high, page.server_time);
+            }
+            pages += 1;
+            for opportunity in page.items {
+                high = opportunity.modified.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
+                leads.extend(opportunity.lead);
+            }
+            match page.next {
+                None => break,
+                Some(_) if pages >= self.setup.poll_pages_max => {
+                    self.memo.lead_reading = Some(None);
+                    high = page.server_time.map(Watermark).or(high);
+                    break;
+                }
+                Some(next) => cursor = Some(next),
+            }
+        }
+        self.opportunities_high = high;
+        Ok(Some(leads))
+    }
+
+    /// Where a poll's watermark is at least: what is older than the overlap has been seen. Otherwise a quiet night after a
+    /// busy evening would read the last minutes of that evening again and again.
+    pub(super) fn floor_of(&self, mark: Option<Watermark>, server_time: Option<Timestamp>) -> Option<Watermark> {
+        let Some(at) = server_time else { return mark };
+        Some(mark.map_or(Watermark(at), |mark| mark.advanced_to(at.minus(self.setup.poll_overlap))))
+    }
+
+    pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
+        mark.map_or(self.began, |mark| mark.0).minus(self.setup.poll_overlap)
+    }
+
+    /// The watermarks of the leads side move last, past rows whose fate is written down.
+    pub(super) fn advance(&mut self) {
+        self.has_advanced = true;
+        if self.may_write() && !self.is_incomplete && self.is_crm_observed {
+            self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
+            self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! From what was seen to planned rows: both sides joined, what is missing read, claims on one lead sorted out.
+
+use std::collections::BTreeMap;
+
+use super::{CycleError, Mode, Pass};
+use crate::model::{Entry, LeadId, Referral, ReferralId, Side, Standing, Timestamp};
+use crate::plan::{Claim, Needs, Row, RowPlan, Seen, plan_row};
+use crate::ports::Batch;
+
+/// Rounds of "what is missing is read, then planned again" for one batch of rows.
+const READ_ROUNDS_MAX: usize = 6;
+
+/// When a row that could not be read is tried again, at the earliest.
+const LEFT_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Pass<'_> {
+    /// Writes of a former process whose outcome is not known: exactly these rows are read first.
+    pub(super) async fn resolve_intents(&mut self) -> Result<(), CycleError> {
+        let intents = self.ports.store.intents()?;
+        if intents.is_empty() {
+            return Ok(());
+        }
+        let mut settled = Vec::new();
+        let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
+        for intent in intents {
+            for action in intent.actions {
+                settled.push((intent.commit, action.referral));
+                let row = rows.entry(action.referral).or_insert_with(|| Row::new(action.referral));
+                row.intent = Some(action);
+            }
+        }
+        let mut read = Vec::new();
+        for mut row in rows.into_values() {
+            row.entry = self.ports.store.get(row.id)?;
+            if self.read_for_intent(&mut row).await {
+                read.push(row);
+            } else {
+                self.unresolved.insert(row.id); // Both sides are read when it can be resolved.
+            }
+        }
+        self.process(read).await?;
+        settled.retain(|(_, id)| !self.unresolved.contains(id));
+        self.ports.store.record(Batch { settled, ..Batch::default() }).await?;
+        Ok(())
+    }
+
+    /// Rows for listed referrals: those that changed, joined with what the leads side showed.
+    pub(super) fn join(&mut self, referrals: Vec<Referral>) -> Result<Vec<Row>, CycleError> {
+        let mut rows = Vec::new();
+        for referral in referrals {
+            let id = referral.id;
+            if self.decisions.has_forgotten(&self.ports.store.fingerprint_key(), id) {
+                continue;
+            }
+            let known = self.ports.store.get(id)?;
+            if known.as_ref().is_some_and(|entry| is_older(entry, &referral)) {
+                continue; // A listing that lags behind what we saw or wrote since.
+            }
+            if self.decided.contains(&id) && !known.as_ref().is_some_and(|entry| is_newer(entry, &referral)) {
+                continue;
+            }
+            let lead_row = self.leads.remove(&id);
+            let entry = match &lead_row {
+                Some(row) => row.entry.clone(),
+                None => known,
+            };
+            if lead_row.is_none() && entry.as_ref().is_some_and(|entry| self.is_settled(entry, &referral)) {
+                continue;
+            }
+            let mut row = lead_row.unwrap_or_else(|| Row::new(id));
+            row.entry = entry;
+            row.referral = Seen::from(referral);
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
+    pub(super) fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
+        let is_rescanned = self.memo.is_rescan && entry.standing != Standing::Linked;
+        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled()
+    }
+
+    /// Rows that are due although neither side changed: retries, settled closings, what the last pass left.
+    pub(super) async fn due(&mut self) -> Result<(), CycleError> {
+        let until = match self.mode {
+            Mode::Write(super::Budget::Unlimited) => Timestamp::from_millis(i64::MAX),
+            Mode::Write(super::Budget::Work(_)) | Mode::Forecast => self.began,
+        };
+        let ids = self.ports.store.due(until, self.setup.settings.window as usize)?;
+        let mut rows = Vec::new();
+        for id in ids {
+            if self.decided.contains(&id) {
+                continue;
+            }
+            let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
+            row.entry = self.ports.store.get(id)?;
+            let is_unlinked = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
+            if is_unlinked && !self.is_up(Side::Crm) {
+                continue; // Nothing can be linked now, so nothing is read for it.
+            }
+            rows.push(row);
+        }
+        self.process(rows).await
+    }
+
+    /// Rows of the leads side that no referral joined.
+    pub(super) async fn leftovers(&mut self) -> Result<(), CycleError> {
+        let rows: Vec<Row> =
+            std::mem::take(&mut self.leads).into_values().filter(|row| !self.decided.contains(&row.id)).collect();
+        self.process(rows).await
+    }
+
+    /// Plans rows; what a plan misses is read and planned again, then claims on one lead are sorted out.
+    pub(super) async fn plan_rows(&mut self, rows: Vec<Row>) -> Result<Vec<(Row, RowPlan)>, CycleError> {
+        let now = self.ports.clock.now();
+        let mut planned = Vec::with_capacity(rows.len());
+        let (mut open, mut tomorrow) = (rows, Vec::new());
+        for _ in 0..READ_ROUNDS_MAX {
+            let mut needy = Vec::new();
+            for row in open {
+                let plan = plan_row(&row, &self.setup.policy, now);
+                match plan.needs.is_empty() {
+                    true => planned.push((row, plan)),
+                    false if self.may_look_up(&plan) => needy.push((row, plan.needs)),
+                    false => tomorrow.push(row),
+                }
+            }
+            if needy.is_empty() {
+                self.leave(tomorrow).await?;
+                return Ok(self.sort_out_claims(planned, now));
+            }
+            open = self.read(needy).await?;
+        }
+        open.append(&mut tomorrow);
+        self.leave(open).await?;
+        Ok(self.sort_out_claims(planned, now))
+    }
+
+    /// There is enough of today's requests for what this row misses.
+    pub(super) fn may_look_up(&self, plan: &RowPlan) -> bool {
+        let Needs { referral, lead, opportunities, adoption } = plan.needs;
+        let asks_crm = lead || opportunities || adoption;
+        let has_enough = (!referral || self.has_enough(Side::Portal)) && (!asks_crm || self.has_enough(Side::Crm));
+        plan.urgency.is_urgent() || has_enough
+    }
+
+    /// Rows that could not be read are left for a later pass.
+    pub(super) async fn leave(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
+        // A row with an entry is pending there; one without is only safe while the watermark stands still.
+        self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
+        self.report.pending += rows.len() as u64;
+        self.unresolved.extend(rows.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
+        let look_at = Some(self.ports.clock.now().plus(LEFT_AGAIN));
+        // While the watermarks stand still the next pass sees again what this one saw; else the entry has to ask for it.
+        let is_seen_again = self.is_incomplete && !self.has_advanced;
+        let left = |mut row: Row| {
+            let entry = row.entry.take()?;
+            let entry = if is_seen_again { entry } else { unweighed(entry, &row) };
+            Some((row.id, Some(Entry { look_at, ..entry })))
+        };
+        let entries: Vec<_> = rows.into_iter().filter_map(left).collect();
+        if self.may_write() && !entries.is_empty() {
+            self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Two new links to one lead: the older referral gets it, then the smaller id; the others are planned again.
+    pub(super) fn sort_out_claims(&self, mut planned: Vec<(Row, RowPlan)>, now: Timestamp) -> Vec<(Row, RowPlan)> {
+        let mut winners: BTreeMap<LeadId, Claim> = BTreeMap::new();
+        let mut links: Vec<(LeadId, Claim, bool)> = Vec::new();
+        for (row, plan) in &planned {
+            let Some(link) = plan
+                .entry
+                .as_ref()
+                .filter(|entry| entry.standing == Standing::Linked)
+                .and_then(|entry| entry.link.as_ref())
+            else {
+                continue;
+            };
+            let before = row.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
+            let created = plan.entry.as_ref().and_then(|entry| entry.referral_created);
+            links.push((link.lead, Claim { referral: plan.id, created }, before == Some(link.lead)));
+        }
+        links.sort_by_key(|(_, claim, is_old)| {
+            (!is_old, claim.created.unwrap_or(Timestamp::from_millis(i64::MAX)), claim.referral)
+        });
+        for (lead, claim, _) in links {
+            winners.entry(lead).or_insert(claim);
+        }
+        for (row, plan) in &mut planned {
+            let lead = plan.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
+            let Some((lead, winner)) = lead.and_then(|lead| winners.get(&lead).map(|winner| (lead, *winner))) else {
+                continue;
+            };
+            if winner.referral != row.id {
+                row.claims.insert(lead, winner);
+                *plan = plan_row(row, &self.setup.policy, now);
+            }
+        }
+        planned
+    }
+}
+
+/// The listing shows a version from before the one we know, or from before a write of ours that told us no version: what
+/// such a listing says is what we have just replaced.
+fn is_older(entry: &Entry, referral: &Referral) -> bool {
+    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    let is_unknown = entry.referral_etag.is_none() && entry.standing == Standing::Linked && !is_missed;
+    match (referral.updated, entry.referral_updated) {
+        (Some(listed), Some(known)) => listed < known || (is_unknown && listed == known),
+        (None, _) | (_, None) => false,
+    }
+}
+
+/// The listing shows a version from after the one this pass decided on.
+fn is_newer(entry: &Entry, referral: &Referral) -> bool {
+    let is_later = matches!((referral.updated, entry.referral_updated), (Some(listed), Some(known)) if listed > known);
+    is_later && entry.referral_etag != referral.etag
+}
+
+/// Nothing new: the same version of a referral whose fate is settled.
+pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
+    let is_same = match &referral.etag {
+        Some(etag) => entry.referral_etag.as_ref() == Some(etag),
+        None => referral.updated.is_some() && entry.referral_updated == referral.updated,
+    };
+    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    // A filter that was widened lets a referral in that did not change.
+    let is_out = entry.standing == Standing::OutOfScope;
+    // A pending row comes back when it is due.
+    is_same && !is_missed && !is_out && (entry.standing != Standing::Pending || entry.look_at.is_some())
+}
+
+/// An entry whose row was seen but not decided: no version counts as known, so both sides are read when it is due.
+fn unweighed(mut entry: Entry, row: &Row) -> Entry {
+    let is_news = row.referral.present().is_some() || !matches!(row.lead, Seen::Unseen);
+    if !is_news {
+        return entry;
+    }
+    entry.referral_etag = None;
+    entry.link.iter_mut().for_each(|link| link.etag = None);
+    if matches!(entry.standing, Standing::OutOfScope | Standing::ClosedUnlinked) {
+        entry.standing = Standing::Pending;
+    }
+    entry
+}
