@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod architecture;
 mod backfill;
 mod bad_input;
 mod brakes;
