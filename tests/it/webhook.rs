@@ -111,6 +111,55 @@ async fn another_consumer_is_replaced_only_when_asked_and_can_be_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_registration_may_have_a_sign_in_of_its_own() {
+    let stage = Stage::new(70, 1).await;
+    configure(&stage, "127.0.0.1:0", "[partner_center.webhook_auth]\ngrant = \"client_credentials\"\n");
+    // The application alone, which the referrals would refuse; and no refresh token is needed.
+    std::fs::remove_file(stage.path("refresh")).unwrap();
+    let shown = stage.run(&["webhook", "show"]).await;
+    assert!(shown.code == 0 && shown.out.contains("registered: nothing"), "{shown:?}");
+    std::fs::write(stage.path("wrong"), "wrong secret").unwrap();
+    let wrong = format!("[partner_center.webhook_auth]\nclient_secret_file = \"{}\"\n", stage.path("wrong").display());
+    configure(&stage, "127.0.0.1:0", &format!("{wrong}grant = \"client_credentials\"\n"));
+    let refused = stage.run(&["webhook", "show"]).await;
+    assert!(refused.code == 1 && refused.trouble.contains("webhook_auth"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_over_what_is_believed() {
+    let (stage, daemon, url) = listening(71).await;
+    let body = br#"{"EventName":"referral-updated"}"#;
+    let portal = stage.simulator.portal_url.clone();
+    let headers = stage.simulator.with(|world| world.webhooks.headers(&portal, body, true));
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let post = async || stage.post(&url, &headers, body).await;
+    let until = async |expected: u16| {
+        let began = Instant::now();
+        while post().await != expected {
+            assert!(began.elapsed() < PATIENCE, "never {expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until(200).await;
+    let reload = || {
+        let pid = daemon.pid().to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    configure(&stage, "127.0.0.1:0", "certificate_names = [\"somebody-else.example\"]\n");
+    reload();
+    until(401).await;
+    // What does not check out changes nothing.
+    configure(&stage, "127.0.0.1:0", "certificate_names = []\nalgorithms = [\"none\"]\n");
+    reload();
+    daemon.until_logged("old one stays in force").await;
+    assert_eq!(post().await, 401);
+    configure(&stage, "127.0.0.1:0", "");
+    reload();
+    until(200).await;
+    assert_eq!(daemon.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registration_that_drifts_is_told_in_the_status() {
     let stage = Stage::new(64, 1).await;
     configure(&stage, "127.0.0.1:0", "url = \"http://127.0.0.1:9/partner-center\"\n");

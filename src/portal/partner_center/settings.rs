@@ -95,3 +95,35 @@ impl PartnerCenterSettings {
         auth
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::WebhookAuthSettings;
+    use crate::config::Settings;
+    use crate::http::settings::Grant;
+
+    #[test]
+    fn the_webhook_signs_in_as_the_referrals_do_but_for_what_is_set() {
+        let mut settings = Settings::defaults().partner_center;
+        settings.auth.tenant_id = Some("tenant".into());
+        settings.auth.client_id = Some("client".into());
+        settings.auth.client_secret_file = Some("/secret".into());
+        settings.auth.audience = Some("https://api.partner.microsoft.com".into());
+        let same = settings.webhook_sign_in();
+        assert_eq!(
+            (same.client_secret_file.clone(), same.grant),
+            (settings.auth.client_secret_file.clone(), Grant::RefreshToken)
+        );
+        assert_eq!(same.audience, None, "it is another host");
+        settings.webhook_auth = WebhookAuthSettings {
+            grant: Some(Grant::ClientCredentials),
+            certificate_file: Some("/certificate".into()),
+            private_key_file: Some("/key".into()),
+            ..WebhookAuthSettings::default()
+        };
+        let other = settings.webhook_sign_in();
+        assert_eq!((other.tenant_id.as_deref(), other.client_id.as_deref()), (Some("tenant"), Some("client")));
+        assert_eq!((other.client_secret_file, other.grant), (None, Grant::ClientCredentials));
+        assert_eq!(other.certificate_file, Some("/certificate".into()));
+    }
+}

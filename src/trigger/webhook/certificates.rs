@@ -215,7 +215,8 @@ impl Certificates {
         let mut newest = vec![leaf.clone()];
         for _ in 0..ISSUER_STEPS_MAX {
             let judged = Signer::judge(&leaf, &chain, &inner.rules.trust, (inner.now)());
-            if judged != Err(Reason::IssuerUnknown) {
+            // A chain that is refused may have met an old intermediate of the same name.
+            if !matches!(judged, Err(Reason::IssuerUnknown | Reason::ChainRefused)) {
                 return judged;
             }
             let mut brought = Vec::new();

@@ -163,3 +163,45 @@ impl std::fmt::Display for Reason {
         f.write_str(self.code())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Reason::{self, *};
+
+    const ALL: [Reason; 24] = [
+        NoSignature,
+        NoCertificateUrl,
+        NoAlgorithm,
+        HeaderTwice,
+        HeaderUnreadable,
+        WrongScheme,
+        SignaturesDiffer,
+        AlgorithmRefused,
+        SignatureUnreadable,
+        UrlRefused,
+        CertificateUnavailable,
+        CertificateUnreadable,
+        CertificateNotYetValid,
+        CertificateExpired,
+        IssuerUnknown,
+        ChainRefused,
+        PurposeRefused,
+        KeyUsageRefused,
+        OrganizationRefused,
+        NameRefused,
+        KeyRefused,
+        KeyTooShort,
+        SignatureLength,
+        SignatureWrong,
+    ];
+
+    #[test]
+    fn every_reason_has_one_name_everywhere_and_is_a_refusal() {
+        for reason in ALL {
+            assert_eq!(serde_json::to_value(reason).expect("a word"), reason.code());
+            assert!(reason.status().is_client_error() || reason.status().is_server_error(), "{reason}");
+            let sentence = reason.sentence();
+            assert!(sentence.len() > 20 && !sentence.ends_with('.'), "{sentence}");
+        }
+    }
+}

@@ -23,6 +23,10 @@ pub const CERTIFICATES_PER_TEXT_MAX: usize = 8;
 /// Issuer addresses of one certificate that are looked at.
 pub const ISSUER_URLS_MAX: usize = 4;
 
+const PEM_MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
+/// The tag of a sequence.
+const DER_MARK: u8 = 0x30;
+
 /// Roots that certificates of Microsoft end at today (partner-center §3.4).
 const BUILT_IN_ROOTS: [&str; 3] =
     ["Microsoft RSA Root Certificate Authority 2017", "DigiCert Global Root G2", "DigiCert Global Root G3"];
@@ -103,12 +107,13 @@ impl Fetched {
     pub fn read(bytes: &[u8]) -> Result<Fetched, Reason> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let unreadable = Reason::CertificateUnreadable;
-        let begin = bytes.trim_ascii_start();
-        let mut all: Vec<CertificateDer<'static>> = if begin.starts_with(b"-----BEGIN") {
-            let sections = CertificateDer::pem_slice_iter(begin).take(CERTIFICATES_PER_TEXT_MAX);
-            sections.collect::<Result<_, _>>().map_err(|_| unreadable)?
-        } else if bytes.first() == Some(&0x30) {
+        // Tools write words in front of PEM; DER begins with its own mark.
+        let is_pem = bytes.windows(PEM_MARK.len()).any(|window| window == PEM_MARK);
+        let mut all: Vec<CertificateDer<'static>> = if bytes.first() == Some(&DER_MARK) {
             vec![CertificateDer::from(bytes.to_vec())]
+        } else if is_pem {
+            let sections = CertificateDer::pem_slice_iter(bytes).take(CERTIFICATES_PER_TEXT_MAX);
+            sections.collect::<Result<_, _>>().map_err(|_| unreadable)?
         } else {
             let text: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
             vec![CertificateDer::from(STANDARD.decode(text).map_err(|_| unreadable)?)]

@@ -222,6 +222,11 @@ async fn intermediates_come_from_where_the_certificate_says_if_that_may_be_asked
         assert!(certificates.signers(&place(URL), WAIT).await.is_ok(), "{form}");
         assert_eq!(*net.asked.lock().expect("not poisoned"), [URL, url]);
     }
+    let url = "http://issuers.example/certs/renewed.crt";
+    let net = Net::with(&[(URL, leaf_naming(url)), (url, issuing.der.clone())]);
+    let old = CertificateDer::from(root.below("Issuing CA").der);
+    let renewed = certificates(&net, trust(&[&root]), vec![old]);
+    assert!(renewed.signers(&place(URL), WAIT).await.is_ok(), "an old one of the same name lies in the folder");
     for elsewhere in [
         "http://evil.example/certs/a.crt",
         "http://issuers.example/other/a.crt",

@@ -10,11 +10,19 @@ use super::super::source::{Kind, Sources};
 use super::super::verify::{Evidence, verify};
 use super::authority::*;
 
-/// Mutants per test; together some seconds.
-const MUTANTS: usize = 4000;
+/// Mutants per test; together some seconds. `REFERRALD_MUTANTS` makes a longer run of it.
+fn mutants() -> usize {
+    std::env::var("REFERRALD_MUTANTS").ok().and_then(|text| text.parse().ok()).unwrap_or(4000)
+}
 
-fn rng(seed: u64) -> ChaCha8Rng {
-    println!("seed {seed}");
+/// Another seed for a longer run: `REFERRALD_MUTANT_SEED`.
+fn seed() -> u64 {
+    std::env::var("REFERRALD_MUTANT_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn rng(number: u64) -> ChaCha8Rng {
+    let seed = seed().wrapping_mul(100).wrapping_add(number);
+    println!("REFERRALD_MUTANT_SEED={} (seed {seed})", self::seed());
     ChaCha8Rng::seed_from_u64(seed)
 }
 
@@ -46,14 +54,14 @@ fn no_mutant_of_a_certificate_is_believed() {
     let (leaf, trust) = (issuing.leaf(&FIRST), trust(&[&root]));
     let good = [CertificateDer::from(issuing.der.clone())];
     let mut rng = rng(1);
-    for _ in 0..MUTANTS {
+    for _ in 0..mutants() {
         let mutant = mutate(&mut rng, &leaf);
         let _ = issuer_urls(&mutant);
         let Ok(fetched) = Fetched::read(&mutant) else { continue };
         let judged = Signer::judge(&fetched.leaf, &good, &trust, now());
         assert!(judged.is_err() || fetched.leaf.as_ref() == leaf.as_slice(), "{mutant:?}");
     }
-    for _ in 0..MUTANTS / 4 {
+    for _ in 0..mutants() / 4 {
         let mutant = mutate(&mut rng, &issuing.der);
         let intermediates = [CertificateDer::from(mutant.clone())];
         let judged = Signer::judge(&CertificateDer::from(leaf.clone()), &intermediates, &trust, now());
@@ -66,7 +74,7 @@ fn no_mutant_of_a_text_form_breaks_the_reader() {
     let leaf = Authority::root("Root").leaf(&FIRST);
     let mut rng = rng(2);
     for form in [pem(&leaf), [pem(&leaf), pem(&leaf)].concat()] {
-        for _ in 0..MUTANTS {
+        for _ in 0..mutants() {
             // Other white space is the same certificate; anything else is not the same bytes.
             let _ = Fetched::read(&mutate(&mut rng, &form));
         }
@@ -79,7 +87,7 @@ fn no_mutant_of_a_body_or_a_signature_is_believed() {
     let (leaf, trust) = (root.leaf(&FIRST), trust(&[&root]));
     let signature = FIRST.sign(BODY);
     let mut rng = rng(3);
-    for round in 0..MUTANTS / 4 {
+    for round in 0..mutants() / 4 {
         let (mut signature, mut body) = (signature.clone(), BODY.to_vec());
         if round % 2 == 0 {
             body = mutate(&mut rng, &body)
@@ -100,7 +108,7 @@ fn no_mutant_of_the_headers_leads_to_another_place_or_is_believed_for_another_bo
     let good = headers(&FIRST.sign(BODY), URL);
     let mut rng = rng(4);
     let mut believed = 0;
-    for _ in 0..MUTANTS {
+    for _ in 0..mutants() {
         let mut mutant = HeaderMap::new();
         for (name, value) in &good {
             let (name, value) = match rng.random_range(0..4) {
@@ -119,8 +127,8 @@ fn no_mutant_of_the_headers_leads_to_another_place_or_is_believed_for_another_bo
         let other = Evidence { body: b"{}", ..evidence };
         assert!(verify(&other, &rules, now()).is_err());
     }
-    println!("{believed} of {MUTANTS} still said the same");
-    assert!(believed < MUTANTS / 2, "the mutations do nothing");
+    println!("{believed} of {} still said the same", mutants());
+    assert!(believed < mutants() / 2, "the mutations do nothing");
 }
 
 #[test]
@@ -129,7 +137,7 @@ fn no_mutant_of_a_url_leads_elsewhere() {
     let sources = Sources::new(Kind::Certificate, &prefixes).expect("prefixes");
     let mut rng = rng(5);
     for good in ["https://store.example/cert/a.cer", "http://127.0.0.1:8099/cert/a.cer"] {
-        for _ in 0..MUTANTS * 5 {
+        for _ in 0..mutants() * 5 {
             let Ok(mutant) = String::from_utf8(mutate(&mut rng, good.as_bytes())) else { continue };
             let Some(place) = sources.admit(&mutant) else { continue };
             assert!(

@@ -25,6 +25,11 @@ fn good_certificates_are_believed_in_every_form() {
         Ok(()),
         "with a mark"
     );
+    assert_eq!(
+        judge(&[b"Certificate:\n  Data:\n".to_vec(), pem(&leaf)].concat(), &[&issuing.der], trust()),
+        Ok(()),
+        "words before it"
+    );
     assert_eq!(judge(STANDARD.encode(&leaf).as_bytes(), &[&issuing.der], trust()), Ok(()), "base64");
     let lines: String = STANDARD
         .encode(&leaf)
