@@ -129,8 +129,8 @@ async fn a_service_that_falls_silent_in_the_middle_of_a_batch_is_asked_a_few_tim
     let answered = stage.requests(Service::Crm).len() as u64;
     let asked = |status: &referrald::daemon::Status| status.sides[&referrald::model::Side::Crm].requests_today;
     let first = daemon.first_cycle().await;
-    // At most as many writes as may be under way, a few more, and the tries of one read.
-    assert!(asked(&first) <= answered + 30, "{} of {answered}: {first:#?}", asked(&first));
+    // At most as many writes as may be under way (32), a few more, and the tries of one read; each row would be over 120.
+    assert!(asked(&first) <= answered + 48, "{} of {answered}: {first:#?}", asked(&first));
     // What is not known yet is read first; one read that finds nobody is enough.
     let second = daemon.cycle().await;
     assert!(asked(&second) <= asked(&first) + 4, "{first:#?} {second:#?}");
