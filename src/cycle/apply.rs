@@ -50,7 +50,9 @@ impl Pass<'_> {
     pub(super) async fn act(&mut self, mut planned: Vec<(Row, RowPlan)>) -> Result<(), CycleError> {
         planned.sort_by_key(|(row, plan)| (plan.urgency, row.id));
         let ids: BTreeSet<ReferralId> = planned.iter().map(|(row, _)| row.id).collect();
-        self.deferred.retain(|(row, _)| !ids.contains(&row.id)); // Decided anew.
+        // Decided anew.
+        self.deferred.retain(|(row, _)| !ids.contains(&row.id));
+        self.vanished.retain(|(row, _)| !ids.contains(&row.id));
         let now = self.ports.clock.now();
         let mut entries = Vec::new();
         let mut queue = Vec::new();
@@ -508,6 +510,7 @@ impl Pass<'_> {
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 // A write met a lead that is gone: the brake counts it like one that a reading missed.
                 entries.extend(entry.map(|entry| (id, look_again(entry))));
+                self.vanished.retain(|(known, _)| known.id != row.id);
                 self.vanished.push((row, plan));
                 continue;
             }
@@ -517,6 +520,7 @@ impl Pass<'_> {
                 entry.look_at = Some(now);
             }
             if plan.vanished.is_some() {
+                self.vanished.retain(|(known, _)| known.id != row.id);
                 self.vanished.push((row, plan));
                 continue;
             }
