@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::observe::linked_lead;
 use super::{CycleError, Mode, Pass};
 use crate::model::{Entry, LeadId, Referral, ReferralId, Side, Standing, Timestamp};
 use crate::plan::{Claim, Needs, Row, RowPlan, Seen, plan_row};
@@ -118,7 +119,8 @@ impl Pass<'_> {
         let (mut open, mut tomorrow) = (rows, Vec::new());
         for _ in 0..READ_ROUNDS_MAX {
             let mut needy = Vec::new();
-            for row in open {
+            for mut row in open {
+                self.renew_claims(&mut row)?;
                 let plan = plan_row(&row, &self.setup.policy, now);
                 match plan.needs.is_empty() {
                     true => planned.push((row, plan)),
@@ -156,12 +158,26 @@ impl Pass<'_> {
         let is_seen_again = self.is_incomplete && !self.has_advanced;
         let left = |mut row: Row| {
             let entry = row.entry.take()?;
-            let entry = if is_seen_again { entry } else { unweighed(entry, &row) };
+            let entry = restarted(if is_seen_again { entry } else { unweighed(entry, &row) }, &row);
             Some((row.id, Some(Entry { look_at, ..entry })))
         };
         let entries: Vec<_> = rows.into_iter().filter_map(left).collect();
         if self.may_write() && !entries.is_empty() {
             self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Who speaks for a lead that this row may link: another row may have got it since this one was read.
+    fn renew_claims(&self, row: &mut Row) -> Result<(), CycleError> {
+        let linked = linked_lead(row);
+        let candidates = row.adoption.iter().flat_map(|adoption| &adoption.candidates);
+        let leads: Vec<LeadId> = row.lead.present().into_iter().chain(candidates).map(|lead| lead.id).collect();
+        for lead in leads.into_iter().filter(|lead| Some(*lead) != linked) {
+            match self.claim_on(lead, row.id)? {
+                Some(claim) => row.claims.insert(lead, claim),
+                None => row.claims.remove(&lead),
+            };
         }
         Ok(())
     }
@@ -231,6 +247,16 @@ pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
     let is_out = entry.standing == Standing::OutOfScope;
     // A pending row comes back when it is due.
     is_same && !is_missed && !is_out && (entry.standing != Standing::Pending || entry.look_at.is_some())
+}
+
+/// An outcome that waits to settle is not the one that was seen now: it begins anew, although the row is not decided.
+fn restarted(mut entry: Entry, row: &Row) -> Entry {
+    let known = entry.link.as_ref().map(|link| (link.lead, link.status));
+    let is_other = row.lead.present().is_some_and(|lead| known != Some((lead.id, lead.status)));
+    if is_other || matches!(row.lead, Seen::Absent) {
+        entry.outcome = None;
+    }
+    entry
 }
 
 /// An entry whose row was seen but not decided: no version counts as known, so both sides are read when it is due.

@@ -123,6 +123,7 @@ impl<'a> Draft<'a> {
             self.holds.push(Hold::ByOperator);
             entry.holds = Hold::ByOperator.bit();
             entry.look_at = None;
+            entry.outcome = None; // What happens meanwhile is not weighed, so settling begins anew.
             self.entry = Some(entry);
             return;
         }

@@ -77,8 +77,9 @@ impl Pair<'_> {
         if *self.lead(lead, "merged") == Value::Bool(true) {
             found.push(format!("is linked to {lead}, which was merged away"));
         }
-        if store.by_lead(LeadId::new(lead)).unwrap() != Some(referral) {
-            found.push(format!("its lead {lead} speaks for another referral"));
+        let spoken_for = store.by_lead(LeadId::new(lead)).unwrap();
+        if spoken_for != Some(referral) {
+            found.push(format!("its lead {lead} speaks for another referral: {spoken_for:?}"));
         }
         let is_open = matches!(self.document["status"].as_str(), Some("New" | "Active"));
         if !is_open {

@@ -16,6 +16,7 @@ use referrald::model::{ReferralId, Timestamp};
 use referrald::ports::{Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
+use referrald::sim::journal::Event;
 use referrald::sim::{Checker, DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
 use referrald::store::{MemoryStore, SledStore};
 use serde_json::{Value, json};
@@ -477,7 +478,18 @@ impl Life {
             let edited = has_memory.then_some(&self.edited_companies);
             found.extend(judge::agreement(&world, self.store().as_ref(), edited));
             // Owner crm: what a seller entered stays, with and without memory.
-            for (lead, entered) in self.sellers_companies.iter().filter(|_| !self.script.may_recreate) {
+            // A lead that was created again after a loss of the ledger, because no referral named it, begins anew.
+            let reborn: BTreeSet<Uuid> = world
+                .journal
+                .events()
+                .iter()
+                .filter_map(|event| match event {
+                    Event::LeadCreated { lead, is_revival: true, .. } => Some(*lead),
+                    _ => None,
+                })
+                .collect();
+            let is_judged = |lead: &Uuid| !self.script.may_recreate && !reborn.contains(lead);
+            for (lead, entered) in self.sellers_companies.iter().filter(|(lead, _)| is_judged(lead)) {
                 let shown = world.crm.value(Table::Lead, *lead, "companyname");
                 let is_agreed = entered.as_str().is_some_and(|entered| self.customers_names.contains(entered));
                 if !shown.is_null() && shown != entered && !is_agreed {

@@ -88,6 +88,12 @@ enum Outcome {
     Disqualified,
 }
 
+/// Lost deals and a disqualified lead close the referral in the same way.
+fn is_same_news(left: Outcome, right: Outcome) -> bool {
+    use Outcome::{Disqualified, Lost};
+    left == right || matches!((left, right), (Lost, Disqualified) | (Disqualified, Lost))
+}
+
 /// An outcome, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Meaning {
@@ -344,10 +350,10 @@ impl<'a> Replay<'a> {
         lead.past.push(outcome);
         let fresh = Meaning { outcome, since: at, is_read: false };
         match lead.outcome {
-            Some(now) if now.outcome == outcome => {}
+            Some(now) if is_same_news(now.outcome, outcome) => lead.outcome = Some(Meaning { outcome, ..now }),
             // What came and went between two readings was never there.
-            Some(now) if !now.is_read && lead.before.is_some_and(|before| before.outcome == outcome) => {
-                lead.outcome = lead.before.take();
+            Some(now) if !now.is_read && lead.before.is_some_and(|before| is_same_news(before.outcome, outcome)) => {
+                lead.outcome = lead.before.take().map(|before| Meaning { outcome, ..before });
             }
             Some(now) if !now.is_read => lead.outcome = Some(fresh),
             now => {
