@@ -304,7 +304,8 @@ impl<'a> Pass<'a> {
 
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.
     async fn process(&mut self, mut rows: Vec<Row>) -> Result<(), CycleError> {
-        rows.retain(|row| !self.unresolved.contains(&row.id));
+        let waiting: Vec<Row> = rows.extract_if(.., |row| self.unresolved.contains(&row.id)).collect();
+        self.restart_outcomes(waiting).await?;
         if rows.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::observe::linked_lead;
 use super::{CycleError, Mode, Pass};
 use crate::model::{Entry, LeadId, Referral, ReferralId, Side, Standing, Timestamp};
-use crate::plan::{Claim, Needs, Row, RowPlan, Seen, plan_row};
+use crate::plan::{Claim, Needs, Row, RowPlan, Seen, plan_row, status};
 use crate::ports::Batch;
 
 /// Rounds of "what is missing is read, then planned again" for one batch of rows.
@@ -168,6 +168,20 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Rows that cannot be decided yet: an outcome that was seen to be another one does not settle meanwhile.
+    pub(super) async fn restart_outcomes(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
+        let restart = |mut row: Row| {
+            let before = row.entry.take()?;
+            let entry = restarted(before.clone(), &row);
+            (entry != before).then_some((row.id, Some(entry)))
+        };
+        let entries: Vec<_> = rows.into_iter().filter_map(restart).collect();
+        if self.may_write() && !entries.is_empty() {
+            self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
+        }
+        Ok(())
+    }
+
     /// Who speaks for a lead that this row may link: another row may have got it since this one was read.
     fn renew_claims(&self, row: &mut Row) -> Result<(), CycleError> {
         let linked = linked_lead(row);
@@ -253,7 +267,9 @@ pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
 fn restarted(mut entry: Entry, row: &Row) -> Entry {
     let known = entry.link.as_ref().map(|link| (link.lead, link.status));
     let is_other = row.lead.present().is_some_and(|lead| known != Some((lead.id, lead.status)));
-    if is_other || matches!(row.lead, Seen::Absent) {
+    let deal = row.opportunities.as_deref().map(status::deal);
+    let is_other_deal = deal.is_some_and(|deal| entry.link.as_ref().is_none_or(|link| link.deal != deal));
+    if is_other || is_other_deal || matches!(row.lead, Seen::Absent) {
         entry.outcome = None;
     }
     entry
