@@ -45,16 +45,24 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Marks the rows of a sweep's page that the backfill is about, and adds those that are unchanged.
-    pub(super) fn mark_for_backfill(&mut self, rows: &mut Vec<Row>, items: Vec<Referral>) -> Result<(), CycleError> {
-        let Some(job) = &self.backfill else { return Ok(()) };
+    /// Marks the rows of a sweep's page that the backfill is about, and adds those that are unchanged: no more than may
+    /// still be rewritten. Returns the rest of the page, which comes when it is known how many of these differed.
+    pub(super) fn mark_for_backfill(
+        &mut self,
+        rows: &mut Vec<Row>,
+        items: Vec<Referral>,
+    ) -> Result<Vec<Referral>, CycleError> {
+        let Some(job) = &self.backfill else { return Ok(Vec::new()) };
         let limit = self.setup.brakes.backfill_sample;
-        let mut room = if job.is_approved || limit == 0 { u64::MAX } else { limit.saturating_sub(job.written) };
-        let groups = job.groups;
-        for referral in items {
+        let mut room =
+            if job.is_approved || limit == 0 { u64::MAX } else { limit.saturating_sub(job.written + job.left) };
+        let (groups, room_was) = (job.groups, room);
+        let mut items = items.into_iter();
+        while room > 0 {
+            let Some(referral) = items.next() else { break };
             let Some(entry) = self.ports.store.get(referral.id)? else { continue };
             let is_open = entry.link.as_ref().is_some_and(|link| link.status.state == LeadState::Open);
-            if room == 0 || entry.standing != Standing::Linked || !is_open {
+            if entry.standing != Standing::Linked || !is_open {
                 continue;
             }
             room -= 1;
@@ -68,7 +76,7 @@ impl Pass<'_> {
                 None => {} // A stale listing: this version is not the one we know.
             }
         }
-        Ok(())
+        Ok(if room_was == 0 { Vec::new() } else { items.collect() })
     }
 
     /// Counts what a page's plans want to rewrite, and what came of it.

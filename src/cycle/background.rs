@@ -179,13 +179,18 @@ impl Pass<'_> {
         }
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
-        let listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
+        let mut listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
         let mut rows = self.join(items)?;
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
-        self.mark_for_backfill(&mut rows, listed)?;
-        self.process(rows).await?;
-        self.after_backfill_page().await?;
+        loop {
+            listed = self.mark_for_backfill(&mut rows, listed)?;
+            self.process(std::mem::take(&mut rows)).await?;
+            self.after_backfill_page().await?;
+            if listed.is_empty() {
+                break;
+            }
+        }
         if self.is_incomplete && !self.both_up() {
             return Ok(false); // This page is read again by the next pass.
         }

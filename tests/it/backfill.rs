@@ -90,3 +90,26 @@ async fn a_backfill_that_is_stopped_leaves_the_rest_alone() {
     let report = stage.json(&["once"], 0).await;
     assert_eq!((report["brakes"].clone(), rewritten(&stage)), (json!({}), before), "{report:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leads_that_do_not_differ_take_no_place_in_the_sample() {
+    let stage = Stage::new(83, 40).await;
+    stage.json(&["once"], 0).await;
+    // Only some companies get another shape, and the sample is smaller than a page.
+    stage.overlay(&OTHER_MAPPING.replace(
+        "{{ referral.customerProfile.name }} (partner)",
+        "{{ referral.customerProfile.name }}{% if 'Tailspin' in referral.customerProfile.name %} (partner){% endif %}",
+    ));
+    stage.json(&["once"], 0).await;
+    let tailspins = companies(&stage).iter().filter(|name| name.starts_with("Tailspin")).count();
+    assert!(tailspins > 5 && tailspins < 20, "{:?}", companies(&stage));
+    stage.json(&["backfill"], 0).await;
+    let report = stage.json(&["once"], 4).await;
+    assert_eq!(rewritten(&stage), 5, "{report:#}");
+    let reason = report["brakes"]["backfill"].as_str().unwrap_or_default().to_owned();
+    let digest =
+        reason.split_once("approve ").and_then(|(_, rest)| rest.split('`').next()).expect("a digest").to_owned();
+    stage.json(&["approve", &digest], 0).await;
+    let report = stage.json(&["once"], 0).await;
+    assert_eq!(rewritten(&stage), tailspins, "{:?} {report:#}", companies(&stage));
+}
