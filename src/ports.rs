@@ -77,12 +77,14 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Uses up one request; the error is the end of a budget that has none left.
-    pub fn take(allowance: &mut Option<Allowance>, now: Timestamp) -> Result<(), Timestamp> {
+    /// Uses up so many requests; the error is the end of a budget that has too few left.
+    pub fn take(allowance: &mut Option<Allowance>, items: u32, now: Timestamp) -> Result<(), Timestamp> {
         match allowance {
             Some(Allowance { until, .. }) if *until <= now => *allowance = None,
-            Some(Allowance { requests: 0, until }) => return Err(*until),
-            Some(Allowance { requests, .. }) => *requests -= 1,
+            Some(Allowance { requests, until }) => match requests.checked_sub(u64::from(items)) {
+                Some(left) => *requests = left,
+                None => return Err(*until),
+            },
             None => {}
         }
         Ok(())
@@ -182,6 +184,9 @@ pub trait Crm: Send + Sync {
         draft: &LeadDraft,
         request: uuid::Uuid,
     ) -> Result<Lead, RemoteError>;
+
+    /// How many writes it is worth to begin at once: those that do not leave yet may gather.
+    fn writes_at_once(&self) -> usize;
 
     /// Reads the lead that the referral's key names in alternate-key mode, else the lead with the computed id.
     /// `Fault::Missing` when there is none.

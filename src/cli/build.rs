@@ -231,7 +231,7 @@ pub(super) fn connect(
     let column = settings.referral_id_column.as_deref();
     let ports = Ports {
         portal: portal::open(&portal_settings, Arc::new(portal_client)),
-        crm: crm::open(crm_settings, settings.identity, column, columns, Arc::new(crm_client))
+        crm: crm::open(crm_settings, settings.identity, column, columns, Arc::new(crm_client), Arc::clone(&clock))
             .map_err(StartError::Configuration)?,
         store,
         clock,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::http::{Dialect, Exchange};
-use crate::ports::Crm;
+use crate::ports::{Clock, Crm};
 
 use dataverse::settings::{DataverseSettings, Identity};
 use dataverse::{Dataverse, DataverseDialect};
@@ -21,7 +21,9 @@ pub fn open(
     referral_id_column: Option<&str>,
     mapped_columns: BTreeSet<String>,
     exchange: Arc<dyn Exchange>,
+    clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Crm>, String> {
+    let exchange = dataverse::gather_writes(settings, dialect(mapped_columns.clone()), exchange, clock)?;
     Ok(Arc::new(Dataverse::open(settings, identity, referral_id_column, mapped_columns, exchange)?))
 }
 

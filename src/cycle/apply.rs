@@ -20,8 +20,8 @@ const STEPS_MAX: u32 = 8;
 /// Entries read at once when a set is looked for.
 const SCAN_STEP: usize = 500;
 
-/// Writes in flight at once; the adapters' own limits are narrower.
-const IN_FLIGHT_MAX: usize = 32;
+/// Writes begun at once, at least; the adapters' own limits are narrower.
+const IN_FLIGHT_MIN: usize = 32;
 
 /// Writes of one batch in a row that a service may leave unanswered or refuse as a whole, before the others of that batch
 /// wait for the next pass: a silent service would otherwise cost its whole patience for each of them.
@@ -382,7 +382,7 @@ impl Pass<'_> {
                     (ready, sent)
                 }
             })
-            .buffered(IN_FLIGHT_MAX)
+            .buffered(self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN))
             .collect()
             .await;
         let mut record = Batch::default();

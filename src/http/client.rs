@@ -118,7 +118,7 @@ impl Client {
         self.gate.close(until.since(self.clock.now()));
     }
 
-    /// Requests sent since the process started, retries included, tokens excluded.
+    /// Requests sent since the process started, retries included, tokens excluded; items of a batch count singly.
     pub fn requests_sent(&self) -> u64 {
         self.requests_sent.load(Ordering::Relaxed)
     }
@@ -151,7 +151,7 @@ impl Client {
             match self.gate.closed_until() {
                 None => {
                     let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-                    return match Allowance::take(&mut allowance, self.clock.now()) {
+                    return match Allowance::take(&mut allowance, call.items, self.clock.now()) {
                         Ok(()) => Ok((permit, token)),
                         Err(until) => Err(throttled(until).with_message(Allowance::USED_UP)),
                     };
@@ -173,7 +173,7 @@ impl Client {
         }
         headers.extend(call.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         headers.insert(AUTHORIZATION, authorization(token));
-        self.requests_sent.fetch_add(1, Ordering::Relaxed);
+        self.requests_sent.fetch_add(u64::from(call.items), Ordering::Relaxed);
         Request {
             method: call.method.clone(),
             url: call.url.clone(),

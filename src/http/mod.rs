@@ -22,7 +22,7 @@ use crate::model::{Fault, RemoteError, Side, Timestamp};
 
 pub use client::Client;
 pub use signin::Tokens;
-pub use transport::{SetupError, install_crypto};
+pub use transport::{Response, SetupError, install_crypto};
 
 /// One call, before limits, token and correlation headers are added.
 #[derive(Clone)]
@@ -43,6 +43,8 @@ pub struct Call {
     pub request: Option<uuid::Uuid>,
     /// Replaces the time-out of its effect.
     pub timeout: Option<Duration>,
+    /// How many requests it counts as in the daily budget: items of a batch count singly (dataverse §6.2).
+    pub items: u32,
 }
 
 /// Whether a call may change something.
@@ -143,6 +145,31 @@ impl Malformed {
             is_outcome_unknown: effect == Effect::Write,
             ..RemoteError::new(side, operation, Fault::Malformed).with_message(self.reason)
         }
+    }
+}
+
+/// What one part of an answer to many calls means for its own call.
+pub enum PartVerdict {
+    /// It worked.
+    Done(Answer),
+    /// It failed, or nobody knows.
+    Failed(RemoteError),
+    /// Surely nothing was done: the call may be sent again on its own, after the window of a throttling.
+    NotDone(RemoteError),
+}
+
+/// Judges one part by the same table as a whole answer.
+pub fn judge_part(
+    dialect: &dyn Dialect,
+    operation: &'static str,
+    effect: Effect,
+    part: Response,
+    now: Timestamp,
+) -> PartVerdict {
+    match classify::classify(dialect, operation, effect, Ok(part), now).verdict {
+        classify::Verdict::Done(answer) => PartVerdict::Done(answer),
+        classify::Verdict::Final(error) => PartVerdict::Failed(error),
+        classify::Verdict::Again(error) | classify::Verdict::Renew(error) => PartVerdict::NotDone(error),
     }
 }
 

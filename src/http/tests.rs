@@ -226,6 +226,7 @@ fn call(url: &str, effect: Effect) -> Call {
         effect,
         request: Some(Uuid::from_u128(7)),
         timeout: None,
+        items: 1,
     }
 }
 

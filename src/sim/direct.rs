@@ -98,7 +98,7 @@ impl Line {
         if let Some(until) = self.closed_until() {
             return Err(failure(Fault::Throttled { until }));
         }
-        let spend = || Allowance::take(&mut lock(&self.gate).allowance, self.clock.at());
+        let spend = || Allowance::take(&mut lock(&self.gate).allowance, 1, self.clock.at());
         let used_up = |until| failure(Fault::Throttled { until }).with_message(Allowance::USED_UP);
         spend().map_err(used_up)?;
         let mut answer = self.exchange(request);

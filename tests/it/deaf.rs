@@ -120,6 +120,10 @@ impl<T: Crm> Crm for Deaf<T> {
         self.0.get_by_referral(referral, computed).await
     }
 
+    fn writes_at_once(&self) -> usize {
+        self.0.writes_at_once()
+    }
+
     fn closed_until(&self) -> Option<Timestamp> {
         self.0.closed_until()
     }

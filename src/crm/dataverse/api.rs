@@ -154,6 +154,7 @@ fn read(operation: &'static str, url: Url, preference: Option<&str>) -> Call {
         effect: Effect::Read,
         request: None,
         timeout: None,
+        items: 1,
     }
 }
 

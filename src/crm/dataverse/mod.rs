@@ -10,9 +10,9 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use crate::http::Exchange;
+use crate::http::{Dialect, Exchange};
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
 
 use api::Api;
 use knowledge::Loaded;
@@ -29,6 +29,7 @@ pub mod dialect;
 pub mod settings;
 
 mod api;
+mod batch;
 mod knowledge;
 mod metadata;
 mod outcome;
@@ -41,9 +42,27 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT};
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;
 pub use reading::{CHUNKS_IN_FLIGHT, STRAY_CURRENCIES_MAX};
+
+/// A client stack that lets writes which want to leave at the same moment travel together.
+///
+/// The error is a sentence for people that names the setting.
+pub fn gather_writes(
+    settings: &DataverseSettings,
+    dialect: Arc<dyn Dialect>,
+    exchange: Arc<dyn Exchange>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Exchange>, String> {
+    let root = Root::open(environment(settings)?)?;
+    Ok(Arc::new(batch::Batches::new(exchange, dialect, clock, root, settings.batch_size)))
+}
+
+fn environment(settings: &DataverseSettings) -> Result<&Url, &'static str> {
+    settings.url.as_ref().ok_or("dataverse.url is missing, for example https://contoso.crm4.dynamics.com")
+}
 
 /// Leads in one Dataverse environment.
 pub struct Dataverse {
@@ -53,6 +72,7 @@ pub struct Dataverse {
     mapped: BTreeSet<String>,
     tag: String,
     ids_per_request: u32,
+    writes_at_once: usize,
     live: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
@@ -71,9 +91,7 @@ impl Dataverse {
         mapped_columns: BTreeSet<String>,
         exchange: Arc<dyn Exchange>,
     ) -> Result<Dataverse, String> {
-        let url =
-            settings.url.as_ref().ok_or("dataverse.url is missing, for example https://contoso.crm4.dynamics.com")?;
-        let root = Root::open(url)?;
+        let root = Root::open(environment(settings)?)?;
         if let Some(name) = referral_id_column.filter(|name| !contract::is_logical_name(name)) {
             return Err(format!("referral_id_column = {name:?} is no logical column name, for example new_referralid"));
         }
@@ -96,6 +114,7 @@ impl Dataverse {
             mapped: mapped_columns,
             tag: settings.tag.clone(),
             ids_per_request: settings.ids_per_request,
+            writes_at_once: settings.batch_size.saturating_mul(settings.in_flight_max) as usize,
             live: RwLock::new(None),
             loading: tokio::sync::Mutex::new(()),
             strays: RwLock::new(BTreeMap::new()),
@@ -294,6 +313,10 @@ impl Crm for Dataverse {
                 self.read_by_key(OPERATION, referral, &live).await
             }
         }
+    }
+
+    fn writes_at_once(&self) -> usize {
+        self.writes_at_once
     }
 
     fn closed_until(&self) -> Option<Timestamp> {

@@ -25,6 +25,8 @@ pub struct DataverseSettings {
     pub requests_per_minute: u32,
     /// Requests at once.
     pub in_flight_max: u32,
+    /// Writes that may travel in one request (`$batch`) when many wait; 1: every write goes singly.
+    pub batch_size: u32,
     /// Daily request budget.
     pub requests_per_day: u64,
     /// Sign-in.

@@ -45,6 +45,7 @@ pub fn write(
         effect: Effect::Write,
         request: Some(request),
         timeout: None,
+        items: 1,
     })
 }
 

@@ -201,7 +201,7 @@ impl PartnerCenter {
     fn call(&self, operation: &'static str, method: Method, url: Url, effect: Effect) -> Call {
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(ACCEPT, json.clone()), (CONTENT_TYPE, json)]);
-        Call { operation, method, url, headers, body: None, effect, request: None, timeout: None }
+        Call { operation, method, url, headers, body: None, effect, request: None, timeout: None, items: 1 }
     }
 }
 

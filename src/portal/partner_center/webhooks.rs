@@ -152,7 +152,8 @@ impl WebhookApi {
         let effect = if method == Method::GET { Effect::Read } else { Effect::Write };
         let request = (effect == Effect::Write).then(uuid::Uuid::new_v4);
         let body = body.map(|body| Bytes::from(body.to_string()));
-        let call = Call { operation, method, url, headers: HeaderMap::new(), body, effect, request, timeout: None };
+        let call =
+            Call { operation, method, url, headers: HeaderMap::new(), body, effect, request, timeout: None, items: 1 };
         self.exchange.send(call).await
     }
 }

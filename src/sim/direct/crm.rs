@@ -448,6 +448,10 @@ impl Crm for DirectCrm {
         self.line.close_until(until);
     }
 
+    fn writes_at_once(&self) -> usize {
+        1
+    }
+
     fn requests_sent(&self) -> u64 {
         self.line.sent()
     }

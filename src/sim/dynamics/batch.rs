@@ -17,6 +17,15 @@ enum Part {
     ChangeSet(Vec<(String, Request)>),
 }
 
+impl Part {
+    fn count(&self) -> usize {
+        match self {
+            Part::One(_) => 1,
+            Part::ChangeSet(requests) => requests.len(),
+        }
+    }
+}
+
 impl Dynamics {
     pub(super) fn batch(
         &mut self,
@@ -26,6 +35,9 @@ impl Dynamics {
     ) -> Result<Answer, Answer> {
         turn.note.operation = Some("batch");
         let parts = parts_of(options, request)?;
+        let operations: usize = parts.iter().map(Part::count).sum();
+        let further = u32::try_from(operations.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.protection.charge(options.limits.write_cost * further, turn.now);
         let goes_on = request.prefers("odata.continue-on-error");
         let boundary = format!("batchresponse_{}", turn.guid());
         let mut body = String::new();

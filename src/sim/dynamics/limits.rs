@@ -53,6 +53,18 @@ impl Protection {
     }
 }
 
+impl Protection {
+    /// Charges the execution time of further operations of one request: a batch counts as one request but for all its
+    /// work (dataverse §5.3).
+    pub(super) fn charge(&mut self, cost: Duration, now: Timestamp) {
+        match self.requests.back_mut() {
+            Some((_, charged)) => *charged += cost,
+            None => self.requests.push_back((now, cost)),
+        }
+        self.execution += cost;
+    }
+}
+
 fn refusal(code: &str, message: &str, wait: Duration) -> Answer {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     Answer::crm_error(429, code, message).with("retry-after", &seconds.to_string())

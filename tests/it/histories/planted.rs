@@ -374,6 +374,10 @@ impl Crm for PlantedCrm {
         self.inner.get_by_referral(referral, computed).await
     }
 
+    fn writes_at_once(&self) -> usize {
+        self.inner.writes_at_once()
+    }
+
     fn closed_until(&self) -> Option<Timestamp> {
         self.inner.closed_until()
     }

@@ -1,5 +1,6 @@
 //! The adapter against a scripted client stack.
 
+mod batch;
 mod fake;
 mod reads;
 mod schema;
