@@ -74,6 +74,11 @@ impl Pass<'_> {
                 }
             }
         }
+        for row in rows.iter() {
+            if let Some(lead) = by_reference.get(&self.setup.policy.computed(row.id)) {
+                found.entry(row.id).or_insert_with(|| vec![lead.clone()]);
+            }
+        }
         for row in rows.iter_mut() {
             let leads = found.remove(&row.id).unwrap_or_default();
             if !self.offer(row, leads).await? {
@@ -86,14 +91,20 @@ impl Pass<'_> {
         Ok(true)
     }
 
-    /// The leads that external references name; each one that is not found is asked for by itself.
+    /// The leads that external references name; each one that is not found is asked for by itself. Besides, the computed
+    /// leads of referrals whose lead is gone: such a place may be taken by a lead that was merged away, and every attempt to
+    /// create there would be refused.
     pub(super) async fn find_by_reference(&self, rows: &[Row]) -> Result<BTreeMap<LeadId, Lead>, RemoteError> {
         let ids = distinct(rows.iter().filter_map(reference));
-        if ids.is_empty() {
+        let is_gone = |row: &&Row| row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);
+        let policy = &self.setup.policy;
+        let places = rows.iter().filter(is_gone).filter(|_| policy.is_derived).map(|row| policy.computed(row.id));
+        let asked = distinct(ids.iter().copied().chain(places));
+        if asked.is_empty() {
             return Ok(BTreeMap::new());
         }
         let mut found: BTreeMap<LeadId, Lead> =
-            self.ports.crm.leads(&ids).await?.into_iter().map(|lead| (lead.id, lead)).collect();
+            self.ports.crm.leads(&asked).await?.into_iter().map(|lead| (lead.id, lead)).collect();
         for id in ids {
             if found.contains_key(&id) {
                 continue;

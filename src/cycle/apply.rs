@@ -56,6 +56,7 @@ impl Pass<'_> {
         let now = self.ports.clock.now();
         let mut entries = Vec::new();
         let mut queue = Vec::new();
+        self.restart_unwritten(&planned).await?;
         for (row, mut plan) in planned {
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 self.vanished.push((row, plan));

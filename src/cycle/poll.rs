@@ -1,10 +1,14 @@
 //! What changed on the leads side since the last pass: leads, and opportunities that speak for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{CycleError, Pass, distinct};
-use crate::model::{Lead, LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
-use crate::plan::{Row, Seen};
+use crate::model::{Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
+use crate::plan::{Row, Seen, status};
+use crate::ports::{Batch, Memo, Page};
+
+/// Opportunities that changed, by the lead they came from.
+type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
 
 impl Pass<'_> {
     /// Leads and opportunities that changed since the watermarks, joined by referral.
@@ -14,6 +18,7 @@ impl Pass<'_> {
         }
         let Some(leads) = self.poll_leads().await? else { return Ok(()) };
         let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
+        let has_begun = self.begin_watermarks().await?;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
         for lead in leads {
             let Some(id) = self.ports.store.by_lead(lead.id)? else { continue };
@@ -27,7 +32,7 @@ impl Pass<'_> {
             }
         }
         let mut unread = Vec::new();
-        for lead in spoken {
+        for lead in spoken.keys().copied() {
             let Some(id) = self.ports.store.by_lead(lead)? else { continue };
             let Some(entry) = self.ports.store.get(id)? else { continue };
             let row = rows.entry(id).or_insert_with(|| Row::new(id));
@@ -40,10 +45,48 @@ impl Pass<'_> {
         let is_read = unread.is_empty() || self.read_leads(&mut rows, &distinct(unread)).await;
         let is_followed = self.follow(&mut rows).await;
         let is_heard = self.read_opportunities(&mut rows).await;
-        self.is_incomplete |= !(is_read && is_followed && is_heard);
-        self.is_crm_observed = is_read && is_followed && is_heard;
+        let is_observed = is_read && is_followed && is_heard;
+        if !is_observed {
+            self.doubt(&mut rows, &spoken).await?;
+        }
+        self.is_incomplete |= !is_observed;
+        self.is_crm_observed = is_observed && has_begun;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
+    }
+
+    /// The first watermarks are on record before the first row is: a later pass begins where this one began, whatever
+    /// becomes of this one. False when rows are on record that no poll has watched: they are read by id first.
+    async fn begin_watermarks(&mut self) -> Result<bool, CycleError> {
+        if self.memo.leads_seen.is_some() && self.memo.opportunities_seen.is_some() {
+            return Ok(true);
+        }
+        self.memo.leads_seen = self.memo.leads_seen.or(self.leads_high);
+        self.memo.opportunities_seen = self.memo.opportunities_seen.or(self.opportunities_high);
+        let is_watched = self.ports.store.counters()?.entries == 0;
+        if !is_watched {
+            self.memo.lead_reading.get_or_insert(None);
+        }
+        if self.may_write() {
+            let Memo { leads_seen, opportunities_seen, lead_reading, .. } = self.memo;
+            let memo = Memo { leads_seen, opportunities_seen, lead_reading, ..self.counted()? };
+            self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        }
+        Ok(is_watched)
+    }
+
+    /// Deals that were heard of and could not be read: an outcome that is not theirs any more does not settle meanwhile.
+    async fn doubt(&mut self, rows: &mut [Row], spoken: &Spoken) -> Result<(), CycleError> {
+        let mut entries = Vec::new();
+        for row in rows.iter_mut() {
+            let Some(entry) = &mut row.entry else { continue };
+            let Some(link) = entry.link.as_ref().filter(|_| entry.outcome.is_some()) else { continue };
+            if spoken.get(&link.lead).is_some_and(|heard| status::deal(heard) != link.deal) {
+                entry.outcome = None;
+                entries.push((row.id, Some(entry.clone())));
+            }
+        }
+        self.remember(entries).await
     }
 
     /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
@@ -61,7 +104,7 @@ impl Pass<'_> {
             };
             if pages == 0 {
                 self.check_clock(Side::Crm, page.server_time);
-                high = self.floor_of(high, page.server_time);
+                high = self.floor_of(high, &page);
             }
             pages += 1;
             self.report.leads_seen += page.items.len() as u64;
@@ -88,10 +131,10 @@ impl Pass<'_> {
         Ok(Some(leads))
     }
 
-    /// Polls changed opportunities: the leads they came from.
-    pub(super) async fn poll_opportunities(&mut self) -> Result<Option<BTreeSet<LeadId>>, CycleError> {
+    /// Polls changed opportunities, by the lead they came from.
+    pub(super) async fn poll_opportunities(&mut self) -> Result<Option<Spoken>, CycleError> {
         let since = self.poll_since(self.memo.opportunities_seen);
-        let (mut leads, mut cursor, mut pages, mut high) = (BTreeSet::new(), None, 0u32, self.memo.opportunities_seen);
+        let (mut spoken, mut cursor, mut pages, mut high) = (Spoken::new(), None, 0u32, self.memo.opportunities_seen);
         loop {
             let page = match self.ports.crm.opportunities_changed_since(since, cursor.as_ref()).await {
                 Ok(page) => page,
@@ -102,12 +145,14 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                high = self.floor_of(high, page.server_time);
+                high = self.floor_of(high, &page);
             }
             pages += 1;
             for opportunity in page.items {
                 high = opportunity.modified.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
-                leads.extend(opportunity.lead);
+                if let Some(lead) = opportunity.lead {
+                    spoken.entry(lead).or_default().push(opportunity);
+                }
             }
             match page.next {
                 None => break,
@@ -120,14 +165,21 @@ impl Pass<'_> {
             }
         }
         self.opportunities_high = high;
-        Ok(Some(leads))
+        Ok(Some(spoken))
     }
 
     /// Where a poll's watermark is at least: what is older than the overlap has been seen. Otherwise a quiet night after a
     /// busy evening would read the last minutes of that evening again and again.
-    pub(super) fn floor_of(&self, mark: Option<Watermark>, server_time: Option<Timestamp>) -> Option<Watermark> {
-        let Some(at) = server_time else { return mark };
-        Some(mark.map_or(Watermark(at), |mark| mark.advanced_to(at.minus(self.setup.poll_overlap))))
+    ///
+    /// An empty page proves nothing: a user who has lost a role is shown no row, and no refusal either. The watermark
+    /// stays, and what changed meanwhile is read when the role is back.
+    fn floor_of<T>(&self, mark: Option<Watermark>, page: &Page<T>) -> Option<Watermark> {
+        let Some(at) = page.server_time else { return mark };
+        match mark {
+            None => Some(Watermark(at)),
+            Some(mark) if page.items.is_empty() => Some(mark),
+            Some(mark) => Some(mark.advanced_to(at.minus(self.setup.poll_overlap))),
+        }
     }
 
     pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {

@@ -153,6 +153,9 @@ impl Pass<'_> {
         self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
         self.unresolved.extend(rows.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
+        if !self.may_write() {
+            return self.restart_outcomes(rows).await;
+        }
         let look_at = Some(self.ports.clock.now().plus(LEFT_AGAIN));
         // While the watermarks stand still the next pass sees again what this one saw; else the entry has to ask for it.
         let is_seen_again = self.is_incomplete && !self.has_advanced;
@@ -161,11 +164,7 @@ impl Pass<'_> {
             let entry = restarted(if is_seen_again { entry } else { unweighed(entry, &row) }, &row);
             Some((row.id, Some(Entry { look_at, ..entry })))
         };
-        let entries: Vec<_> = rows.into_iter().filter_map(left).collect();
-        if self.may_write() && !entries.is_empty() {
-            self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
-        }
-        Ok(())
+        self.remember(rows.into_iter().filter_map(left).collect()).await
     }
 
     /// Rows that cannot be decided yet: an outcome that was seen to be another one does not settle meanwhile.
@@ -175,8 +174,27 @@ impl Pass<'_> {
             let entry = restarted(before.clone(), &row);
             (entry != before).then_some((row.id, Some(entry)))
         };
-        let entries: Vec<_> = rows.into_iter().filter_map(restart).collect();
-        if self.may_write() && !entries.is_empty() {
+        self.remember(rows.into_iter().filter_map(restart).collect()).await
+    }
+
+    /// While writing is stopped nothing that is planned is remembered, except that an outcome is another one by now: the
+    /// lead may be changed back before writing goes on.
+    pub(super) async fn restart_unwritten(&mut self, planned: &[(Row, RowPlan)]) -> Result<(), CycleError> {
+        if self.may_write() {
+            return Ok(());
+        }
+        let restart = |(row, plan): &(Row, RowPlan)| {
+            let (before, after) = (row.entry.as_ref()?, plan.entry.as_ref()?);
+            let since = before.outcome?.since;
+            let is_same = after.outcome.is_some_and(|outcome| outcome.since == since);
+            (!is_same).then(|| (row.id, Some(Entry { outcome: None, ..before.clone() })))
+        };
+        self.remember(planned.iter().filter_map(restart).collect()).await
+    }
+
+    /// Records what has to be known whether or not anything may be written.
+    pub(super) async fn remember(&mut self, entries: Vec<(ReferralId, Option<Entry>)>) -> Result<(), CycleError> {
+        if self.mode != Mode::Forecast && !entries.is_empty() {
             self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
         }
         Ok(())

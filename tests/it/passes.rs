@@ -1,18 +1,19 @@
 //! Passes over the world behind the ports: what stops writing, and what may follow when it is released.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use referrald::config::Settings;
+use referrald::config::{HumanDuration, Settings};
 use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
-use referrald::daemon::{Engine, Reconciler};
+use referrald::daemon::{DecisionRequest, Engine, Reconciler};
 use referrald::model::{ReferralId, Timestamp};
-use referrald::plan::settings::Writes;
+use referrald::plan::settings::{OnLeadDeleted, Writes};
 use referrald::ports::{Decisions, LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
+use referrald::sim::faults::Class;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
 use referrald::store::MemoryStore;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,23 +22,50 @@ struct Bench {
     clock: SimClock,
     store: Arc<MemoryStore>,
     engine: Reconciler,
+    settings: Settings,
 }
 
 impl Bench {
     /// Some plain referrals, and a program over them.
     fn new(referrals: usize) -> (Bench, Vec<Uuid>) {
+        Bench::with(referrals, |_| {})
+    }
+
+    /// The same, configured otherwise.
+    fn with(referrals: usize, change: impl FnOnce(&mut Settings)) -> (Bench, Vec<Uuid>) {
+        let mut settings = Settings::defaults();
+        settings.writes = Writes::Both;
+        change(&mut settings);
         let clock = SimClock::paused(Timestamp::from_seconds(1_795_000_000));
         let mut world = World::new(1, clock.clone(), Default::default());
         let ids = (0..referrals).map(|number| world.add_referral(json!({"name": format!("Deal {number}")}))).collect();
         let store = Arc::new(MemoryStore::new([7; 16]));
         let world = Arc::new(Mutex::new(world));
-        let engine = engine(&world, &clock, &store);
-        (Bench { world, clock, store, engine }, ids)
+        let engine = engine(&world, &clock, &store, settings.clone());
+        (Bench { world, clock, store, engine, settings }, ids)
     }
 
     async fn pass(&self) -> Report {
         self.clock.advance(Duration::from_secs(61));
         self.engine.cycle(Budget::Work(Duration::from_secs(30)), &CancellationToken::new()).await.unwrap()
+    }
+
+    /// The next process, with the ledger or without.
+    fn restart(&mut self, is_lost: bool) {
+        self.store = Arc::new(self.store.restarted(is_lost));
+        self.engine = engine(&self.world, &self.clock, &self.store, self.settings.clone());
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    fn edit(&self, table: Table, row: Uuid, columns: Value) {
+        self.world().edit_row(table, row, columns).expect("a row that may be edited");
+    }
+
+    fn wait(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
     }
 
     async fn latch(&self, name: &str) {
@@ -62,9 +90,7 @@ impl Bench {
     }
 }
 
-fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>) -> Reconciler {
-    let mut settings = Settings::defaults();
-    settings.writes = Writes::Both;
+fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>, settings: Settings) -> Reconciler {
     let ports = Ports {
         portal: Arc::new(DirectPortal::new(Arc::clone(world))),
         crm: Arc::new(DirectCrm::new(Arc::clone(world), DirectCrmSettings::default())),
@@ -80,8 +106,7 @@ async fn a_brake_on_visibility_does_not_outlive_the_ledger_it_judged_by() {
     bench.pass().await;
     bench.latch(VISIBILITY_BRAKE).await;
     // The decisions are kept, the ledger is lost: nobody is known who could be missing.
-    bench.store = Arc::new(bench.store.restarted(true));
-    bench.engine = engine(&bench.world, &bench.clock, &bench.store);
+    bench.restart(true);
     for _ in 0..3 {
         bench.pass().await;
     }
@@ -114,4 +139,143 @@ async fn a_lead_seen_reopened_while_writing_was_stopped_closes_nothing() {
         assert_eq!(bench.status_of(referral), "New");
     }
     assert!(bench.store.decisions().unwrap().brakes.is_empty());
+}
+
+#[tokio::test]
+async fn a_deal_that_was_open_again_while_writing_was_stopped_settles_anew() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.engine.decide(DecisionRequest::Suspend).await.unwrap();
+    bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
+    bench.pass().await;
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.wait(900);
+    bench.engine.decide(DecisionRequest::Resume).await.unwrap();
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "New", "it was open meanwhile");
+    bench.wait(600);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Closed");
+}
+
+#[tokio::test]
+async fn what_happened_while_a_role_was_lost_is_read_when_it_is_back() {
+    let (bench, referrals) = Bench::with(8, |settings| {
+        settings.status.settle_time = HumanDuration::parse("2h").unwrap();
+    });
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.wait(300);
+    bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
+    // Lists are empty and nothing is refused: such a pass looks like a quiet one.
+    for _ in 0..2 {
+        bench.world().faults.play_next_at(Class::RoleLost, "/leads");
+        let blind = bench.pass().await;
+        assert_eq!((blind.leads_seen, blind.sides.len()), (0, 0), "{blind:?}");
+        bench.wait(1_200);
+    }
+    bench.world().faults.calm();
+    bench.pass().await;
+    bench.wait(7_200);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "New", "the lead was reopened while nobody could see it");
+}
+
+#[tokio::test]
+async fn a_first_pass_that_dies_leaves_the_place_from_which_the_next_one_reads() {
+    let (mut bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.restart(true);
+    {
+        let stop = CancellationToken::new();
+        let is_on_record = async {
+            while bench.store.counters().unwrap().entries < 8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = is_on_record => {}
+            _ = bench.engine.cycle(Budget::Work(Duration::from_secs(30)), &stop) => panic!("it was to die before its end"),
+        }
+    }
+    bench.restart(false);
+    bench.wait(300);
+    bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
+    bench.wait(7_200);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    assert_eq!(bench.status_of(referral), "New", "the lead was reopened between the two passes");
+}
+
+#[tokio::test]
+async fn a_deal_that_was_heard_of_and_could_not_be_read_settles_anew() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    let opportunity = bench.world().qualify_lead(lead, true).unwrap().expect("an opportunity");
+    bench.world().close_opportunity(opportunity, false).unwrap();
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    bench.wait(20 * 3_600);
+    bench.pass().await;
+    bench.edit(Table::Opportunity, opportunity, json!({"statecode": 0, "statuscode": 1}));
+    // The polls are answered; the lead of the deal is not.
+    bench.world().faults.play_next_at(Class::Slow, "/leads");
+    bench.world().faults.play_next_at(Class::Throttle, "/leads");
+    let report = bench.pass().await;
+    assert_eq!(report.sides.len(), 1, "{report:?}");
+    bench.world().close_opportunity(opportunity, false).unwrap();
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    bench.wait(20 * 3_600);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Active", "it was open again meanwhile");
+    bench.wait(4 * 3_600);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Closed");
+}
+
+#[tokio::test]
+async fn a_place_taken_by_a_lead_that_was_merged_away_is_not_tried_again() {
+    let (bench, referrals) = Bench::with(8, |settings| settings.link.on_lead_deleted = OnLeadDeleted::Recreate);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let lead = bench.lead_of(referrals[0]);
+    let master = bench.world().add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
+    bench.world().merge_leads(master, lead).unwrap();
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    bench.world().edit_referral(referrals[0], |document| document["externalReferenceId"] = master.to_string().into());
+    bench.world().delete_lead(master);
+    for _ in 0..2 {
+        bench.engine.ask_for_sweep();
+        bench.pass().await;
+    }
+    let before = bench.world().journal.count_of("patch lead");
+    for _ in 0..3 {
+        bench.engine.ask_for_sweep();
+        bench.pass().await;
+    }
+    assert_eq!(bench.world().journal.count_of("patch lead"), before);
 }

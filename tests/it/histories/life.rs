@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::frail::Frail;
 use super::planted::{Plant, PlantedCrm, PlantedPortal, Yard};
-use super::script::{Change, Ending, SchemaChange, Script};
+use super::script::{Ending, SchemaChange, Script};
 use super::{discretion, judge, promises, script};
 
 /// What one history gave.
@@ -198,9 +198,6 @@ impl Life {
             }
             for (_, change) in self.script.changes.clone().into_iter().filter(|(at, _)| *at == round) {
                 self.say(format!("the configuration changes: {change:?}"));
-                if change == Change::WritesBoth {
-                    self.leads_only_until = Some(self.clock.at());
-                }
                 self.end(Ending::Kill).await;
             }
             if let Some((_, healthy, failing)) = self.script.full_disks.iter().find(|(at, ..)| *at == round) {
@@ -389,6 +386,11 @@ impl Life {
                     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
                 }
             }
+        }
+        // Whoever starts first on that day has the new configuration.
+        if self.script.writes_both_from() <= self.round {
+            let now = self.clock.at();
+            self.leads_only_until = self.leads_only_until.map(|until| until.min(now));
         }
         (self.engine, self.ports, self.frail) =
             engine(&self.script, self.round, &self.yard, &self.clock, &mut self.ledger);
