@@ -1,5 +1,7 @@
 //! Entra ID in small: token endpoints v1 and v2, rotation, refusals, and the check of tokens (partner-center §2).
 
+mod person;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use super::exchange::{Answer, Request, Service, decode};
 use super::options::Options;
 use super::world::Turn;
 
+pub use person::Person;
+
 /// Tokens kept before old ones are dropped.
 const TOKENS_MAX: usize = 1000;
 
@@ -26,13 +30,14 @@ pub struct Entra {
     access: BTreeMap<String, AccessToken>,
     refresh: BTreeMap<String, RefreshToken>,
     newest_refresh: String,
-    device_polls: BTreeMap<String, u32>,
+    reception: person::Reception,
     issued: u64,
 }
 
 #[derive(Clone, Debug)]
 struct AccessToken {
     service: Service,
+    audience: String,
     expires: Timestamp,
     has_user: bool,
     has_mfa: bool,
@@ -42,6 +47,8 @@ struct AccessToken {
 struct RefreshToken {
     issued: Timestamp,
     is_revoked: bool,
+    /// The sign-in it came of carried a second factor.
+    has_mfa: bool,
 }
 
 /// Trouble at sign-in (partner-center §2.8).
@@ -67,7 +74,7 @@ impl Entra {
     pub(crate) fn new(options: &Options, turn: &mut Turn<'_>) -> Self {
         let first = options.first_refresh_token.clone();
         Entra {
-            refresh: BTreeMap::from([(first.clone(), RefreshToken { issued: turn.now, is_revoked: false })]),
+            refresh: BTreeMap::from([(first.clone(), RefreshToken { issued: turn.now, is_revoked: false, has_mfa: true })]),
             newest_refresh: first,
             ..Entra::default()
         }
@@ -109,7 +116,11 @@ impl Entra {
         let is_v2 = endpoint.contains("v2.0");
         let outcome = match (request.method.as_str(), endpoint) {
             ("POST", "oauth2/token" | "oauth2/v2.0/token") => self.token(options, request, &form, is_v2, turn),
-            ("POST", "oauth2/devicecode" | "oauth2/v2.0/devicecode") => Ok(self.device_code(turn)),
+            ("POST", "oauth2/devicecode" | "oauth2/v2.0/devicecode") => Ok(self.reception.device_code(options, turn)),
+            ("GET", "oauth2/authorize" | "oauth2/v2.0/authorize") => {
+                Ok(self.reception.authorize(options, request, turn))
+            }
+            ("GET", "v2.0/.well-known/openid-configuration") => Ok(person::discovery(options, request)),
             _ => return Answer::html(404),
         };
         match outcome {
@@ -128,7 +139,7 @@ impl Entra {
         let now = turn.now;
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let grant = field("grant_type");
-        let service = service_of(options, field("scope"), field("resource"), is_v2)
+        let (service, audience) = service_of(options, field("scope"), field("resource"), is_v2)
             .ok_or_else(|| refusal(now, 400, "invalid_resource", 500_011, None))?;
         if let Some(trouble) = self.troubles.get(&service) {
             return Err(trouble.answer(now, is_v2));
@@ -136,41 +147,46 @@ impl Entra {
         if field("client_id") != options.client.0 {
             return Err(refusal(now, 400, "unauthorized_client", 700_016, None));
         }
-        let has_user = match grant {
+        // A user's sign-in, and whether it carried a second factor.
+        let user = match grant {
             "client_credentials" => {
                 self.check_client(options, request, form, now)?;
-                false
+                None
             }
             "refresh_token" => {
                 self.check_client(options, request, form, now)?;
-                self.check_refresh_token(options, field("refresh_token"), now)?;
-                true
+                Some(self.check_refresh_token(options, field("refresh_token"), now)?)
             }
             "password" => {
                 let (user, password) = &options.user;
                 if field("username") != user || field("password") != password {
                     return Err(refusal(now, 400, "invalid_grant", 50126, None));
                 }
-                true
+                Some(false)
             }
             "urn:ietf:params:oauth:grant-type:device_code" | "device_code" => {
-                self.check_device_code(field("device_code"), now)?;
-                true
+                let code = if is_v2 { field("device_code") } else { field("code") };
+                Some(self.reception.poll(options, code, now)?)
             }
-            "authorization_code" => true,
+            "authorization_code" => {
+                self.check_client(options, request, form, now)?;
+                Some(self.reception.redeem(form, now)?)
+            }
             _ => return Err(refusal(now, 400, "unsupported_grant_type", 70003, None)),
         };
         let token = AccessToken {
             service,
+            audience,
             expires: now.plus(Duration::from_secs(turn.rng.random_range(3600..5400))),
-            has_user,
-            has_mfa: has_user && grant != "password",
+            has_user: user.is_some(),
+            has_mfa: user == Some(true),
         };
-        Ok(self.issue(token, form, is_v2, turn))
+        Ok(self.issue(options, token, form, is_v2, turn))
     }
 
     fn issue(
         &mut self,
+        options: &Options,
         token: AccessToken,
         form: &BTreeMap<String, String>,
         is_v2: bool,
@@ -178,8 +194,8 @@ impl Entra {
     ) -> Answer {
         self.issued += 1;
         let life = token.expires.since(turn.now).as_secs();
-        let text = format!("sim.{}.{:032x}", self.issued, turn.rng.random::<u128>());
-        let has_user = token.has_user;
+        let text = format!("{}sim-{}-{:032x}", claims(options, &token, turn.now), self.issued, turn.rng.random::<u128>());
+        let (has_user, has_mfa) = (token.has_user, token.has_mfa);
         self.access.insert(text.clone(), token);
         let now = turn.now;
         if self.access.len() > TOKENS_MAX {
@@ -200,14 +216,14 @@ impl Entra {
         }
         if has_user {
             let fresh = format!("1.simulated-refresh-token-{}-{:032x}", self.issued, turn.rng.random::<u128>());
-            self.refresh.insert(fresh.clone(), RefreshToken { issued: now, is_revoked: false });
+            self.refresh.insert(fresh.clone(), RefreshToken { issued: now, is_revoked: false, has_mfa });
             body["refresh_token"] = fresh.clone().into();
             self.newest_refresh = fresh;
         }
         Answer::json(200, body)
     }
 
-    fn check_refresh_token(&mut self, options: &Options, text: &str, now: Timestamp) -> Result<(), Answer> {
+    fn check_refresh_token(&mut self, options: &Options, text: &str, now: Timestamp) -> Result<bool, Answer> {
         let Some(token) = self.refresh.get_mut(text) else {
             return Err(refusal(now, 400, "invalid_grant", 9_002_313, Some("bad_token")));
         };
@@ -218,7 +234,7 @@ impl Entra {
             return Err(refusal(now, 400, "invalid_grant", 700_082, Some("token_expired")));
         }
         token.is_revoked = options.rotates_strictly;
-        Ok(())
+        Ok(token.has_mfa)
     }
 
     fn check_client(
@@ -237,26 +253,6 @@ impl Entra {
             },
             (None, None) => Err(refusal(now, 401, "invalid_client", 7_000_218, None)),
         }
-    }
-
-    fn device_code(&mut self, turn: &mut Turn<'_>) -> Answer {
-        turn.note.operation = Some("device code");
-        let code = turn.guid().to_string();
-        self.device_polls.insert(code.clone(), 0);
-        Answer::json(
-            200,
-            json!({"device_code": code, "user_code": "SIM123456", "verification_uri": "https://microsoft.com/devicelogin",
-                "expires_in": 900, "interval": 5, "message": "enter the code SIM123456"}),
-        )
-    }
-
-    /// The person needs two polls' time to sign in.
-    fn check_device_code(&mut self, code: &str, now: Timestamp) -> Result<(), Answer> {
-        let Some(polls) = self.device_polls.get_mut(code) else {
-            return Err(refusal(now, 400, "bad_verification_code", 70000, None));
-        };
-        *polls += 1;
-        if *polls <= 2 { Err(refusal(now, 400, "authorization_pending", 70016, None)) } else { Ok(()) }
     }
 
     /// Checks the bearer token of an API call.
@@ -330,18 +326,37 @@ fn refusal(now: Timestamp, status: u16, error: &str, code: u32, suberror: Option
     Answer::json(status, body)
 }
 
+/// Header and claims of an access token, in the form that real ones have; the dot before the signature included.
+fn claims(options: &Options, token: &AccessToken, now: Timestamp) -> String {
+    let encode = |part: &Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(part.to_string());
+    let seconds = |at: Timestamp| at.millis().div_euclid(1000);
+    let mut body = json!({
+        "aud": options.token_audience.as_deref().unwrap_or(&token.audience),
+        "tid": options.token_tenant.as_deref().unwrap_or(&options.tenant),
+        "appid": options.client.0,
+        "iat": seconds(now), "exp": seconds(token.expires),
+    });
+    if token.has_user {
+        body["oid"] = "dddddddd-0000-4000-8000-000000000001".into();
+        body["upn"] = options.user.0.as_str().into();
+        body["amr"] = if token.has_mfa { json!(["pwd", "mfa"]) } else { json!(["pwd"]) };
+    }
+    format!("{}.{}.", encode(&json!({"typ": "JWT", "alg": "none"})), encode(&body))
+}
+
 fn bearer(request: &Request) -> Option<&str> {
     request.header("authorization")?.strip_prefix("Bearer ")
 }
 
-fn service_of(options: &Options, scope: &str, resource: &str, is_v2: bool) -> Option<Service> {
+fn service_of(options: &Options, scope: &str, resource: &str, is_v2: bool) -> Option<(Service, String)> {
     let wanted = match is_v2 {
         false => resource.trim_end_matches('/'),
         true => scope
             .split(' ')
             .find_map(|one| one.strip_suffix("/.default").or(one.strip_suffix("/user_impersonation")))?,
     };
-    options.audiences.iter().find(|(_, audience)| audience.trim_end_matches('/') == wanted).map(|(service, _)| *service)
+    let known = options.audiences.iter().find(|(_, audience)| audience.trim_end_matches('/') == wanted);
+    known.map(|(service, _)| (*service, wanted.to_owned()))
 }
 
 /// The claims only; the world holds no certificates (partner-center §2.6).

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::entra::Person;
 use super::exchange::Service;
 
 /// Everything that can be chosen about a world. The default is the documented behaviour at its strictest.
@@ -22,6 +23,14 @@ pub struct Options {
     pub first_refresh_token: String,
     /// What tokens can be asked for, per service.
     pub audiences: BTreeSet<(Service, String)>,
+    /// What whoever is asked to sign in does.
+    pub person: Person,
+    /// Pause between two looks at a device code.
+    pub device_interval: Duration,
+    /// The audience that access tokens name, where it is not the one that was asked for.
+    pub token_audience: Option<String>,
+    /// The tenant that access tokens name, where it is another.
+    pub token_tenant: Option<String>,
     /// Calls of the referrals API without an MFA claim are refused with 900421 (partner-center §2.7).
     pub enforces_mfa: bool,
     /// The old refresh token dies when it is used (the documented service keeps it).
@@ -45,6 +54,10 @@ impl Default for Options {
             client: ("cccccccc-0000-4000-8000-000000000001".to_owned(), "simulated~secret".to_owned()),
             user: ("referrals@example.test".to_owned(), "simulated password".to_owned()),
             first_refresh_token: "1.simulated-refresh-token-0".to_owned(),
+            person: Person::default(),
+            device_interval: Duration::from_secs(5),
+            token_audience: None,
+            token_tenant: None,
             enforces_mfa: true,
             rotates_strictly: false,
             date_skew_millis: 0,

@@ -234,7 +234,7 @@ async fn the_search_for_personal_data_finds_what_is_there() {
         emails.map(str::to_owned).next().unwrap()
     });
     for leak in
-        [someone, "simulated~secret".to_owned(), "sim.1.00ff".to_owned(), "1.simulated-refresh-token-0".to_owned()]
+        [someone, "simulated~secret".to_owned(), "sim-1-00ff".to_owned(), "1.simulated-refresh-token-0".to_owned()]
     {
         std::fs::write(stage.state().join("ledger/leak"), format!("x{leak}x")).unwrap();
         assert!(!is_clean(), "{leak}");

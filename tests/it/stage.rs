@@ -408,8 +408,8 @@ settle_time_lost = "0s"
                 world.options.client.1.clone(),
                 world.options.first_refresh_token.clone(),
                 world.entra.newest_refresh_token().to_owned(),
-                "sim.1.".to_owned(),
-                "sim.2.".to_owned(),
+                "sim-1-".to_owned(),
+                "sim-2-".to_owned(),
             ]);
             (words, secrets)
         })

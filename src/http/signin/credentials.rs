@@ -96,6 +96,11 @@ impl Credentials {
 
     /// The token endpoint of this version.
     pub fn token_url(&self, version: EndpointVersion) -> url::Url {
+        self.endpoint_url(version, "token")
+    }
+
+    /// An endpoint of this version: `token`, `authorize` or `devicecode` (partner-center §2.2).
+    pub fn endpoint_url(&self, version: EndpointVersion, name: &str) -> url::Url {
         let mut url = self.authority.clone();
         url.set_query(None);
         url.set_fragment(None);
@@ -104,7 +109,7 @@ impl Credentials {
             if version == EndpointVersion::V2 {
                 path.push("v2.0");
             }
-            path.push("token");
+            path.push(name);
         }
         url
     }
@@ -151,6 +156,11 @@ impl Credentials {
         assertion::not_after(&read_limited(certificate).ok()?, "the certificate").ok()
     }
 
+    /// True when the application shows nothing of itself: a public client.
+    pub fn is_public(&self) -> bool {
+        matches!(self.application, Application::Public)
+    }
+
     /// A digest of everything secret that is configured: a change makes another try worth while.
     pub fn digest(&self) -> String {
         let mut parts = Vec::new();
@@ -190,9 +200,14 @@ impl Credentials {
 
     /// The refusal's sentence, its placeholders filled in.
     pub fn sentence(&self, refusal: &Refusal, audience: &str) -> String {
+        self.sentence_with(refusal, audience, &self.renewal())
+    }
+
+    /// As [`Credentials::sentence`], with another way to a new sign-in.
+    pub fn sentence_with(&self, refusal: &Refusal, audience: &str, renewal: &str) -> String {
         refusal
             .sentence
-            .replace("{renew}", &self.renewal())
+            .replace("{renew}", renewal)
             .replace("{secret}", &self.secret_place())
             .replace("{certificate}", &self.certificate_place())
             .replace("{password}", &self.password_place())
@@ -205,12 +220,13 @@ impl Credentials {
     /// What to do for a new sign-in.
     pub fn renewal(&self) -> String {
         match (self.grant, &self.seed) {
-            (Grant::RefreshToken, Some(seed)) => {
-                format!("put a fresh refresh token into {} ({})", seed.place(), seed.key)
-            }
-            (Grant::RefreshToken, None) => {
-                format!("put a fresh refresh token into a file and name it in {}.refresh_token_file", self.section)
-            }
+            (Grant::RefreshToken, Some(seed)) => format!(
+                "run `{}`, or put a fresh refresh token into {} ({})",
+                login_command(&self.section),
+                seed.place(),
+                seed.key
+            ),
+            (Grant::RefreshToken, None) => format!("run `{}`", login_command(&self.section)),
             (Grant::ClientCredentials, _) => "let an administrator look at the application's sign-in logs".to_owned(),
             (Grant::Password, _) => format!(
                 "a password alone does not suffice; set {}.grant to \"refresh_token\" and give a refresh token",
@@ -246,6 +262,15 @@ impl Credentials {
             Some((_, source)) => format!("{} ({})", source.place(), source.key),
             None => format!("{}.password_file", self.section),
         }
+    }
+}
+
+/// What to type for a new sign-in of a section of the configuration.
+pub fn login_command(section: &str) -> &'static str {
+    match section {
+        "dataverse.auth" => "referrald login --side dataverse",
+        "partner_center.webhook_auth" => "referrald login --side webhook",
+        _ => "referrald login",
     }
 }
 

@@ -10,9 +10,10 @@ use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
 use oauth2::{
-    AccessToken, AsyncHttpClient, AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, RefreshToken,
-    RequestTokenError, ResourceOwnerPassword, ResourceOwnerUsername, Scope, StandardRevocableToken, TokenResponse,
-    TokenUrl,
+    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
+    DeviceAuthorizationUrl, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken,
+    RequestTokenError, ResourceOwnerPassword, ResourceOwnerUsername, Scope, StandardDeviceAuthorizationResponse,
+    StandardRevocableToken, TokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -24,6 +25,11 @@ use crate::model::Timestamp;
 
 /// Lifetime of an access token that does not say.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
+
+/// Longest code a person is asked to enter, in bytes; Entra ID gives nine letters.
+const USER_CODE_BYTES_MAX: usize = 32;
+/// Shortest pause between two looks at a device code, whatever the service says.
+const DEVICE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// `oauth2`'s client with our token response.
 type Endpoint = oauth2::Client<
@@ -67,6 +73,119 @@ pub enum Grant<'a> {
     RefreshToken(&'a SecretString),
     /// A user's name and password.
     Password(&'a str, &'a SecretString),
+    /// The code that a person's browser brought to the redirect URI.
+    AuthorizationCode {
+        /// The code.
+        code: &'a SecretString,
+        /// What proves that we began this sign-in (PKCE).
+        verifier: &'a SecretString,
+        /// The redirect URI, to the letter as in the invitation.
+        redirect: &'a str,
+    },
+}
+
+/// An address at which a person signs in, and what its answer is recognised by.
+pub struct Invitation {
+    /// The address.
+    pub url: url::Url,
+    /// What the answer must repeat.
+    pub state: SecretString,
+    /// What the code is redeemed with (PKCE).
+    pub verifier: SecretString,
+    /// Where the answer goes.
+    pub redirect: String,
+}
+
+/// Writes the address of the authorize endpoint (partner-center §2.5). `redirect` stays as it is written: the service
+/// compares it letter by letter.
+///
+/// # Errors
+/// When `redirect` is no URL.
+pub fn invite(target: &Target, authorize: &url::Url, redirect: &str) -> Result<Invitation, String> {
+    let redirect_url = RedirectUrl::new(redirect.to_owned()).map_err(|_| format!("{redirect} is no URL"))?;
+    let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+    let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
+        .set_auth_uri(AuthUrl::from_url(authorize.clone()))
+        .set_redirect_uri(redirect_url);
+    let mut request = endpoint
+        .authorize_url(CsrfToken::new_random)
+        .set_pkce_challenge(challenge)
+        .add_extra_param("response_mode", "query")
+        // A session of yesterday may lack the second factor.
+        .add_extra_param("prompt", "login");
+    for (name, value) in parameters(target, None) {
+        request = request.add_extra_param(name, value);
+    }
+    for scope in scopes(target, true) {
+        request = request.add_scope(scope);
+    }
+    let (url, state) = request.url();
+    Ok(Invitation {
+        url,
+        state: state.secret().as_str().into(),
+        verifier: verifier.secret().as_str().into(),
+        redirect: redirect.to_owned(),
+    })
+}
+
+/// A device code, and what to tell the person.
+pub struct DeviceCode {
+    /// The code to ask with.
+    pub code: SecretString,
+    /// The code to enter.
+    pub user_code: String,
+    /// Where to enter it.
+    pub address: url::Url,
+    /// How long it lives.
+    pub lifetime: Duration,
+    /// Pause between two looks.
+    pub interval: Duration,
+}
+
+/// Asks for a device code (partner-center §2.5).
+///
+/// # Errors
+/// See `NotGranted`.
+pub async fn device_code(
+    transport: &Transport,
+    target: &Target,
+    endpoint_url: &url::Url,
+    now: Timestamp,
+) -> Result<DeviceCode, NotGranted> {
+    let asked = Target { url: endpoint_url.clone(), ..target.clone() };
+    let send = Exchange { transport, target: &asked, now };
+    let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
+        .set_auth_type(AuthType::RequestBody)
+        .set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint_url.clone()));
+    let mut request = endpoint.exchange_device_code();
+    for (name, value) in parameters(target, None) {
+        request = request.add_extra_param(name, value);
+    }
+    for scope in scopes(target, true) {
+        request = request.add_scope(scope);
+    }
+    let details: StandardDeviceAuthorizationResponse = match request.request_async(&send).await {
+        Ok(details) => details,
+        Err(RequestTokenError::Request(reason)) => return Err(reason),
+        Err(RequestTokenError::Parse(..) | RequestTokenError::ServerResponse(_) | RequestTokenError::Other(_)) => {
+            return Err(NotGranted::Malformed);
+        }
+    };
+    let user_code = details.user_code().secret();
+    let is_plain = !user_code.is_empty()
+        && user_code.len() <= USER_CODE_BYTES_MAX
+        && user_code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let address = url::Url::parse(details.verification_uri()).ok().filter(|url| url.scheme() == "https");
+    match (is_plain, address) {
+        (true, Some(address)) => Ok(DeviceCode {
+            code: details.device_code().secret().as_str().into(),
+            user_code: user_code.clone(),
+            address,
+            lifetime: details.expires_in(),
+            interval: details.interval().max(DEVICE_INTERVAL_MIN),
+        }),
+        (_, _) => Err(NotGranted::Malformed),
+    }
 }
 
 /// A new access token.
@@ -139,6 +258,22 @@ pub async fn ask(
             let password = ResourceOwnerPassword::new(password.expose_secret().to_owned());
             complete!(endpoint.exchange_password(&name, &password), true)
         }
+        Grant::AuthorizationCode { code, verifier, redirect } => {
+            let redirect = RedirectUrl::new((*redirect).to_owned()).map_err(|_| NotGranted::Malformed)?;
+            let code = AuthorizationCode::new(code.expose_secret().to_owned());
+            let verifier = PkceCodeVerifier::new(verifier.expose_secret().to_owned());
+            let endpoint = endpoint.set_redirect_uri(redirect);
+            // The scopes stand in the code; this request of `oauth2` has none.
+            let mut request = endpoint.exchange_code(code).set_pkce_verifier(verifier);
+            for (name, value) in parameters(target, assertion) {
+                request = request.add_extra_param(name, value);
+            }
+            if target.version == EndpointVersion::V2 {
+                let words: Vec<String> = scopes(target, true).iter().map(|scope| scope.to_string()).collect();
+                request = request.add_extra_param("scope", words.join(" "));
+            }
+            request.request_async(&send).await
+        }
     };
     match answer {
         Ok(wire) => wire.into_granted(),
@@ -148,6 +283,44 @@ pub async fn ask(
             Err(NotGranted::Malformed)
         }
     }
+}
+
+/// Looks once whether the person of a device code has signed in. By hand: `oauth2` polls by itself, and takes every lost
+/// answer and every refusal for a reason to go on.
+///
+/// # Errors
+/// See `NotGranted`; `authorization_pending` and `slow_down` are refusals too.
+pub async fn look(
+    transport: &Transport,
+    target: &Target,
+    proof: &Proof,
+    code: &SecretString,
+    now: Timestamp,
+) -> Result<Granted, NotGranted> {
+    let (secret, assertion) = match proof {
+        Proof::None => (None, None),
+        Proof::Secret(secret) => (Some(secret), None),
+        Proof::Assertion(assertion) => (None, Some(assertion.as_str())),
+    };
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:device_code")
+        .append_pair("client_id", &target.client_id)
+        // Version 1 has another name for it.
+        .append_pair(if target.version == EndpointVersion::V1 { "code" } else { "device_code" }, code.expose_secret())
+        .extend_pairs(secret.map(|secret| ("client_secret", secret.expose_secret())))
+        .extend_pairs(parameters(target, assertion));
+    if target.version == EndpointVersion::V2 {
+        let words: Vec<String> = scopes(target, true).iter().map(|scope| scope.to_string()).collect();
+        form.append_pair("scope", &words.join(" "));
+    }
+    let mut request = HttpRequest::new(form.finish().into_bytes());
+    *request.method_mut() = http::Method::POST;
+    request.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-www-form-urlencoded"),
+    );
+    let answer = Exchange { transport, target, now }.send(request).await?;
+    serde_json::from_slice::<Wire>(answer.body()).map_err(|_| NotGranted::Malformed)?.into_granted()
 }
 
 fn parameters<'a>(target: &'a Target, assertion: Option<&'a str>) -> Vec<(&'static str, &'a str)> {

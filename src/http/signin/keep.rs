@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
@@ -38,6 +38,8 @@ pub struct Kept {
     pub previous: Option<SecretString>,
     /// SHA-256 of the configured seed when this was written, in hexadecimal: a different seed is newer than this.
     pub seed: Option<String>,
+    /// A person signed in and the seed could not be read then: whatever it holds at its first sight is older than this.
+    pub is_newer_than_seed: bool,
 }
 
 impl Seat {
@@ -119,12 +121,16 @@ impl Seat {
     fn create(&self) -> Result<std::fs::File, String> {
         let attempt = || {
             let directory = self.path.parent().unwrap_or(Path::new("."));
+            let is_new = !directory.exists();
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            if is_new && let (Some(above), Ok(made)) = (directory.parent(), std::fs::File::open(directory)) {
+                hand_over(&made, above);
+            }
             match std::fs::remove_file(self.fresh()) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.fresh())
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.fresh()).inspect(|file| hand_over(file, directory))
         };
         attempt().map_err(|error| self.cannot_keep(&error))
     }
@@ -134,6 +140,17 @@ impl Seat {
             "cannot keep the rotated refresh token in {}: {error}; make the directory writable",
             self.path.display()
         )
+    }
+}
+
+/// Gives a file or directory to the owner of the directory it lies in: what root writes into the state of a daemon that
+/// runs as somebody else must be readable for that daemon. Only root can give away; what others make is theirs anyway.
+fn hand_over(file: &std::fs::File, directory: &Path) {
+    let (Ok(own), Ok(above)) = (file.metadata(), std::fs::metadata(directory)) else { return };
+    if own.uid() != above.uid()
+        && let Err(error) = std::os::unix::fs::fchown(file, Some(above.uid()), Some(above.gid()))
+    {
+        tracing::warn!(directory = %directory.display(), %error, "a new file cannot be given to the directory's owner");
     }
 }
 
@@ -167,6 +184,8 @@ struct OnDisk {
     previous_refresh_token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seed_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_newer_than_seed: bool,
 }
 
 impl From<&Kept> for OnDisk {
@@ -177,6 +196,7 @@ impl From<&Kept> for OnDisk {
             obtained_at: kept.obtained_at,
             previous_refresh_token: kept.previous.as_ref().map(|token| token.expose_secret().to_owned()),
             seed_sha256: kept.seed.clone(),
+            is_newer_than_seed: kept.is_newer_than_seed,
         }
     }
 }
@@ -188,6 +208,7 @@ impl From<OnDisk> for Kept {
             obtained_at: file.obtained_at,
             previous: file.previous_refresh_token.map(SecretString::from),
             seed: file.seed_sha256,
+            is_newer_than_seed: file.is_newer_than_seed,
         }
     }
 }
@@ -199,7 +220,7 @@ mod tests {
     use super::*;
 
     fn kept(token: &str) -> Kept {
-        Kept { token: token.into(), obtained_at: Timestamp::from_seconds(1), previous: None, seed: None }
+        Kept { token: token.into(), obtained_at: Timestamp::from_seconds(1), previous: None, seed: None, is_newer_than_seed: false }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sign-in: access tokens for one service, renewed early, once for all callers, and never asked for in a tight loop.
 
 mod assertion;
+pub mod claims;
 mod credentials;
 mod grant;
 mod keep;
+pub mod person;
 mod refusal;
 
 #[cfg(test)]
@@ -240,11 +242,7 @@ impl Tokens {
             }
             Grant::RefreshToken => self.refresh().await?,
         };
-        Ok(Access {
-            token: granted.token,
-            renew_at: asked_at.plus(granted.lifetime.saturating_mul(RENEW_AFTER_PERCENT) / 100),
-            expires_at: asked_at.plus(granted.lifetime),
-        })
+        Ok(Access::new(granted, asked_at))
     }
 
     /// Redeems the newest refresh token, on refusal the others, and keeps what comes back before anyone may use it.
@@ -303,6 +301,7 @@ impl Tokens {
             },
             previous: if is_rotated { Some(used.clone()) } else { known.and_then(|kept| kept.previous.clone()) },
             seed: seed.map(digest).or_else(|| kept.and_then(|kept| kept.seed.clone())),
+            is_newer_than_seed: seed.is_none() && kept.is_some_and(|kept| kept.is_newer_than_seed),
         };
         if known.is_none_or(|kept| kept.seed != next.seed) {
             seat.store(&next).map_err(|reason| self.local(reason))?;
@@ -401,6 +400,16 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
+impl Access {
+    fn new(granted: Granted, asked_at: Timestamp) -> Self {
+        Access {
+            token: granted.token,
+            renew_at: asked_at.plus(granted.lifetime.saturating_mul(RENEW_AFTER_PERCENT) / 100),
+            expires_at: asked_at.plus(granted.lifetime),
+        }
+    }
+}
+
 impl Memory {
     /// The token, while it need not be renewed.
     fn fresh(&self, now: Timestamp) -> Option<SecretString> {
@@ -447,7 +456,7 @@ enum NotAsked {
 /// The refresh tokens worth trying, the newest first: a seed that changed since the kept token was written is newer.
 fn candidates(kept: Option<&Kept>, seed: Option<&SecretString>) -> Vec<SecretString> {
     let is_seed_newer = match (kept, seed) {
-        (Some(kept), Some(seed)) => kept.seed.as_ref() != Some(&digest(seed)),
+        (Some(kept), Some(seed)) => !kept.is_newer_than_seed && kept.seed.as_ref() != Some(&digest(seed)),
         (_, _) => true,
     };
     let current = kept.map(|kept| &kept.token);

@@ -32,6 +32,8 @@ pub struct Refusal {
     pub code: Option<String>,
     /// What to tell an operator; placeholders as in `KNOWN`.
     pub sentence: &'static str,
+    /// The `error` word, if it is a known one; else empty.
+    pub error: &'static str,
     /// The grant itself was refused: another refresh token may still be good.
     pub is_grant_refused: bool,
     /// How long the endpoint asks to wait.
@@ -117,6 +119,41 @@ pub const KNOWN: &[(u32, Class, &str)] = &[
     (70011, Configuration, "the scope for {audience} is not valid: correct {section}.audience"),
     (50196, Human, "the sign-in service sees a request loop; it is left alone for a while"),
     (90033, Retry, "the sign-in service is unavailable for the moment"),
+    // A person's sign-in; numbers of Entra's published list that the sheet does not have.
+    (70016, Human, "the code has not been entered yet"),
+    (70018, Human, "the code was declined or is not the one that was shown: {renew}"),
+    (70019, Human, "the code was not entered in time: {renew}"),
+    (70020, Human, "the code was not entered in time: {renew}"),
+    (54005, Human, "the sign-in's code was used already: {renew}"),
+    (501481, Human, "the sign-in's code belongs to another sign-in: {renew}"),
+    (65004, Human, "the person did not agree to what the application asks for: {renew}, and agree"),
+    (
+        90094,
+        Human,
+        "an administrator has to agree first: Entra ID, App registrations, application {client}, API permissions, Grant admin consent; then {renew}",
+    ),
+    (
+        50105,
+        Human,
+        "the user is not assigned to application {client}: Entra ID, Enterprise applications, Users and groups, or switch assignment off",
+    ),
+    (50020, Human, "the user is a guest or of another tenant: sign in with a member account of tenant {tenant}"),
+    (
+        50011,
+        Configuration,
+        "the redirect URI is not registered: add the one that was shown to application {client}, Entra ID, App registrations, Authentication",
+    ),
+    (
+        700025,
+        Configuration,
+        "application {client} is a public client and must not show a credential: take {secret} out of the configuration, or register the redirect URI under the platform Web",
+    ),
+    (
+        90023,
+        Configuration,
+        "a redirect URI of the platform \"Mobile and desktop\" takes no credential: register it under the platform Web, or take {secret} out of the configuration",
+    ),
+    (7000112, Human, "application {client} is disabled: let an administrator enable it, then {renew}"),
 ];
 
 /// `error` words.
@@ -135,6 +172,11 @@ const ERRORS: &[(&str, Class, &str)] = &[
         Human,
         "access is denied by a policy: let an administrator look at the sign-in logs of application {client}",
     ),
+    ("authorization_pending", Human, "the code has not been entered yet"),
+    ("slow_down", Human, "the code has not been entered yet"),
+    ("authorization_declined", Human, "the sign-in was declined: {renew}"),
+    ("expired_token", Human, "the code was not entered in time: {renew}"),
+    ("bad_verification_code", Configuration, "the sign-in service does not know the code: {renew}"),
     ("invalid_grant", Human, "the sign-in is no longer accepted: {renew}"),
     ("invalid_client", Configuration, "the application's credential is not accepted: check {secret}"),
     (
@@ -180,10 +222,17 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp
         class,
         code: known.map(|row| row.0).or(codes.first().copied()).map(|code| format!("AADSTS{code}")),
         sentence,
+        error: ERRORS.iter().find(|row| row.0 == error).map_or("", |row| row.0),
         is_grant_refused: class != Retry && error == "invalid_grant",
         retry_after: retry::retry_after(headers, now),
         request_id: body.trace_id.or(body.correlation_id).map(|id| id.to_string()),
     }
+}
+
+/// Understands an error that came to the redirect URI (RFC 6749 §4.1.2.1).
+pub fn redirected(error: &str, description: &str) -> Refusal {
+    let body = serde_json::json!({ "error": error, "error_description": description }).to_string();
+    read(StatusCode::BAD_REQUEST, &HeaderMap::new(), body.as_bytes(), Timestamp::EPOCH)
 }
 
 fn judge(
