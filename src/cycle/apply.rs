@@ -28,13 +28,16 @@ const IN_FLIGHT_MIN: usize = 32;
 const UNANSWERED_MAX: u32 = 5;
 
 /// A row that has something to send.
-struct Ready {
-    row: Row,
-    action: Action,
+pub(super) struct Ready {
+    pub(super) row: Row,
+    pub(super) action: Action,
     is_urgent: bool,
     conflicts: u32,
     steps: u32,
 }
+
+/// A row after its action was tried, and the commit number of its intent.
+pub(super) type Done = (u64, Ready, Sent);
 
 /// What is to be remembered of a row while it is planned again.
 struct Before {
@@ -53,6 +56,7 @@ impl Pass<'_> {
         // Decided anew.
         self.deferred.retain(|(row, _)| !ids.contains(&row.id));
         self.vanished.retain(|(row, _)| !ids.contains(&row.id));
+        self.write_backs.forget(|id| ids.contains(&id));
         let now = self.ports.clock.now();
         let mut entries = Vec::new();
         let mut queue = Vec::new();
@@ -95,7 +99,8 @@ impl Pass<'_> {
                 self.deferred.push((row, plan));
             } else if let Some(action) = plan.action {
                 let row = Row { entry: plan.entry, ..row };
-                queue.push(Ready { row, action, is_urgent: plan.urgency.is_urgent(), conflicts: 0, steps: 0 });
+                let is_urgent = plan.urgency.is_urgent();
+                queue.push(Ready { row, action, is_urgent, conflicts: 0, steps: 0 });
             }
         }
         if !self.may_write() {
@@ -104,6 +109,8 @@ impl Pass<'_> {
         if !entries.is_empty() {
             self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
         }
+        let beside: Vec<Ready> = queue.extract_if(.., |ready| Self::goes_beside(ready.action.kind())).collect();
+        self.put_beside(beside);
         self.send(queue).await
     }
 
@@ -324,8 +331,9 @@ impl Pass<'_> {
     }
 
     /// Sends a queue batch by batch; rows with more to do come back into it.
-    async fn send(&mut self, mut queue: Vec<Ready>) -> Result<(), CycleError> {
+    pub(super) async fn send(&mut self, mut queue: Vec<Ready>) -> Result<(), CycleError> {
         let batch_max = self.setup.settings.batch_max.max(1) as usize;
+        queue.extend(self.serve_write_backs().await?);
         while !queue.is_empty() {
             self.heed_operators(&mut queue)?;
             let waiting: Vec<Ready> = queue.split_off(queue.len().min(batch_max));
@@ -343,12 +351,13 @@ impl Pass<'_> {
             let again = self.send_batch(batch).await?;
             queue = again;
             queue.extend(waiting);
+            queue.extend(self.serve_write_backs().await?);
         }
         Ok(())
     }
 
     /// What operators decided since the pass began counts for what is not sent yet.
-    fn heed_operators(&mut self, queue: &mut Vec<Ready>) -> Result<(), CycleError> {
+    pub(super) fn heed_operators(&mut self, queue: &mut Vec<Ready>) -> Result<(), CycleError> {
         let decisions = self.ports.store.decisions()?;
         if decisions.is_suspended {
             self.stopped = Some(super::SUSPENDED.to_owned());
@@ -370,25 +379,30 @@ impl Pass<'_> {
         let ports = self.ports.clone();
         let policy = self.setup.policy.clone();
         let silence = Silence::default();
-        let done: Vec<(Ready, Sent)> = futures_util::stream::iter(batch)
+        let done: Vec<Done> = futures_util::stream::iter(batch)
             .map(|mut ready| {
                 let (ports, policy, silence) = (&ports, &policy, &silence);
                 async move {
                     let side = side_of(&ready.action);
                     if silence.is_long(side) {
-                        return (ready, Sent::NotTried);
+                        return (commit, ready, Sent::NotTried);
                     }
                     let sent = send_one(ports, policy, &mut ready.row, &mut ready.action).await;
                     silence.note(side, &sent);
-                    (ready, sent)
+                    (commit, ready, sent)
                 }
             })
             .buffered(self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN))
             .collect()
             .await;
+        self.settle_done(done).await
+    }
+
+    /// The outcomes of writes in one transaction; returns rows with more to do.
+    pub(super) async fn settle_done(&mut self, done: Vec<Done>) -> Result<Vec<Ready>, CycleError> {
         let mut record = Batch::default();
         let mut again = Vec::new();
-        for (ready, sent) in done {
+        for (commit, ready, sent) in done {
             let outcome = match sent {
                 Sent::Outcome(outcome) => outcome,
                 Sent::Changed => {
@@ -497,7 +511,7 @@ impl Pass<'_> {
     ) -> Result<(Vec<Ready>, Vec<(ReferralId, Option<Entry>)>), CycleError> {
         let now = self.ports.clock.now();
         let look_again = |entry: Entry| Some(Entry { look_at: Some(now), ..entry });
-        let (mut queue, mut entries) = (Vec::new(), Vec::new());
+        let (mut queue, mut beside, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         let mut before: BTreeMap<ReferralId, Before> = BTreeMap::new();
         for (place, Ready { row, action, conflicts, steps, .. }) in rows.iter().enumerate() {
             let (closing, entry) = (closing_of(action), row.entry.clone());
@@ -536,10 +550,13 @@ impl Pass<'_> {
             } else if self.is_braked(action.kind()) || is_another_closing(closing, &action) {
                 self.deferred.push((row, plan));
             } else {
+                let goes_beside = Self::goes_beside(action.kind());
                 let is_urgent = plan.urgency.is_urgent();
-                queue.push(Ready { row: Row { entry: plan.entry, ..row }, action, is_urgent, conflicts, steps });
+                let ready = Ready { row: Row { entry: plan.entry, ..row }, action, is_urgent, conflicts, steps };
+                if goes_beside { beside.push(ready) } else { queue.push(ready) }
             }
         }
+        self.put_beside(beside);
         // What is left could not be read.
         for (id, before) in before {
             entries.extend(before.entry.map(|entry| (id, look_again(entry))));
@@ -609,7 +626,7 @@ fn digest_of_old_outcomes(ids: &BTreeSet<ReferralId>) -> String {
 }
 
 /// What sending one action gave.
-enum Sent {
+pub(super) enum Sent {
     /// An answer or a failure.
     Outcome(Outcome),
     /// A fresh read showed something else than the plan expected: nothing was sent, the row is decided again.
@@ -649,7 +666,7 @@ impl Silence {
 }
 
 /// Sends one action. An irreversible step is sent only when a fresh read still asks for the very same step.
-async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &mut Action) -> Sent {
+pub(super) async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &mut Action) -> Sent {
     let needs_fresh = matches!(action, Action::Patch { step, is_fresh, .. } if *step != Step::None && !*is_fresh);
     if needs_fresh {
         match fresh(ports, policy, row, action).await {

@@ -3,7 +3,7 @@
 use super::{CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
 use crate::model::{LeadState, ReferralId, ReferralStatus, Side, Standing};
 use crate::plan::{Row, brakes};
-use crate::ports::{Batch, Opening, Scan, SweepCursor};
+use crate::ports::{ActionKind, Batch, Opening, Scan, SweepCursor};
 
 /// Entries of one step of the reading by id.
 const READING_STEP: usize = 200;
@@ -168,6 +168,7 @@ impl Pass<'_> {
         }
         self.report.referrals_seen += page.items.len() as u64;
         self.note_defects("referral", &page.defects);
+        let created = self.attempted.get(&ActionKind::Create).copied();
         let mut gone = Vec::new();
         for referral in &page.items {
             if let Some(entry) = self.ports.store.get(referral.id)? {
@@ -190,6 +191,9 @@ impl Pass<'_> {
             if listed.is_empty() {
                 break;
             }
+        }
+        if self.attempted.get(&ActionKind::Create).copied() == created {
+            self.make_room_for_write_backs().await?;
         }
         if self.is_incomplete && !self.both_up() {
             return Ok(false); // This page is read again by the next pass.

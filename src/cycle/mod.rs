@@ -16,6 +16,7 @@ mod rows;
 pub mod settings;
 pub mod spending;
 mod stamps;
+mod write_backs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -157,6 +158,8 @@ struct Pass<'a> {
     unresolved: BTreeSet<ReferralId>,
     /// How often the ledger had been opened when the pass began.
     openings: u64,
+    /// Writes that go beside everything else.
+    write_backs: write_backs::WriteBacks,
 }
 
 impl<'a> Pass<'a> {
@@ -207,6 +210,7 @@ impl<'a> Pass<'a> {
             decided: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             openings: ports.store.openings(),
+            write_backs: write_backs::WriteBacks::default(),
         })
     }
 
@@ -218,12 +222,24 @@ impl<'a> Pass<'a> {
         }
         self.observe_crm().await?;
         self.observe_portal().await?;
-        self.due().await?;
+        let due = self.due().await?;
         self.leftovers().await?;
+        self.finish_write_backs().await?;
         self.advance();
         self.braked(false).await?;
+        self.memo.is_sweep_due |= Self::is_sweep_cheaper(&due) && self.memo.sweep.is_none();
         self.background().await?;
+        if !Self::is_sweep_cheaper(&due) {
+            self.due_write_backs(due).await?;
+        }
+        self.finish_write_backs().await?;
+        while self.is_unlimited() && self.write_backs.take_overfull() && self.may_write() {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+            self.background().await?;
+            self.finish_write_backs().await?;
+        }
         self.braked(true).await?;
+        self.close_write_backs().await?;
         self.note_braked();
         Ok(())
     }
@@ -306,6 +322,9 @@ impl<'a> Pass<'a> {
     async fn process(&mut self, mut rows: Vec<Row>) -> Result<(), CycleError> {
         let waiting: Vec<Row> = rows.extract_if(.., |row| self.unresolved.contains(&row.id)).collect();
         self.restart_outcomes(waiting).await?;
+        // At most one write in flight for each referral; what was seen of these is seen again by the next pass.
+        let busy = rows.extract_if(.., |row| self.write_backs.is_under_way(row.id)).count();
+        self.is_incomplete |= busy > 0;
         if rows.is_empty() {
             return Ok(());
         }

@@ -79,19 +79,26 @@ impl Pass<'_> {
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
     pub(super) fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
         let is_rescanned = self.memo.is_rescan && entry.standing != Standing::Linked;
-        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled()
+        let is_told = !self.awaits_write_back(entry);
+        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && is_told
     }
 
-    /// Rows that are due although neither side changed: retries, settled closings, what the last pass left.
-    pub(super) async fn due(&mut self) -> Result<(), CycleError> {
+    /// Rows that are due although neither side changed: retries, settled closings, what the last pass left. Returns those
+    /// that only miss their write-back: they come last, for they are many after an import.
+    pub(super) async fn due(&mut self) -> Result<Vec<ReferralId>, CycleError> {
         let until = match self.mode {
             Mode::Write(super::Budget::Unlimited) => Timestamp::from_millis(i64::MAX),
             Mode::Write(super::Budget::Work(_)) | Mode::Forecast => self.began,
         };
         let ids = self.ports.store.due(until, self.setup.settings.window as usize)?;
-        let mut rows = Vec::new();
+        let (mut rows, mut later) = (Vec::new(), Vec::new());
         for id in ids {
             if self.decided.contains(&id) {
+                continue;
+            }
+            let is_seen = self.leads.contains_key(&id);
+            if !is_seen && self.ports.store.get(id)?.is_some_and(|entry| self.awaits_write_back(&entry)) {
+                later.push(id);
                 continue;
             }
             let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
@@ -102,7 +109,8 @@ impl Pass<'_> {
             }
             rows.push(row);
         }
-        self.process(rows).await
+        self.process(rows).await?;
+        Ok(later)
     }
 
     /// Rows of the leads side that no referral joined.

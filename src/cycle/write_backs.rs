@@ -1,0 +1,275 @@
+//! Write-backs go beside everything else: the referrals side grants far fewer writes than the leads side, and no lead
+//! waits for them.
+//!
+//! A write-back is planned like any other write and waits here. While the pass goes on, two workers send what waits, each
+//! write put on record before; their outcomes are settled whenever the pass comes by. What is still waiting when the time
+//! is over stays due in the ledger.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::apply::{Done, Ready, Sent, send_one};
+use super::{Budget, CycleError, Mode, Pass};
+use crate::model::{Entry, ExternalReference, Fault, ReferralId, ReferralStatus, RemoteError, Side, Standing};
+use crate::plan::{Outcome, Policy, Row};
+use crate::ports::{ActionKind, Ports};
+
+/// Write-backs that wait in memory; more of them stay due in the ledger.
+pub(super) const WRITE_BACKS_MAX: usize = 1000;
+
+/// Write-backs of one intent record: as many as leave in a few seconds.
+const INTENDED_MAX: usize = 16;
+
+/// Write-backs in flight at once (partner-center §1.9: few at once; the adapter's own limit may be narrower).
+const WORKERS: usize = 2;
+
+/// So many that are due are not read one by one: a sweep lists a hundred of them with one request.
+const READ_SINGLY_MAX: usize = 100;
+
+/// Write-backs of one pass.
+#[derive(Default)]
+pub(super) struct WriteBacks {
+    /// Planned, and not on record yet.
+    waiting: VecDeque<Ready>,
+    /// On record: waiting for a worker, in its hands, or done and not settled.
+    under_way: BTreeSet<ReferralId>,
+    is_overfull: bool,
+    lane: Arc<Lane>,
+    workers: JoinSet<()>,
+}
+
+/// What the pass and its workers share.
+#[derive(Default)]
+struct Lane {
+    queue: Mutex<VecDeque<(u64, Ready)>>,
+    done: Mutex<Vec<Done>>,
+    is_stopped: AtomicBool,
+    progress: Notify,
+}
+
+impl WriteBacks {
+    /// Takes a planned write-back; false when too many wait already.
+    pub(super) fn add(&mut self, ready: Ready) -> bool {
+        let has_room = self.waiting.len() < WRITE_BACKS_MAX;
+        if has_room {
+            self.waiting.push_back(ready);
+        }
+        self.is_overfull |= !has_room;
+        has_room
+    }
+
+    /// Whether some had no room since this was asked last.
+    pub(super) fn take_overfull(&mut self) -> bool {
+        std::mem::take(&mut self.is_overfull)
+    }
+
+    /// Rows that are decided anew wait no longer.
+    pub(super) fn forget(&mut self, is_decided: impl Fn(ReferralId) -> bool) {
+        self.waiting.retain(|ready| !is_decided(ready.row.id));
+    }
+
+    /// Its write may be in flight: nobody else writes this referral or its lead.
+    pub(super) fn is_under_way(&self, id: ReferralId) -> bool {
+        self.under_way.contains(&id)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty()
+    }
+}
+
+impl Lane {
+    /// One worker: takes what is on record until there is nothing more, or until the side cannot be written to.
+    async fn work(self: Arc<Self>, ports: Ports, policy: Policy) {
+        while let Some((commit, mut ready)) = self.next() {
+            let sent = send_one(&ports, &policy, &mut ready.row, &mut ready.action).await;
+            if let Sent::Outcome(Outcome::Failed(error)) = &sent
+                && error.stops_side()
+            {
+                self.is_stopped.store(true, Ordering::Relaxed);
+            }
+            lock(&self.done).push((commit, ready, sent));
+            self.progress.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<(u64, Ready)> {
+        if self.is_stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        lock(&self.queue).pop_front()
+    }
+}
+
+impl Pass<'_> {
+    /// True for writes that go beside everything else.
+    pub(super) fn goes_beside(kind: ActionKind) -> bool {
+        match kind {
+            ActionKind::WriteBack => true,
+            ActionKind::Create
+            | ActionKind::Update
+            | ActionKind::Accept
+            | ActionKind::Close
+            | ActionKind::Disqualify => false,
+        }
+    }
+
+    /// Lets write-backs wait for a worker; those without room stay due in the ledger.
+    pub(super) fn put_beside(&mut self, write_backs: Vec<Ready>) {
+        for ready in write_backs {
+            let id = ready.row.id;
+            if !self.write_backs.add(ready) {
+                self.decided.remove(&id);
+                self.report.pending += 1;
+            }
+        }
+    }
+
+    /// Settles what the workers have done and gives them more; returns writes of other kinds that follow from it.
+    pub(super) async fn serve_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
+        let again = self.settle_write_backs().await?;
+        let has_work = !self.write_backs.waiting.is_empty() && self.write_backs.under_way.len() < INTENDED_MAX / 2;
+        if has_work && self.may_write_back() {
+            self.intend_write_backs().await?;
+        }
+        Ok(again)
+    }
+
+    /// Sends every write-back that waits, as long as there is time.
+    pub(super) async fn finish_write_backs(&mut self) -> Result<(), CycleError> {
+        loop {
+            if !self.has_time() || !self.may_write() {
+                self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
+            }
+            let again = self.serve_write_backs().await?;
+            self.send(again).await?;
+            if self.write_backs.is_idle() {
+                return Ok(());
+            }
+            if self.write_backs.under_way.is_empty() {
+                // Nothing can be sent now.
+                match self.ports.portal.closed_until().filter(|_| self.may_write()) {
+                    Some(until) if self.waits_out(&throttled(until)).await => continue,
+                    _ => return Ok(()),
+                }
+            }
+            let lane = Arc::clone(&self.write_backs.lane);
+            lane.progress.notified().await;
+        }
+    }
+
+    /// The end of the pass: nothing more is begun, what is in flight ends, what waits stays due in the ledger.
+    pub(super) async fn close_write_backs(&mut self) -> Result<(), CycleError> {
+        self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
+        while self.write_backs.workers.join_next().await.is_some() {}
+        let again = self.settle_write_backs().await?;
+        self.report.pending += (again.len() + self.write_backs.waiting.len()) as u64;
+        self.write_backs.waiting.clear();
+        Ok(())
+    }
+
+    /// Rows that are due for nothing but their write-back: many are listed by a sweep, few are read one by one.
+    pub(super) async fn due_write_backs(&mut self, ids: Vec<ReferralId>) -> Result<(), CycleError> {
+        let mut rows = Vec::new();
+        for id in ids.into_iter().take(READ_SINGLY_MAX) {
+            if self.decided.contains(&id) {
+                continue;
+            }
+            let mut row = Row::new(id);
+            row.entry = self.ports.store.get(id)?;
+            rows.push(row);
+        }
+        self.process(rows).await
+    }
+
+    /// True when a sweep shall list what is due for its write-back.
+    pub(super) fn is_sweep_cheaper(due: &[ReferralId]) -> bool {
+        due.len() > READ_SINGLY_MAX
+    }
+
+    /// Nothing is missing but the lead's id on the referral, and it is due.
+    pub(super) fn awaits_write_back(&self, entry: &Entry) -> bool {
+        let is_told = matches!(entry.external_reference, ExternalReference::Ours | ExternalReference::Foreign);
+        let is_open = entry.referral_status != ReferralStatus::Closed;
+        let is_plain = entry.outcome.is_none() && entry.trouble.is_none() && !entry.has_recalled();
+        let has_moved = entry.groups.iter().any(|group| group.referral_moved.is_some() || group.lead_moved.is_some());
+        let is_due = entry.look_at.is_some_and(|at| at <= self.ports.clock.now());
+        let is_linked = entry.standing == Standing::Linked && entry.referral_etag.is_some();
+        self.setup.policy.writes_referrals() && is_linked && !is_told && is_open && is_plain && !has_moved && is_due
+    }
+
+    fn may_write_back(&self) -> bool {
+        let is_possible = self.is_up(Side::Portal) && self.ports.portal.closed_until().is_none();
+        self.may_write() && self.has_time() && is_possible && self.has_enough(Side::Portal)
+    }
+
+    async fn settle_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
+        let is_stopped = self.write_backs.lane.is_stopped.load(Ordering::Relaxed) || !self.may_write();
+        let mut done = std::mem::take(&mut *lock(&self.write_backs.lane.done));
+        if is_stopped {
+            // Intended and not tried.
+            let left = std::mem::take(&mut *lock(&self.write_backs.lane.queue));
+            done.extend(left.into_iter().map(|(commit, ready)| (commit, ready, Sent::NotTried)));
+        }
+        if done.is_empty() {
+            return Ok(Vec::new());
+        }
+        for (_, ready, _) in &done {
+            self.write_backs.under_way.remove(&ready.row.id);
+        }
+        if self.write_backs.under_way.is_empty() {
+            self.write_backs.lane.is_stopped.store(false, Ordering::Relaxed);
+        }
+        self.settle_done(done).await
+    }
+
+    /// Puts the next write-backs on record and sees to it that somebody sends them.
+    async fn intend_write_backs(&mut self) -> Result<(), CycleError> {
+        let mut next: Vec<Ready> = Vec::new();
+        while next.len() < INTENDED_MAX {
+            let Some(ready) = self.write_backs.waiting.pop_front() else { break };
+            next.push(ready);
+        }
+        self.heed_operators(&mut next)?;
+        if next.is_empty() || !self.may_write() {
+            self.write_backs.waiting.extend(next);
+            return Ok(());
+        }
+        self.allow();
+        *self.attempted.entry(ActionKind::WriteBack).or_default() += next.len();
+        let commit = self.ports.store.intend(next.iter().map(|ready| ready.action.intended()).collect()).await?;
+        self.write_backs.under_way.extend(next.iter().map(|ready| ready.row.id));
+        lock(&self.write_backs.lane.queue).extend(next.into_iter().map(|ready| (commit, ready)));
+        while self.write_backs.workers.try_join_next().is_some() {}
+        while self.write_backs.workers.len() < WORKERS {
+            let (lane, ports) = (Arc::clone(&self.write_backs.lane), self.ports.clone());
+            self.write_backs.workers.spawn(lane.work(ports, self.setup.policy.clone()));
+        }
+        Ok(())
+    }
+
+    /// A scan that finds no lead to write waits for the write-backs it has found instead of leaving them to the next one.
+    pub(super) async fn make_room_for_write_backs(&mut self) -> Result<(), CycleError> {
+        match self.write_backs.waiting.len() >= READ_SINGLY_MAX {
+            true => self.finish_write_backs().await,
+            false => Ok(()),
+        }
+    }
+
+    /// A pass without a work budget is patient with write-backs as well.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.mode == Mode::Write(Budget::Unlimited)
+    }
+}
+
+fn throttled(until: crate::model::Timestamp) -> RemoteError {
+    RemoteError::new(Side::Portal, "write back", Fault::Throttled { until })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
