@@ -121,6 +121,8 @@ pub enum Command {
         #[command(subcommand)]
         command: WebhookCommand,
     },
+    /// Sign in as a person, and prove it by calling both services
+    Login(super::login::Login),
     /// Look at the configuration
     Config {
         /// What to look at.
@@ -308,6 +310,7 @@ impl Command {
             | Command::Status
             | Command::Reconcile
             | Command::Webhook { .. }
+            | Command::Login(_)
             | Command::Config { .. }
             | Command::Demo(_) => return None,
         })

@@ -187,83 +187,98 @@ pub(super) fn connect(
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
 ) -> Result<(Ports, Vec<(Side, Credential)>), StartError> {
-    let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
-    let keep = settings.state.directory.join("keep");
-    let (portal_settings, crm_settings) = (&settings.partner_center, &settings.dataverse);
-    let crm_url = crm_settings.url.clone().ok_or_else(|| {
-        StartError::Configuration(
-            "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
-        )
-    })?;
-    let tokens = |side, section, url: &url::Url, auth| {
-        let audience = url.origin().ascii_serialization();
-        Tokens::new(side, section, &audience, auth, &settings.http, &keep, Arc::clone(&clock)).map(Arc::new)
-    };
-    let portal_tokens = tokens(Side::Portal, "partner_center.auth", &portal_settings.base_url, &portal_settings.auth)
-        .map_err(failed)?;
-    let crm_tokens = tokens(Side::Crm, "dataverse.auth", &crm_url, &crm_settings.auth).map_err(failed)?;
+    let crm_settings = &settings.dataverse;
+    let portal_line = portal_line(settings, &clock)?;
+    let crm_line = crm_line(settings, &clock)?;
     let columns = mapped_columns(settings);
-    let portal_client = http::Client::new(
-        portal::dialect(),
-        portal_settings.base_url.clone(),
-        &settings.http,
-        LimitSettings {
-            requests_per_minute: portal_settings.requests_per_minute,
-            in_flight_max: portal_settings.in_flight_max,
-        },
-        Arc::clone(&portal_tokens),
-        Arc::clone(&clock),
-    )
-    .map_err(failed)?;
-    let crm_client = http::Client::new(
-        crm::dialect(columns.clone()),
-        crm_url,
-        &settings.http,
-        LimitSettings {
-            requests_per_minute: crm_settings.requests_per_minute,
-            in_flight_max: crm_settings.in_flight_max,
-        },
-        Arc::clone(&crm_tokens),
-        Arc::clone(&clock),
-    )
-    .map_err(failed)?;
-    let portal_settings = portal::PortalSettings::PartnerCenter(portal_settings.clone());
+    let portal_settings = portal::PortalSettings::PartnerCenter(settings.partner_center.clone());
     let column = settings.referral_id_column.as_deref();
     let ports = Ports {
-        portal: portal::open(&portal_settings, Arc::new(portal_client)),
-        crm: crm::open(crm_settings, settings.identity, column, columns, Arc::new(crm_client), Arc::clone(&clock))
+        portal: portal::open(&portal_settings, portal_line.client),
+        crm: crm::open(crm_settings, settings.identity, column, columns, crm_line.client, Arc::clone(&clock))
             .map_err(StartError::Configuration)?,
         store,
         clock,
     };
     let credentials = vec![
-        (Side::Portal, credential(portal_tokens, settings.partner_center.auth.grant)),
-        (Side::Crm, credential(crm_tokens, settings.dataverse.auth.grant)),
+        (Side::Portal, credential(portal_line.tokens, settings.partner_center.auth.grant)),
+        (Side::Crm, credential(crm_line.tokens, settings.dataverse.auth.grant)),
     ];
     Ok((ports, credentials))
 }
 
-/// Builds the client of the webhook registration API.
-pub(super) fn webhook_api(settings: &Settings) -> Result<WebhookApi, StartError> {
-    let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
-    let (portal_settings, keep) = (&settings.partner_center, settings.state.directory.join("keep"));
-    let section = match portal_settings.webhook_auth == Default::default() {
+/// One service, ready to be asked.
+pub(super) struct Line {
+    /// Its sign-in.
+    pub tokens: Arc<Tokens>,
+    /// Its client stack.
+    pub client: Arc<http::Client>,
+}
+
+/// The line to the referrals API.
+pub(super) fn portal_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Line, StartError> {
+    let portal = &settings.partner_center;
+    let limits = LimitSettings { requests_per_minute: portal.requests_per_minute, in_flight_max: portal.in_flight_max };
+    let (side, section) = (Side::Portal, "partner_center.auth");
+    line(settings, clock, (side, section, &portal.auth), &portal.base_url, portal::dialect(), limits)
+}
+
+/// The line to the Web API of Dataverse.
+pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Line, StartError> {
+    let crm_settings = &settings.dataverse;
+    let url = crm_settings.url.as_ref().ok_or_else(|| {
+        StartError::Configuration(
+            "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
+        )
+    })?;
+    let limits = LimitSettings {
+        requests_per_minute: crm_settings.requests_per_minute,
+        in_flight_max: crm_settings.in_flight_max,
+    };
+    let (side, section) = (Side::Crm, "dataverse.auth");
+    let dialect = crm::dialect(mapped_columns(settings));
+    line(settings, clock, (side, section, &crm_settings.auth), url, dialect, limits)
+}
+
+/// The line to the webhook registration API.
+pub(super) fn webhook_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Line, StartError> {
+    let portal = &settings.partner_center;
+    let section = match portal.webhook_auth == Default::default() {
         true => "partner_center.auth",
         false => "partner_center.webhook_auth",
     };
-    let (url, auth) = (&portal_settings.webhook_api_url, portal_settings.webhook_sign_in());
-    let audience = url.origin().ascii_serialization();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let tokens = Tokens::new(Side::Portal, section, &audience, &auth, &settings.http, &keep, Arc::clone(&clock));
-    let limits = LimitSettings { requests_per_minute: portal_settings.requests_per_minute, in_flight_max: 1 };
+    let limits = LimitSettings { requests_per_minute: portal.requests_per_minute, in_flight_max: 1 };
+    let auth = portal.webhook_sign_in();
+    line(settings, clock, (Side::Portal, section, &auth), &portal.webhook_api_url, portal::dialect(), limits)
+}
+
+fn line(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    (side, section, auth): (Side, &str, &http::settings::AuthSettings),
+    url: &url::Url,
+    dialect: Arc<dyn http::Dialect>,
+    limits: LimitSettings,
+) -> Result<Line, StartError> {
+    let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
+    let (audience, keep) = (url.origin().ascii_serialization(), settings.state.directory.join("keep"));
+    let tokens = Tokens::new(side, section, &audience, auth, &settings.http, &keep, Arc::clone(clock));
     let tokens = Arc::new(tokens.map_err(failed)?);
-    let client = http::Client::new(portal::dialect(), url.clone(), &settings.http, limits, tokens, clock);
-    let portal_settings = portal::PortalSettings::PartnerCenter(portal_settings.clone());
-    Ok(portal::webhooks(&portal_settings, Arc::new(client.map_err(failed)?)))
+    let shared = Arc::clone(&tokens);
+    let client = http::Client::new(dialect, url.clone(), &settings.http, limits, shared, Arc::clone(clock));
+    Ok(Line { tokens, client: Arc::new(client.map_err(failed)?) })
+}
+
+/// Builds the client of the webhook registration API.
+pub(super) fn webhook_api(settings: &Settings) -> Result<WebhookApi, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let line = webhook_line(settings, &clock)?;
+    let portal_settings = portal::PortalSettings::PartnerCenter(settings.partner_center.clone());
+    Ok(portal::webhooks(&portal_settings, line.client))
 }
 
 /// Every lead column that the configuration names.
-fn mapped_columns(settings: &Settings) -> BTreeSet<String> {
+pub(super) fn mapped_columns(settings: &Settings) -> BTreeSet<String> {
     let groups = settings.mapping.groups.values().filter(|group| group.enabled);
     let columns = groups.flat_map(|group| group.columns.keys().cloned());
     columns.chain(settings.mapping.consent_mark_column.clone()).collect()

@@ -7,7 +7,9 @@ pub mod decide;
 pub mod demo;
 pub mod exit;
 pub mod history;
+pub mod login;
 pub mod once;
+mod paper;
 pub mod plan;
 pub mod run;
 pub mod state;
@@ -98,6 +100,7 @@ async fn dispatch(
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
         Command::History { id } => history::history(&call, *id, out).await?,
         Command::State { command } => state::state(&call, command, out).await?,
+        Command::Login(login) => login::login(&call, login, out).await?,
         Command::Webhook { command } => webhook::webhook(&call, command, out).await?,
         Command::Suspend
         | Command::Resume

@@ -14,6 +14,7 @@ pub mod show;
 mod source;
 #[cfg(test)]
 mod tests;
+pub mod unit;
 
 pub use duration::HumanDuration;
 pub use key::{KeyPath, is_secret_name};

@@ -99,12 +99,15 @@ impl SecretSource {
                 Err(self.error("a credential name is a bare file name".to_owned()))
             }
             SecretOrigin::Credential(name) => {
-                let directory = variable("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                if let Some(directory) = variable("CREDENTIALS_DIRECTORY") {
+                    return Ok(Path::new(&directory).join(name));
+                }
+                // Typed by hand, outside the service.
+                super::unit::credential(Path::new("/"), name).ok_or_else(|| {
                     self.error(format!(
-                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set; run under systemd with LoadCredential={name}:/path"
+                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set, and the unit referrald.service names none; add LoadCredential={name}:/path to it"
                     ))
-                })?;
-                Ok(Path::new(&directory).join(name))
+                })
             }
             SecretOrigin::Environment(_) => Err(self.error("an environment variable is no file".to_owned())),
         }

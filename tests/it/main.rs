@@ -18,6 +18,7 @@ mod demo;
 mod disk;
 mod flapping;
 mod histories;
+mod login;
 mod lost_answers;
 mod memory;
 mod month;

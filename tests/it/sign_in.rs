@@ -188,17 +188,29 @@ async fn trouble_of_dynamics_alone_keeps_the_watermark_and_loses_nothing() {
 /// What a person's sign-in gives: a refresh token by the device-code grant.
 async fn sign_in(stage: &Stage) -> String {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let options = stage.simulator.with(|world| world.options.clone());
+    let options = stage.simulator.with(|world| {
+        world.options.device_interval = std::time::Duration::ZERO;
+        world.options.clone()
+    });
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let base = format!("{}/{}/oauth2/v2.0", stage.simulator.authority_url, options.tenant);
-    let form = [
-        ("grant_type", "authorization_code"),
-        ("client_id", options.client.0.as_str()),
-        ("client_secret", options.client.1.as_str()),
-        ("code", "typed by a person"),
-        ("scope", &format!("{}/.default offline_access", stage.simulator.portal_url)),
-    ];
-    let answer = client.post(format!("{base}/token")).form(&form).send().await.unwrap();
-    let body: serde_json::Value = answer.json().await.unwrap();
-    body["refresh_token"].as_str().unwrap_or_else(|| panic!("{body}")).to_owned()
+    let post = async |endpoint: &str, form: &[(&str, &str)]| -> serde_json::Value {
+        client.post(format!("{base}/{endpoint}")).form(form).send().await.unwrap().json().await.unwrap()
+    };
+    let scope = format!("{}/.default offline_access", stage.simulator.portal_url);
+    let device = post("devicecode", &[("client_id", &options.client.0), ("scope", &scope)]).await;
+    loop {
+        let form = [
+            ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
+            ("client_id", options.client.0.as_str()),
+            ("client_secret", options.client.1.as_str()),
+            ("device_code", device["device_code"].as_str().unwrap()),
+            ("scope", &scope),
+        ];
+        let body = post("token", &form).await;
+        match body["error"].as_str() {
+            Some("authorization_pending") => {}
+            _ => return body["refresh_token"].as_str().unwrap_or_else(|| panic!("{body}")).to_owned(),
+        }
+    }
 }

@@ -150,6 +150,10 @@ settle_time_lost = "0s"
 
     async fn finish(&self, mut command: Command) -> Finished {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        self.keep_printed(output)
+    }
+
+    fn keep_printed(&self, output: std::process::Output) -> Finished {
         let finished = Finished {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -158,6 +162,18 @@ settle_time_lost = "0s"
         let mut printed = self.printed.lock().unwrap();
         printed.extend([finished.out.clone(), finished.trouble.clone()]);
         finished
+    }
+
+    /// Starts a command whose output is read while it runs, and which may be told something.
+    pub fn talk(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits for the end of a command that was started by [`Stage::talk`]; its output is what has not been read yet.
+    pub async fn finished(&self, child: Child) -> Finished {
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+        self.keep_printed(output)
     }
 
     /// Runs a command that prints JSON and expects an exit code.

@@ -41,7 +41,7 @@ impl Rules<'_> {
                     self.warning(
                         section.child("grant"),
                         "the referrals API refuses applications, it wants a signed-in user",
-                        "use \"refresh_token\" and put the token of one sign-in into refresh_token_file",
+                        "use \"refresh_token\", and run `referrald login` once",
                     );
                 }
                 if !has_secret && !has_certificate {
@@ -61,7 +61,7 @@ impl Rules<'_> {
                     self.warning(
                         section.child("refresh_token_file"),
                         "no refresh token yet: nobody has signed in",
-                        "set refresh_token_file or refresh_token_credential",
+                        "run `referrald login` when the rest is in order",
                     );
                 }
             }
@@ -70,7 +70,7 @@ impl Rules<'_> {
                     section.child("grant"),
                     "PASSWORD SIGN-IN IS A STOPGAP: it stops working as soon as the tenant enforces MFA, and a wrong \
                      password can lock the account",
-                    "use \"refresh_token\" and put the token of one sign-in into refresh_token_file",
+                    "use \"refresh_token\", and run `referrald login` once",
                 );
                 for (key, is_set) in
                     [("username", auth.username.is_some()), ("password_file", auth.password_file.is_some())]

@@ -17,7 +17,7 @@ fn writing_needs_both_services() {
     insta::assert_snapshot!(place.drawn(), @r##"
     warning: `partner_center.auth.refresh_token_file`: no refresh token yet: nobody has signed in
      --> built-in default
-      = help: set refresh_token_file or refresh_token_credential
+      = help: run `referrald login` when the rest is in order
 
     error: `dataverse.url`: not set: there is nowhere to put leads
      --> DIR/referrald.toml:1:10

@@ -72,13 +72,13 @@ impl Dialect for PartnerCenterDialect {
                 RefusalVerdict::NeedsHuman,
                 Some(
                     "the sign-in carries no multi-factor authentication (MFA), which Partner Center demands; \
-                      sign in anew with MFA and put the new refresh token into partner_center.auth.refresh_token_file",
+                      run `referrald login` and use the second factor",
                 ),
             ),
             _ if is_rights && INSUFFICIENT_CLAIMS.into_iter().any(is_code) => (
                 RefusalVerdict::NeedsHuman,
                 Some(
-                    "conditional access does not accept this sign-in; sign in anew and put the new refresh token into partner_center.auth.refresh_token_file, \
+                    "conditional access does not accept this sign-in; run `referrald login`, \
                       or have an administrator look at the policies for this user",
                 ),
             ),
@@ -212,7 +212,7 @@ mod tests {
             assert_eq!(refusal.verdict, RefusalVerdict::NeedsHuman, "{body}");
             assert_eq!(refusal.code.as_deref(), Some("900421"));
             let message = refusal.message.expect("it says what to do");
-            assert!(message.contains("MFA") && message.contains("refresh_token_file"), "{message}");
+            assert!(message.contains("MFA") && message.contains("`referrald login`"), "{message}");
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod contract;
 mod dialect;
 mod paging;
+pub mod probe;
 mod scan;
 pub mod settings;
 #[cfg(test)]
@@ -255,7 +256,7 @@ fn explain_list(mut error: RemoteError, has_cursor: bool) -> RemoteError {
             error.fault = Fault::Unauthorized;
             error.with_message(
                 "the signed-in user may not list referrals; give it the role Referrals admin in Partner Center, \
-                 then put a fresh refresh token into partner_center.auth.refresh_token_file",
+                 then run `referrald login`",
             )
         }
         Fault::Refused | Fault::Missing | Fault::Conflict if has_cursor => {
