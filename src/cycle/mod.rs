@@ -322,9 +322,7 @@ impl<'a> Pass<'a> {
     async fn process(&mut self, mut rows: Vec<Row>) -> Result<(), CycleError> {
         let waiting: Vec<Row> = rows.extract_if(.., |row| self.unresolved.contains(&row.id)).collect();
         self.restart_outcomes(waiting).await?;
-        // At most one write in flight for each referral; what was seen of these is seen again by the next pass.
-        let busy = rows.extract_if(.., |row| self.write_backs.is_under_way(row.id)).count();
-        self.is_incomplete |= busy > 0;
+        self.settle_busy(&mut rows).await?;
         if rows.is_empty() {
             return Ok(());
         }

@@ -261,7 +261,7 @@ impl Pass<'_> {
 
 /// The listing shows a version from before the one we know, or from before a write of ours that told us no version: what
 /// such a listing says is what we have just replaced.
-fn is_older(entry: &Entry, referral: &Referral) -> bool {
+pub(super) fn is_older(entry: &Entry, referral: &Referral) -> bool {
     let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
     let is_unknown = entry.referral_etag.is_none() && entry.standing == Standing::Linked && !is_missed;
     match (referral.updated, entry.referral_updated) {

@@ -13,10 +13,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::apply::{Done, Ready, Sent, send_one};
+use super::rows::is_older;
 use super::{Budget, CycleError, Mode, Pass};
 use crate::model::{Entry, ExternalReference, Fault, ReferralId, ReferralStatus, RemoteError, Side, Standing};
 use crate::plan::{Outcome, Policy, Row};
-use crate::ports::{ActionKind, Ports};
+use crate::ports::{ActionKind, Batch, Ports};
 
 /// Write-backs that wait in memory; more of them stay due in the ledger.
 pub(super) const WRITE_BACKS_MAX: usize = 1000;
@@ -72,11 +73,6 @@ impl WriteBacks {
         self.waiting.retain(|ready| !is_decided(ready.row.id));
     }
 
-    /// Its write may be in flight: nobody else writes this referral or its lead.
-    pub(super) fn is_under_way(&self, id: ReferralId) -> bool {
-        self.under_way.contains(&id)
-    }
-
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.under_way.is_empty()
     }
@@ -129,6 +125,27 @@ impl Pass<'_> {
         }
     }
 
+    /// At most one write is in flight for each referral: rows with a write-back under way are decided after its outcome,
+    /// and not at all when they show nothing but what it wrote.
+    pub(super) async fn settle_busy(&mut self, rows: &mut Vec<Row>) -> Result<(), CycleError> {
+        let is_busy = |pass: &Self, row: &Row| pass.write_backs.under_way.contains(&row.id);
+        let mut busy: Vec<Row> = rows.extract_if(.., |row| is_busy(self, row)).collect();
+        if busy.is_empty() {
+            return Ok(());
+        }
+        let again = self.rest_write_backs().await?;
+        self.send(again).await?;
+        for row in &mut busy {
+            row.entry = self.ports.store.get(row.id)?;
+        }
+        busy.retain(|row| match (row.entry.as_ref(), row.referral.present(), row.lead.present()) {
+            (Some(entry), Some(referral), None) => !is_older(entry, referral) && !self.is_settled(entry, referral),
+            (_, _, _) => true,
+        });
+        rows.append(&mut busy);
+        Ok(())
+    }
+
     /// Settles what the workers have done and gives them more; returns writes of other kinds that follow from it.
     pub(super) async fn serve_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
         let again = self.settle_write_backs().await?;
@@ -164,9 +181,7 @@ impl Pass<'_> {
 
     /// The end of the pass: nothing more is begun, what is in flight ends, what waits stays due in the ledger.
     pub(super) async fn close_write_backs(&mut self) -> Result<(), CycleError> {
-        self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
-        while self.write_backs.workers.join_next().await.is_some() {}
-        let again = self.settle_write_backs().await?;
+        let again = self.rest_write_backs().await?;
         self.report.pending += (again.len() + self.write_backs.waiting.len()) as u64;
         self.write_backs.waiting.clear();
         Ok(())
@@ -207,16 +222,18 @@ impl Pass<'_> {
         self.may_write() && self.has_time() && is_possible && self.has_enough(Side::Portal)
     }
 
+    /// Nothing is begun, and what is in flight ends; returns writes of other kinds that follow from it.
+    async fn rest_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
+        self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
+        while self.write_backs.workers.join_next().await.is_some() {}
+        self.settle_write_backs().await
+    }
+
     async fn settle_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
         let is_stopped = self.write_backs.lane.is_stopped.load(Ordering::Relaxed) || !self.may_write();
-        let mut done = std::mem::take(&mut *lock(&self.write_backs.lane.done));
+        let done = std::mem::take(&mut *lock(&self.write_backs.lane.done));
         if is_stopped {
-            // Intended and not tried.
-            let left = std::mem::take(&mut *lock(&self.write_backs.lane.queue));
-            done.extend(left.into_iter().map(|(commit, ready)| (commit, ready, Sent::NotTried)));
-        }
-        if done.is_empty() {
-            return Ok(Vec::new());
+            self.take_back_untried().await?;
         }
         for (_, ready, _) in &done {
             self.write_backs.under_way.remove(&ready.row.id);
@@ -224,13 +241,32 @@ impl Pass<'_> {
         if self.write_backs.under_way.is_empty() {
             self.write_backs.lane.is_stopped.store(false, Ordering::Relaxed);
         }
-        self.settle_done(done).await
+        match done.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.settle_done(done).await,
+        }
+    }
+
+    /// What is on record and was not tried waits again.
+    async fn take_back_untried(&mut self) -> Result<(), CycleError> {
+        let untried = std::mem::take(&mut *lock(&self.write_backs.lane.queue));
+        if untried.is_empty() {
+            return Ok(());
+        }
+        let settled = untried.iter().map(|(commit, ready)| (*commit, ready.row.id)).collect();
+        for (_, ready) in untried.into_iter().rev() {
+            self.write_backs.under_way.remove(&ready.row.id);
+            self.write_backs.waiting.push_front(ready);
+        }
+        self.ports.store.record(Batch { settled, ..Batch::default() }).await?;
+        Ok(())
     }
 
     /// Puts the next write-backs on record and sees to it that somebody sends them.
     async fn intend_write_backs(&mut self) -> Result<(), CycleError> {
         let mut next: Vec<Ready> = Vec::new();
-        while next.len() < INTENDED_MAX {
+        let batch_max = self.setup.settings.batch_max.max(1) as usize;
+        while next.len() < INTENDED_MAX.min(batch_max) {
             let Some(ready) = self.write_backs.waiting.pop_front() else { break };
             next.push(ready);
         }

@@ -30,7 +30,8 @@ async fn decided_meanwhile(town: &Town, host: &Host, request: DecisionRequest) -
 async fn a_suspension_stops_the_cycle_that_is_under_way_and_is_not_lost_at_its_end() {
     let (town, host) = town();
     let writes = decided_meanwhile(&town, &host, DecisionRequest::Suspend).await;
-    assert!(town.all_writes() <= writes + 1, "{} writes after {writes}", town.all_writes());
+    // One write may be in flight on each side.
+    assert!(town.all_writes() <= writes + 2, "{} writes after {writes}", town.all_writes());
     assert!(host.decisions().is_suspended);
     let writes = town.all_writes();
     town.pass(2);
@@ -49,7 +50,8 @@ async fn a_referral_that_is_held_meanwhile_is_not_written_any_more() {
     let (town, host) = town();
     let ids: Vec<_> = town.world().portal.ids().into_iter().map(id).collect();
     let writes = decided_meanwhile(&town, &host, DecisionRequest::Hold { ids: ids.clone() }).await;
-    assert!(town.all_writes() <= writes + 1, "{} writes after {writes}", town.all_writes());
+    // One write may be in flight on each side.
+    assert!(town.all_writes() <= writes + 2, "{} writes after {writes}", town.all_writes());
     assert_eq!(host.decisions().held, ids.into_iter().collect());
     town.pass(2);
     host.cycle().await;

@@ -88,7 +88,7 @@ async fn caught_up_after(line: Line, away: &[Service]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_is_cut_in_the_middle_of_an_import_costs_no_second_lead() {
     for line in [Line::Cut, Line::Silent] {
-        let stage = Stage::new(102, 60).await;
+        let stage = Stage::new(102, 200).await;
         stage.overlay(&format!("{IMPATIENT}\n[cycle]\nbatch_max = 10\n"));
         let daemon = stage.daemon().await;
         for (service, more) in [(Service::Crm, 8), (Service::Portal, 6), (Service::Crm, 9)] {
@@ -119,7 +119,7 @@ async fn a_line_that_is_cut_in_the_middle_of_an_import_costs_no_second_lead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_falls_silent_in_the_middle_of_a_batch_is_asked_a_few_times_and_not_for_each_row() {
     let stage = Stage::new(105, 60).await;
-    stage.overlay(IMPATIENT);
+    stage.overlay(&format!("{IMPATIENT}\n[dataverse]\nbatch_size = 1\n"));
     let daemon = stage.daemon().await;
     let falls_silent = |world: &World| {
         let is_time = world.journal.writes().count() >= 8;

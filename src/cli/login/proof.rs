@@ -62,10 +62,12 @@ pub(super) async fn prove(
         None => crm_line(settings, &clock).map(|line| line.client as Arc<dyn Exchange>),
     };
     let crm = match crm {
-        Ok(exchange) => match crm::open(&settings.dataverse, settings.identity, None, Default::default(), exchange, clock) {
-            Ok(crm) => crm.identity().await.map_err(|error| told(&error)),
-            Err(reason) => Err(reason),
-        },
+        Ok(exchange) => {
+            match crm::open(&settings.dataverse, settings.identity, None, Default::default(), exchange, clock) {
+                Ok(crm) => crm.identity().await.map_err(|error| told(&error)),
+                Err(reason) => Err(reason),
+            }
+        }
         Err(error) => Err(error.to_string()),
     };
     // A name is for the eyes of whoever signs in, not for files.
