@@ -130,6 +130,7 @@ impl Pass<'_> {
             self.judge_vanished().await?;
         }
         self.judge_old_outcomes().await?;
+        self.prove_sight().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
             let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
                 .into_iter()

@@ -135,6 +135,8 @@ struct Pass<'a> {
     has_advanced: bool,
     /// The leads side was read to its end in this pass: what a lead says is what it says now.
     is_crm_observed: bool,
+    /// This pass was shown at least one lead: our rights are not lost.
+    is_sighted: bool,
     /// Where the watermarks of the leads side go at the end.
     leads_high: Option<crate::model::Watermark>,
     opportunities_high: Option<crate::model::Watermark>,
@@ -201,6 +203,7 @@ impl<'a> Pass<'a> {
             is_skewed: false,
             was_stopped: false,
             is_crm_observed: false,
+            is_sighted: false,
             leads_high: None,
             opportunities_high: None,
             attempted: BTreeMap::new(),

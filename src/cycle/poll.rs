@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::observe::linked_lead;
+use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
 use crate::model::{Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
-use crate::plan::{Row, Seen, status};
-use crate::ports::{Batch, Memo, Page};
+use crate::plan::{Action, Row, RowPlan, Seen, status};
+use crate::ports::{ActionKind, Batch, Memo};
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
@@ -82,7 +84,7 @@ impl Pass<'_> {
             let Some(entry) = &mut row.entry else { continue };
             let Some(link) = entry.link.as_ref().filter(|_| entry.outcome.is_some()) else { continue };
             if spoken.get(&link.lead).is_some_and(|heard| status::deal(heard) != link.deal) {
-                entry.outcome = None;
+                *entry = doubted(entry.clone());
                 entries.push((row.id, Some(entry.clone())));
             }
         }
@@ -92,7 +94,7 @@ impl Pass<'_> {
     /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
     pub(super) async fn poll_leads(&mut self) -> Result<Option<Vec<Lead>>, CycleError> {
         let since = self.poll_since(self.memo.leads_seen);
-        let (mut leads, mut cursor, mut pages, mut high) = (Vec::new(), None, 0u32, self.memo.leads_seen);
+        let (mut leads, mut cursor, mut pages, mut server_time) = (Vec::<Lead>::new(), None, 0u32, None);
         loop {
             let page = match self.ports.crm.leads_changed_since(since, cursor.as_ref()).await {
                 Ok(page) => page,
@@ -104,15 +106,12 @@ impl Pass<'_> {
             };
             if pages == 0 {
                 self.check_clock(Side::Crm, page.server_time);
-                high = self.floor_of(high, &page);
+                server_time = page.server_time;
             }
             pages += 1;
             self.report.leads_seen += page.items.len() as u64;
             self.note_defects("lead", &page.defects);
-            for lead in page.items {
-                high = lead.modified.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
-                leads.push(lead);
-            }
+            leads.extend(page.items);
             match page.next {
                 None => break,
                 Some(_) if pages >= self.setup.poll_pages_max => {
@@ -121,20 +120,25 @@ impl Pass<'_> {
                         "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
                     );
                     self.memo.lead_reading = Some(None);
-                    high = page.server_time.map(Watermark).or(high);
-                    break;
+                    let mark = self.memo.leads_seen.unwrap_or_default();
+                    self.leads_high = page.server_time.map(|at| mark.advanced_to(at));
+                    self.is_sighted = true;
+                    return Ok(Some(leads));
                 }
                 Some(next) => cursor = Some(next),
             }
         }
-        self.leads_high = high;
+        let newest = leads.iter().filter_map(|lead| lead.modified).max();
+        self.leads_high = self.after_poll(self.memo.leads_seen, server_time, newest);
+        self.is_sighted = !leads.is_empty();
         Ok(Some(leads))
     }
 
     /// Polls changed opportunities, by the lead they came from.
     pub(super) async fn poll_opportunities(&mut self) -> Result<Option<Spoken>, CycleError> {
         let since = self.poll_since(self.memo.opportunities_seen);
-        let (mut spoken, mut cursor, mut pages, mut high) = (Spoken::new(), None, 0u32, self.memo.opportunities_seen);
+        let (mut spoken, mut cursor, mut pages, mut server_time) = (Spoken::new(), None, 0u32, None);
+        let mut newest = None;
         loop {
             let page = match self.ports.crm.opportunities_changed_since(since, cursor.as_ref()).await {
                 Ok(page) => page,
@@ -145,11 +149,11 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                high = self.floor_of(high, &page);
+                server_time = page.server_time;
             }
             pages += 1;
             for opportunity in page.items {
-                high = opportunity.modified.map(|at| high.unwrap_or_default().advanced_to(at)).or(high);
+                newest = newest.max(opportunity.modified);
                 if let Some(lead) = opportunity.lead {
                     spoken.entry(lead).or_default().push(opportunity);
                 }
@@ -158,28 +162,61 @@ impl Pass<'_> {
                 None => break,
                 Some(_) if pages >= self.setup.poll_pages_max => {
                     self.memo.lead_reading = Some(None);
-                    high = page.server_time.map(Watermark).or(high);
-                    break;
+                    let mark = self.memo.opportunities_seen.unwrap_or_default();
+                    self.opportunities_high = page.server_time.map(|at| mark.advanced_to(at));
+                    return Ok(Some(spoken));
                 }
                 Some(next) => cursor = Some(next),
             }
         }
-        self.opportunities_high = high;
+        self.opportunities_high = self.after_poll(self.memo.opportunities_seen, server_time, newest);
         Ok(Some(spoken))
     }
 
-    /// Where a poll's watermark is at least: what is older than the overlap has been seen. Otherwise a quiet night after a
-    /// busy evening would read the last minutes of that evening again and again.
+    /// Where a watermark goes after a poll that showed `newest` as the latest change.
     ///
-    /// An empty page proves nothing: a user who has lost a role is shown no row, and no refusal either. The watermark
-    /// stays, and what changed meanwhile is read when the role is back.
-    fn floor_of<T>(&self, mark: Option<Watermark>, page: &Page<T>) -> Option<Watermark> {
-        let Some(at) = page.server_time else { return mark };
-        match mark {
-            None => Some(Watermark(at)),
-            Some(mark) if page.items.is_empty() => Some(mark),
-            Some(mark) => Some(mark.advanced_to(at.minus(self.setup.poll_overlap))),
+    /// What is older than the overlap has been seen, so a quiet night after a busy evening does not read the last minutes
+    /// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
+    /// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
+    /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
+    fn after_poll(
+        &self,
+        mark: Option<Watermark>,
+        server_time: Option<Timestamp>,
+        newest: Option<Timestamp>,
+    ) -> Option<Watermark> {
+        let overlap = self.setup.poll_overlap;
+        let Some(mark) = mark else { return newest.max(server_time).map(Watermark) };
+        let Some(newest) = newest else { return Some(mark) };
+        let seen = server_time.map_or(newest, |at| at.minus(overlap).min(newest.plus(overlap)));
+        Some(mark.advanced_to(newest).advanced_to(seen))
+    }
+
+    /// Before irreversible steps in a pass whose poll showed no lead at all: their leads are read by id and decided again.
+    /// Whoever has lost the role gets no further than this.
+    pub(super) async fn prove_sight(&mut self) -> Result<(), CycleError> {
+        if self.is_sighted || !self.is_crm_observed || self.deferred.is_empty() || !self.may_write() {
+            return Ok(());
         }
+        let is_irreversible = |plan: &RowPlan| {
+            let kind = plan.action.as_ref().map(Action::kind);
+            matches!(kind, Some(ActionKind::Accept | ActionKind::Close))
+        };
+        let (mine, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.deferred).into_iter().partition(|(_, plan)| is_irreversible(plan));
+        self.deferred = others;
+        let mut rows: Vec<Row> = mine.iter().map(|(row, _)| row.clone()).collect();
+        let leads = distinct(rows.iter().filter_map(linked_lead));
+        let is_read = self.read_leads(&mut rows, &leads).await
+            && self.follow(&mut rows).await
+            && self.read_opportunities(&mut rows).await;
+        if !is_read {
+            self.is_crm_observed = false; // What they say is not known.
+            self.deferred.extend(mine);
+            return Ok(());
+        }
+        self.is_sighted = true;
+        self.process(rows).await
     }
 
     pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {

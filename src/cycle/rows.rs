@@ -195,7 +195,7 @@ impl Pass<'_> {
             let (before, after) = (row.entry.as_ref()?, plan.entry.as_ref()?);
             let since = before.outcome?.since;
             let is_same = after.outcome.is_some_and(|outcome| outcome.since == since);
-            (!is_same).then(|| (row.id, Some(Entry { outcome: None, ..before.clone() })))
+            (!is_same).then(|| (row.id, Some(doubted(before.clone()))))
         };
         self.remember(planned.iter().filter_map(restart).collect()).await
     }
@@ -290,14 +290,20 @@ pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
 }
 
 /// An outcome that waits to settle is not the one that was seen now: it begins anew, although the row is not decided.
-fn restarted(mut entry: Entry, row: &Row) -> Entry {
+fn restarted(entry: Entry, row: &Row) -> Entry {
     let known = entry.link.as_ref().map(|link| (link.lead, link.status));
     let is_other = row.lead.present().is_some_and(|lead| known != Some((lead.id, lead.status)));
     let deal = row.opportunities.as_deref().map(status::deal);
     let is_other_deal = deal.is_some_and(|deal| entry.link.as_ref().is_none_or(|link| link.deal != deal));
-    if is_other || is_other_deal || matches!(row.lead, Seen::Absent) {
-        entry.outcome = None;
-    }
+    let is_doubtful = is_other || is_other_deal || matches!(row.lead, Seen::Absent);
+    if entry.outcome.is_some() && is_doubtful { doubted(entry) } else { entry }
+}
+
+/// An entry whose outcome is not what it was, and nothing more is known: both sides are read before it is weighed again.
+pub(super) fn doubted(mut entry: Entry) -> Entry {
+    entry.outcome = None;
+    entry.referral_etag = None;
+    entry.link.iter_mut().for_each(|link| link.etag = None);
     entry
 }
 

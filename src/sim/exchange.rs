@@ -122,20 +122,26 @@ pub fn decode(text: &str) -> String {
     while at < bytes.len() {
         match bytes[at] {
             b'%' => {
-                let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-                if let Some(byte) = pair.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-                    decoded.push(byte);
+                let digit = |at: usize| bytes.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+                if let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) {
+                    decoded.push((high << 4 | low) as u8);
                     at += 3;
                     continue;
                 }
                 decoded.push(b'%');
             }
             b'+' => decoded.push(b' '),
-            byte => decoded.push(byte),
+            _ => {
+                // Plain text comes in runs.
+                let run = bytes[at..].iter().take_while(|byte| !matches!(byte, b'%' | b'+')).count();
+                decoded.extend_from_slice(&bytes[at..at + run]);
+                at += run;
+                continue;
+            }
         }
         at += 1;
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    String::from_utf8(decoded).unwrap_or_else(|damaged| String::from_utf8_lossy(damaged.as_bytes()).into_owned())
 }
 
 /// Percent-encodes everything but letters, digits and `-._~`; capital hex.
@@ -144,7 +150,12 @@ pub fn encode(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            other => encoded.push_str(&format!("%{other:02X}")),
+            other => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                encoded.push('%');
+                encoded.push(char::from(DIGITS[usize::from(other >> 4)]));
+                encoded.push(char::from(DIGITS[usize::from(other & 15)]));
+            }
         }
     }
     encoded

@@ -361,19 +361,27 @@ impl Referrals {
 /// What is different in the second document, down to the members of members; versions and stamps of changes apart.
 fn difference(before: &Value, after: &Value) -> BTreeMap<String, Value> {
     const SKIPPED: [&str; 2] = ["eTag", "updatedDateTime"];
-    let names = |value: &Value| value.as_object().into_iter().flat_map(Map::keys).cloned().collect::<BTreeSet<_>>();
     let mut changed = BTreeMap::new();
-    for name in names(before).union(&names(after)).filter(|name| !SKIPPED.contains(&name.as_str())) {
-        let (old, new) = (&before[name.as_str()], &after[name.as_str()]);
+    for (name, old, new) in members(before, after).filter(|(name, ..)| !SKIPPED.contains(name)) {
+        if old == new {
+            continue;
+        }
         if new.is_object() && (old.is_object() || old.is_null()) {
-            for inner in names(old).union(&names(new)).filter(|inner| old[inner.as_str()] != new[inner.as_str()]) {
-                changed.insert(format!("/{name}/{inner}"), new[inner.as_str()].clone());
+            for (inner, _, new) in members(old, new).filter(|(_, old, new)| old != new) {
+                changed.insert(format!("/{name}/{inner}"), new.clone());
             }
-        } else if old != new {
+        } else {
             changed.insert(format!("/{name}"), new.clone());
         }
     }
     changed
+}
+
+/// Members of both documents by name, with what each of them says; null for nothing.
+fn members<'a>(before: &'a Value, after: &'a Value) -> impl Iterator<Item = (&'a str, &'a Value, &'a Value)> {
+    let names = |value: &'a Value| value.as_object().into_iter().flat_map(Map::keys);
+    let gone = names(before).filter(|name| after.get(name.as_str()).is_none());
+    names(after).chain(gone).map(|name| (name.as_str(), &before[name.as_str()], &after[name.as_str()]))
 }
 
 pub(crate) fn words(document: &Value) -> (String, String) {

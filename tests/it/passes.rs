@@ -6,7 +6,7 @@ use std::time::Duration;
 use referrald::config::{HumanDuration, Settings};
 use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine, Reconciler};
-use referrald::model::{ReferralId, Timestamp};
+use referrald::model::{ReferralId, Side, Timestamp};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
 use referrald::ports::{Decisions, LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
@@ -242,6 +242,12 @@ async fn a_deal_that_was_heard_of_and_could_not_be_read_settles_anew() {
     bench.world().faults.play_next_at(Class::Throttle, "/leads");
     let report = bench.pass().await;
     assert_eq!(report.sides.len(), 1, "{report:?}");
+    // What is on record of it is not weighed as if it had been seen now.
+    bench.world().faults.play_next_at(Class::Throttle, "/opportunities");
+    bench.wait(90);
+    let report = bench.pass().await;
+    assert_eq!(report.sides.len(), 1, "{report:?}");
+    bench.wait(10 * 3_600);
     bench.world().close_opportunity(opportunity, false).unwrap();
     for _ in 0..3 {
         bench.pass().await;
@@ -278,4 +284,45 @@ async fn a_place_taken_by_a_lead_that_was_merged_away_is_not_tried_again() {
         bench.pass().await;
     }
     assert_eq!(bench.world().journal.count_of("patch lead"), before);
+}
+
+#[tokio::test]
+async fn nothing_irreversible_is_sent_while_no_lead_can_be_seen() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.wait(900);
+    bench.world().faults.play_next_at(Class::RoleLost, "/leads");
+    let blind = bench.pass().await;
+    assert_eq!((blind.leads_seen, bench.status_of(referral).as_str()), (0, "New"), "{blind:?}");
+    bench.world().faults.calm();
+    // On a quiet day the latest lead is in every poll, so that nothing more has to be asked.
+    let report = bench.pass().await;
+    assert_eq!((bench.status_of(referral).as_str(), report.requests[&Side::Crm]), ("Closed", 2), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_poll_without_a_row_has_the_leads_of_a_closing_read_by_id() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.wait(900);
+    bench.pass().await;
+    let other = bench.world().add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
+    let next = referrals[1];
+    bench.edit(Table::Lead, bench.lead_of(next), json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.world().delete_lead(other);
+    bench.world().delete_lead(lead);
+    bench.wait(900);
+    bench.pass().await;
+    assert_eq!((bench.status_of(referral).as_str(), bench.status_of(next).as_str()), ("Closed", "Closed"));
 }

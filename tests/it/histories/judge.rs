@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
+use referrald::cycle::OLD_OUTCOMES;
 use referrald::model::{Entry, LeadId, ReferralId, Standing};
 use referrald::plan::HOLD_NAMES;
 use referrald::ports::StateStore;
@@ -11,6 +12,8 @@ use referrald::sim::dynamics::Table;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use uuid::Uuid;
+
+use super::life::is_irreversible;
 
 /// Every difference without a name, as a sentence.
 pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: Option<&BTreeSet<Uuid>>) -> Vec<String> {
@@ -28,6 +31,17 @@ pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: Option
             ));
         }
     }
+    found
+}
+
+/// P7: what nobody looked after has recovered by itself; only irreversible writes may wait for a person.
+pub fn recovery(store: &dyn StateStore) -> Vec<String> {
+    let brakes = store.decisions().unwrap().brakes;
+    let latched = brakes.iter().filter(|(name, _)| !is_irreversible(name) && *name != OLD_OUTCOMES);
+    let mut found: Vec<String> =
+        latched.map(|(name, brake)| format!("P7: the brake {name} waits for a person: {}", brake.reason)).collect();
+    let counters = store.counters().unwrap();
+    found.extend(counters.dead_letters.iter().map(|(cause, count)| format!("P7: {count} dead letters: {cause}")));
     found
 }
 

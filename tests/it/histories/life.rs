@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionRequest, Detail, Engine, Reconciler, Which};
 use referrald::model::{ReferralId, Timestamp};
-use referrald::ports::{Ports, StateStore};
+use referrald::ports::{LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
 use referrald::sim::journal::Event;
@@ -311,6 +311,9 @@ impl Life {
         if self.rng.random_bool(0.2) {
             self.approve().await;
         }
+        if self.script.is_unattended {
+            return;
+        }
         if self.rng.random_bool(0.1) {
             self.decide(DecisionRequest::Retry { which: Which::All }).await;
         }
@@ -332,11 +335,19 @@ impl Life {
         self.say(format!("operator {request:?}: {text}"));
     }
 
-    /// Approves every latched set; `false` when there is none.
+    /// Latched sets that a person lets go: all of them, or only irreversible writes where nobody looks after the rest.
+    fn approvable(&self) -> BTreeMap<String, LatchedBrake> {
+        let mut brakes = self.store().decisions().unwrap().brakes;
+        let is_unattended = self.script.is_unattended;
+        brakes.retain(|name, brake| !brake.digest.is_empty() && (!is_unattended || is_irreversible(name)));
+        brakes
+    }
+
+    /// Approves latched sets; `false` when there is none.
     async fn approve(&mut self) -> bool {
-        let brakes = self.store().decisions().unwrap().brakes;
-        let has_some = brakes.values().any(|brake| !brake.digest.is_empty());
-        for (name, brake) in brakes.into_iter().filter(|(_, brake)| !brake.digest.is_empty()) {
+        let brakes = self.approvable();
+        let has_some = !brakes.is_empty();
+        for (name, brake) in brakes {
             self.say(format!("the brake {name} holds {}: {}", brake.count, brake.reason));
             self.decide(DecisionRequest::Approve { digest: brake.digest }).await;
         }
@@ -401,7 +412,9 @@ impl Life {
         self.world().faults.calm();
         self.frail.fill_up(0, 0);
         self.say("calm");
-        self.decide(DecisionRequest::Release { which: Which::All, group: None, take: None }).await;
+        if !self.script.is_unattended {
+            self.decide(DecisionRequest::Release { which: Which::All, group: None, take: None }).await;
+        }
         for pause in [3_700, 3_700, 4 * 3_600, 4 * 3_600] {
             self.clock.advance(Duration::from_secs(pause));
             self.engine.ask_for_sweep();
@@ -416,8 +429,7 @@ impl Life {
         }
         for _ in 0..40 {
             let report = self.cycle().await;
-            let is_held = self.store().decisions().unwrap().brakes.values().any(|brake| !brake.digest.is_empty());
-            if report.writes() == 0 && !is_held {
+            if report.writes() == 0 && self.approvable().is_empty() {
                 break;
             }
             self.approve().await;
@@ -479,6 +491,9 @@ impl Life {
             let has_memory = !self.history.has_lost_ledger && !self.script.has_old_flow;
             let edited = has_memory.then_some(&self.edited_companies);
             found.extend(judge::agreement(&world, self.store().as_ref(), edited));
+            if self.script.is_unattended {
+                found.extend(judge::recovery(self.store().as_ref()));
+            }
             // Owner crm: what a seller entered stays, with and without memory.
             // A lead that was created again after a loss of the ledger, because no referral named it, begins anew.
             let reborn: BTreeSet<Uuid> = world
@@ -524,6 +539,11 @@ impl Life {
         }
         self.history.found.extend(found);
     }
+}
+
+/// A brake on writes that nobody can take back: the only ones that may wait for a person (P7).
+pub fn is_irreversible(brake: &str) -> bool {
+    matches!(brake, "closings" | "acceptances")
 }
 
 /// Turns one bit of the biggest file.

@@ -31,7 +31,7 @@ pub struct Terms {
 /// Namespace of computed lead ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x85bd_8765_40f0_51b4_a713_1aab_ed04_9d80);
 /// A fresh read is not older than this when the irreversible write follows.
-const FRESH: Duration = Duration::from_secs(300);
+const FRESH: Duration = Duration::from_secs(120);
 /// After a row was out of sight, decisions may rest on what was seen before for so long.
 const BLIND: Duration = Duration::from_secs(3_600);
 
@@ -139,6 +139,7 @@ struct Replay<'a> {
     opportunities: BTreeMap<Uuid, (Uuid, i64)>,
     referrals: BTreeMap<Uuid, ReferralSeen>,
     hidden: BTreeMap<Uuid, Timestamp>,
+    /// Leads cannot be seen until then: the role may have been lost in the middle of a pass that had seen them.
     blind_until: Option<Timestamp>,
     /// The last delivered reading of a referral since it was written, and when.
     read: BTreeMap<Uuid, Timestamp>,
@@ -224,7 +225,11 @@ impl<'a> Replay<'a> {
             Event::Hidden { at, row: Some(row), until, .. } => {
                 self.hidden.insert(*row, (*at).max(*until));
             }
-            Event::Hidden { until, row: None, .. } => self.blind_until = self.blind_until.max(Some(*until)),
+            Event::Hidden { service: Service::Crm, until, row: None, .. } => {
+                self.blind_until = self.blind_until.max(Some(*until));
+            }
+            // A referral is read once more before it is written, so there is nothing to forgive.
+            Event::Hidden { row: None, .. } => {}
             Event::ReferralMoved { at, referral, to, by: Actor::Client, .. } => {
                 self.steps.push((*referral, if to.0 == "Active" { to.0.clone() } else { to.1.clone() }, *at));
             }
@@ -432,7 +437,7 @@ impl<'a> Replay<'a> {
         let is_rival = |id: &Uuid| {
             *id != lead && self.leads.get(id).is_some_and(|seen| seen.exists && !is_merged(seen)) && can_be_seen(id)
         };
-        let is_blind = self.blind_until.is_some_and(|until| at < until.plus(BLIND));
+        let is_blind = self.blind_until.is_some_and(|until| at < until);
         if let Some(rival) = self.leads_of(*referral).into_iter().find(is_rival).filter(|_| !is_blind) {
             self.found.push(format!("P1: lead {lead} was created at {at}, but referral {referral} had {rival}"));
         }
@@ -471,7 +476,7 @@ impl<'a> Replay<'a> {
                 meant.or((!seen.exists && seen.past.iter().any(|past| asks(*past))).then_some(Timestamp::EPOCH))
             };
             let is_out_of_sight = |id: &Uuid| self.hidden.get(id).is_some_and(|until| *at < until.plus(BLIND));
-            let is_blind = self.blind_until.is_some_and(|until| *at < until.plus(BLIND));
+            let is_blind = self.blind_until.is_some_and(|until| *at < until);
             if is_blind || leads.iter().any(is_out_of_sight) {
                 continue;
             }

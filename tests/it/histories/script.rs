@@ -49,6 +49,8 @@ pub struct Script {
     pub changes: Vec<(usize, Change)>,
     /// Overnight, before this round, an administrator changes the lead table.
     pub schema_change: Option<(usize, SchemaChange)>,
+    /// Nobody looks after the program: an operator does nothing but approve irreversible writes.
+    pub is_unattended: bool,
     /// Edits that are left out: only when a failing history is made smaller.
     pub muted: Vec<Range<u64>>,
     /// A defect between the program and the world, to see whether it is found.
@@ -160,6 +162,8 @@ impl Script {
             full_disks,
             changes,
             schema_change,
+            // Half of all seeds, of every kind.
+            is_unattended: seed.count_ones().is_multiple_of(2),
             muted: Vec::new(),
             plant: None,
         }
