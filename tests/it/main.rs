@@ -26,6 +26,7 @@ mod outage;
 mod passes;
 mod poison;
 mod reload;
+mod seeing;
 mod sign_in;
 mod stage;
 mod state;
