@@ -76,7 +76,7 @@ pub trait Portal: Send + Sync {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Traffic {
-    /// Requests by outcome: `done`, or the fault in a word ([`crate::model::Fault::word`]). Retries count each.
+    /// Requests by outcome: `done`, or the fault in a word ([`crate::model::Fault::word`]). Retries count each, a batch is one.
     pub outcomes: std::collections::BTreeMap<String, u64>,
     /// How long the service asked us to leave it alone, all its answers added up, in milliseconds.
     pub asked_to_wait_ms: u64,

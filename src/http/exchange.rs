@@ -17,10 +17,8 @@ pub trait Exchange: Send + Sync {
     fn close_until(&self, until: Timestamp);
     /// Requests sent so far, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
-    /// How they were answered.
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
+    /// How they were answered; a batch is one.
+    fn traffic(&self) -> Traffic;
     /// Limits what is sent from now on; `None` is no limit.
     fn allow(&self, allowance: Option<Allowance>);
 }

@@ -315,7 +315,7 @@ pub const CATALOGUE: &[Metric] = &[
         name: "referrald_requests_total",
         kind: Counter,
         labels: &["side", "outcome"],
-        help: "Requests by what came of them: done, or the kind of failure; retries count each, tokens do not.",
+        help: "Requests by what came of them: done, or the kind of failure; retries count each, a batch is one, tokens none.",
         read: |view| {
             let sides = view.status.sides.iter();
             sides.flat_map(|(side, status)| requests(*side, status)).collect()

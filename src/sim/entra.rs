@@ -74,7 +74,10 @@ impl Entra {
     pub(crate) fn new(options: &Options, turn: &mut Turn<'_>) -> Self {
         let first = options.first_refresh_token.clone();
         Entra {
-            refresh: BTreeMap::from([(first.clone(), RefreshToken { issued: turn.now, is_revoked: false, has_mfa: true })]),
+            refresh: BTreeMap::from([(
+                first.clone(),
+                RefreshToken { issued: turn.now, is_revoked: false, has_mfa: true },
+            )]),
             newest_refresh: first,
             ..Entra::default()
         }
@@ -194,7 +197,8 @@ impl Entra {
     ) -> Answer {
         self.issued += 1;
         let life = token.expires.since(turn.now).as_secs();
-        let text = format!("{}sim-{}-{:032x}", claims(options, &token, turn.now), self.issued, turn.rng.random::<u128>());
+        let text =
+            format!("{}sim-{}-{:032x}", claims(options, &token, turn.now), self.issued, turn.rng.random::<u128>());
         let (has_user, has_mfa) = (token.has_user, token.has_mfa);
         self.access.insert(text.clone(), token);
         let now = turn.now;

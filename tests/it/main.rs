@@ -6,6 +6,7 @@ mod architecture;
 mod backfill;
 mod bad_input;
 mod brakes;
+mod browser;
 mod budgets;
 mod columns;
 mod command_line;

@@ -34,7 +34,9 @@ async fn scrape(address: &str) -> BTreeMap<String, f64> {
     assert_eq!(headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| line.rsplit_once(' ').map(|(name, figure)| (name.to_owned(), figure.parse().unwrap())).unwrap()).collect()
+    lines
+        .map(|line| line.rsplit_once(' ').map(|(name, figure)| (name.to_owned(), figure.parse().unwrap())).unwrap())
+        .collect()
 }
 
 /// Scrapes until the figures fit: what is shown may be a second old.
@@ -73,7 +75,9 @@ async fn what_is_shown_is_what_happened() {
     let address = address(&daemon).await;
     assert_eq!(get(&address, "/healthz").await.0, 200);
     daemon.first_cycle().await;
-    let figures = until(&address, "the first cycle", |figures| figures["referrald_cycles_total{outcome=\"complete\"}"] >= 1.0).await;
+    let figures =
+        until(&address, "the first cycle", |figures| figures["referrald_cycles_total{outcome=\"complete\"}"] >= 1.0)
+            .await;
     let leads = stage.simulator.with(|world| world.crm.lead_ids().len()) as f64;
     assert!(leads > 5.0);
     assert_eq!(figures["referrald_actions_total{action=\"create\",outcome=\"done\"}"], leads);
@@ -182,9 +186,10 @@ async fn an_address_in_use_is_no_trouble_for_the_daemon_and_is_taken_when_it_is_
     let text = std::fs::read_to_string(stage.path("referrald.toml.d/10.toml")).unwrap();
     stage.overlay(&text.replace(&taken, "127.0.0.1:0"));
     daemon.signal("HUP");
-    daemon.until("the other address", |status| {
-        status.observability.as_ref().and_then(|listener| listener.address.clone()).is_some_and(|now| now != taken)
-    })
-    .await;
+    daemon
+        .until("the other address", |status| {
+            status.observability.as_ref().and_then(|listener| listener.address.clone()).is_some_and(|now| now != taken)
+        })
+        .await;
     assert_eq!(daemon.stop().await, 0);
 }

@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_delegated_token_tells_who_and_how() {
-        let text = r#"{"aud":"https://a","tid":"t","appid":"app","oid":"o","upn":"u@x.example","amr":["pwd","mfa"],"exp":7}"#;
+        let text =
+            r#"{"aud":"https://a","tid":"t","appid":"app","oid":"o","upn":"u@x.example","amr":["pwd","mfa"],"exp":7}"#;
         let claims = Claims::read(&token(text)).expect("readable");
         assert_eq!(claims.has_mfa(), Some(true));
         assert_eq!(claims.user_name.as_deref(), Some("u@x.example"));

@@ -315,10 +315,9 @@ pub async fn look(
     }
     let mut request = HttpRequest::new(form.finish().into_bytes());
     *request.method_mut() = http::Method::POST;
-    request.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    );
+    request
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     let answer = Exchange { transport, target, now }.send(request).await?;
     serde_json::from_slice::<Wire>(answer.body()).map_err(|_| NotGranted::Malformed)?.into_granted()
 }

@@ -130,7 +130,12 @@ impl Seat {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.fresh()).inspect(|file| hand_over(file, directory))
+            std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(self.fresh())
+                .inspect(|file| hand_over(file, directory))
         };
         attempt().map_err(|error| self.cannot_keep(&error))
     }
@@ -220,7 +225,13 @@ mod tests {
     use super::*;
 
     fn kept(token: &str) -> Kept {
-        Kept { token: token.into(), obtained_at: Timestamp::from_seconds(1), previous: None, seed: None, is_newer_than_seed: false }
+        Kept {
+            token: token.into(),
+            obtained_at: Timestamp::from_seconds(1),
+            previous: None,
+            seed: None,
+            is_newer_than_seed: false,
+        }
     }
 
     #[test]

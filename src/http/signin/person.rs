@@ -155,9 +155,7 @@ impl Tokens {
     /// As `error`, for the person who is signing in: `run referrald login` would send them in circles.
     fn signing_in(&self, no: NotAsked) -> RemoteError {
         let words = match &no {
-            NotAsked::Refused(refusal) => {
-                Some(self.credentials.sentence_with(refusal, &self.target.audience, AGAIN))
-            }
+            NotAsked::Refused(refusal) => Some(self.credentials.sentence_with(refusal, &self.target.audience, AGAIN)),
             NotAsked::Lost(_) | NotAsked::Malformed | NotAsked::Local(_) => None,
         };
         let error = self.error(no);
