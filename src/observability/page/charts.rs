@@ -14,6 +14,10 @@ use crate::telemetry::words::{count, instant, number_text, span};
 const WIDTH: f64 = 600.0;
 /// See [`WIDTH`].
 const HEIGHT: f64 = 120.0;
+/// The lag chart reaches up to this at least, in seconds: a quiet day is a low line.
+const LAG_TOP_MIN: f64 = 300.0;
+/// As [`LAG_TOP_MIN`], for writes of one cycle.
+const WRITES_TOP_MIN: f64 = 5.0;
 /// Fewer cycles than this make no chart.
 const POINTS_MIN: usize = 2;
 
@@ -30,7 +34,8 @@ pub(super) fn charts(status: &Status) -> Markup {
     let failed: u64 = points.iter().map(|point| point.failed).sum();
     let requests: u64 = points.iter().map(|point| point.requests).sum();
     let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-    let (lag_most, write_most) = (most(&lags), most(&writes));
+    let lag_most = most(&lags);
+    let (lag_top, write_top) = (lag_most.max(LAG_TOP_MIN), most(&writes).max(WRITES_TOP_MIN));
     let over = format!("over the last {}", count(points.len() as u64, "cycle"));
     let lag_words =
         format!("{} at most, {} at the end", span(lag_most as u64), span(*lags.last().unwrap_or(&0.0) as u64));
@@ -40,8 +45,8 @@ pub(super) fn charts(status: &Status) -> Markup {
         section aria-labelledby="charts" {
             h2 id="charts" { "The last " (count(points.len() as u64, "cycle")) }
             div.pair {
-                (chart("Lag", &lag_words, &format!("{lag_words}, {over}"), &span(lag_most as u64), first, last, &line(points, &lags, lag_most)))
-                (chart("Writes", &write_words, &format!("{write_words}, {over}"), &number_text(write_most as u64), first, last, &bars(points, &writes, write_most)))
+                (chart("Lag", &lag_words, &format!("{lag_words}, {over}"), &span(lag_top as u64), first, last, &line(points, &lags, lag_top)))
+                (chart("Writes", &write_words, &format!("{write_words}, {over}"), &number_text(write_top as u64), first, last, &bars(points, &writes, write_top)))
             }
         }
     }

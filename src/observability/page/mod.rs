@@ -12,7 +12,7 @@ use base64::Engine as _;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::daemon::Status;
-use crate::daemon::findings::{Finding, Severity, findings};
+use crate::daemon::findings::{Finding, Severity, Topic, findings};
 use crate::telemetry::words;
 
 /// The page's only style; its hash is in the content security policy.
@@ -144,35 +144,94 @@ impl Mood {
 const FINDINGS_MAX: usize = 12;
 
 fn headline(status: &Status, found: &[Finding], mood: Mood) -> Markup {
-    let rest = found.len().saturating_sub(FINDINGS_MAX);
+    let items = items(status, found);
+    let rest = items.len().saturating_sub(FINDINGS_MAX);
     html! {
         section class=(mood.class()) aria-labelledby="headline" {
             h1 id="headline" { (mood.title()) }
-            p.summary { (summary(status)) }
+            p.summary { (parts::prose(&summary(status))) }
             @if let Some(opening) = &status.opening {
-                p.summary { "Ledger: " (opening) "." }
+                p.summary { "Ledger: " (parts::prose(opening)) "." }
             }
             @for sentence in &status.progress {
                 p.summary { "Under way: " (sentence) "." }
             }
-            @if !found.is_empty() {
+            @if !items.is_empty() {
                 ol.findings aria-label="What to look at, the urgent first" {
-                    @for finding in found.iter().take(FINDINGS_MAX) {
+                    @for item in items.iter().take(FINDINGS_MAX) {
                         li {
                             p.what {
-                                @if finding.severity == Severity::Alarm { strong.tag { "Now" } " " }
-                                (finding.what)
+                                @if item.severity == Severity::Alarm { strong.tag { "Now" } " " }
+                                (parts::prose(&item.what))
                             }
-                            p.act { (parts::act(&finding.act)) }
+                            p.act { (item.act) }
                         }
                     }
                     @if rest > 0 {
-                        li { p.what { "and " (words::count(rest as u64, "more thing")) "; " code { "referrald status" } " lists them" } }
+                        li { p.what { "And " (words::count(rest as u64, "more thing")) "; " code { "referrald status" } " lists them." } }
                     }
                 }
             }
         }
     }
+}
+
+/// One line of the headline.
+struct Item {
+    severity: Severity,
+    what: String,
+    act: Markup,
+}
+
+/// The findings, those that have a list of their own below as one line each.
+fn items(status: &Status, found: &[Finding]) -> Vec<Item> {
+    let mut items: Vec<Item> = Vec::new();
+    let is_one = |is_of: fn(&Topic) -> bool| found.iter().filter(|finding| is_of(&finding.topic)).count() == 1;
+    let (one_deal, one_cause) = (is_one(is_deal), is_one(is_dead_letter));
+    let (mut has_deals, mut has_causes) = (false, false);
+    for finding in found {
+        let item = |what: String, act: Markup| Item { severity: finding.severity, what, act };
+        match &finding.topic {
+            topic if is_deal(topic) && !one_deal => {
+                if !std::mem::replace(&mut has_deals, true) {
+                    let number = words::count(status.deals.expiring.max(2), "new referral");
+                    items.push(item(
+                        format!("{number} are about to expire unanswered; {}", first_words(&finding.what)),
+                        html! { a href="#deals" { "The deal clock" } " lists them." },
+                    ));
+                }
+            }
+            topic if is_dead_letter(topic) && !one_cause => {
+                if !std::mem::replace(&mut has_causes, true) {
+                    let number = status.dead_letters.values().sum();
+                    let verb = if number == 1 { "is a dead letter" } else { "are dead letters" };
+                    items.push(item(
+                        format!(
+                            "{} {verb}, for {}",
+                            words::count(number, "referral"),
+                            words::count(status.dead_letters.len() as u64, "cause")
+                        ),
+                        html! { a href="#dead-letters" { "The list" } " says what to type for each." },
+                    ));
+                }
+            }
+            _ => items.push(item(finding.what.clone(), parts::act(&finding.act))),
+        }
+    }
+    items
+}
+
+fn is_deal(topic: &Topic) -> bool {
+    matches!(topic, Topic::Expiring(_))
+}
+
+fn is_dead_letter(topic: &Topic) -> bool {
+    matches!(topic, Topic::DeadLetters(_))
+}
+
+/// How soon the first of them expires.
+fn first_words(what: &str) -> String {
+    what.rsplit_once(" in ").map_or_else(|| what.to_owned(), |(_, left)| format!("the first in {left}"))
 }
 
 /// One sentence about the day.

@@ -19,7 +19,17 @@ const REFERRALS_URL: &str = "https://partner.microsoft.com/dashboard/v2/referral
 pub(super) fn act(act: &Act) -> Markup {
     match act {
         Act::Command(text) => html! { "Type " code.command { (text) } },
-        Act::Words(text) => html! { (capital(text)) "." },
+        Act::Words(text) => html! { (prose(text)) "." },
+    }
+}
+
+/// A sentence as a person reads it: a capital first, and what stands in backticks as code.
+pub(super) fn prose(text: &str) -> Markup {
+    let text = capital(text);
+    html! {
+        @for (index, part) in text.split('`').enumerate() {
+            @if index % 2 == 1 { code { (part) } } @else { (part) }
+        }
     }
 }
 
@@ -122,13 +132,13 @@ fn service(side: Side, service: &SideStatus, now: Timestamp) -> Markup {
         article.card aria-label=(side) {
             h3 { (side) " " span class=(class) { (word) } }
             dl.rows {
-                @if let Some(trouble) = &service.trouble { dt { "Trouble" } dd { (trouble) } }
+                @if let Some(trouble) = &service.trouble { dt { "Trouble" } dd { (prose(trouble)) } }
                 @if let Some(until) = service.closed_until { dt { "Closed" } dd { "it asked us to wait; open again " (relative(until, now)) } }
                 dt { "Sign-in" }
                 dd {
                     (service.credential.as_deref().unwrap_or("unknown"))
                     @if let Some(days) = service.credential_days_left { " " (countdown(days)) }
-                    @if let Some(until) = service.credential_until { " " span.quiet { "until " (instant(until)) } }
+                    @if let Some(until) = service.credential_until { " " time.quiet datetime=(until) title=(instant(until)) { "until " (day(until)) } }
                 }
                 dt { "Requests" }
                 dd {
@@ -138,7 +148,7 @@ fn service(side: Side, service: &SideStatus, now: Timestamp) -> Markup {
                         (span(service.traffic.asked_to_wait_ms / 1000)) " of waiting asked for"
                     }
                 }
-                @if let Some(budget) = &service.budget { dt { "Budget" } dd { (budget) } }
+                @if let Some(budget) = &service.budget { dt { "Budget" } dd { (prose(budget)) } }
             }
         }
     }
@@ -342,6 +352,11 @@ fn referral(id: ReferralId) -> Markup {
 /// An instant as a person would say it, with the exact one at hand.
 fn when(at: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(at) title=(instant(at)) { (relative(at, now)) } }
+}
+
+/// `2026-11-18`.
+fn day(at: Timestamp) -> String {
+    instant(at).chars().take(10).collect()
 }
 
 fn capital(text: &str) -> String {
