@@ -22,6 +22,9 @@ pub mod daemon;
 pub mod lifecycle;
 
 pub mod control;
+pub mod observability;
+
+pub mod alarm;
 pub mod telemetry;
 
 // What is configured, what is typed, and the toy world of the demonstration and the tests.

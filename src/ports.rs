@@ -63,8 +63,23 @@ pub trait Portal: Send + Sync {
     /// Requests sent since the process started, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
 
+    /// How they were answered; an adapter that does not count tells nothing.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
     /// Limits what is sent from now on; takes the place of what was allowed before. `None` is no limit.
     fn allow(&self, allowance: Option<Allowance>);
+}
+
+/// What became of the requests to one service since the process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traffic {
+    /// Requests by outcome: `done`, or the fault in a word ([`crate::model::Fault::word`]). Retries count each, a batch is one.
+    pub outcomes: std::collections::BTreeMap<String, u64>,
+    /// How long the service asked us to leave it alone, all its answers added up, in milliseconds.
+    pub asked_to_wait_ms: u64,
 }
 
 /// What may still be sent to one service; a request beyond it fails unsent, as `Fault::Throttled` until then.
@@ -200,6 +215,11 @@ pub trait Crm: Send + Sync {
 
     /// As [`Portal::requests_sent`].
     fn requests_sent(&self) -> u64;
+
+    /// As [`Portal::traffic`].
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
 
     /// As [`Portal::allow`].
     fn allow(&self, allowance: Option<Allowance>);

@@ -16,6 +16,7 @@ use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
 use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
+use crate::observability::ObservabilitySettings;
 use crate::portal::partner_center::webhooks::WebhookApi;
 use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
 use crate::store::settings::StateSettings;
@@ -35,6 +36,8 @@ pub struct Ground {
     pub schedule: ScheduleSettings,
     /// `[log]`.
     pub log: LogSettings,
+    /// `[observability]`.
+    pub observability: ObservabilitySettings,
 }
 
 /// What an engine is built for.
@@ -112,6 +115,7 @@ impl Build for Product {
             daemon: settings.daemon,
             schedule: settings.schedule,
             log: settings.log,
+            observability: settings.observability,
         })
     }
 

@@ -7,9 +7,10 @@ use super::build::{Ground, Purpose, StartError};
 use super::exit::Exit;
 use super::{Call, Failure, place};
 use crate::control::{PlaceError, Server};
-use crate::daemon::{Daemon, DaemonSettings, Ending, Pulse, STUCK_AFTER};
+use crate::daemon::{Daemon, Ending, Pulse, STUCK_AFTER};
 use crate::lifecycle::{self, Notifier, Wish};
 use crate::model::Timestamp;
+use crate::observability::Observability;
 use crate::trigger::Bell;
 use crate::trigger::schedule::{Alarms, Schedules, Ticker};
 
@@ -75,6 +76,10 @@ pub(super) async fn serve(
     if let Some(beside) = &beside {
         engine.set_beside(beside.clone());
     }
+    // It shows and never decides, so nothing waits for it either.
+    let (shown, shown_seen) = watch::channel(ground.observability.clone());
+    let observability = Observability::start(shown_seen, engine.clone(), pulse.clone());
+    engine.set_beside(observability.beside());
     let alarms = Alarms::new(schedules, now());
     let (rung_by_clock, swept_by_clock) = (bell.clone(), engine.clone());
     let ticker = Ticker::start(alarms.clone(), move |due| {
@@ -115,13 +120,14 @@ pub(super) async fn serve(
 
     let watchdog = lifecycle::feed_watchdog(notifier.clone(), sd_notify::watchdog_enabled(), pulse, STUCK_AFTER);
     let reload = async || {
-        let (schedules, limits) = reread(call, &ground)?;
+        let (schedules, changed) = reread(call, &ground)?;
         if let Some(beside) = &beside {
             beside.reload()?;
         }
         engine.reload().await?;
         alarms.set(schedules, now());
-        settings.send_replace(limits);
+        settings.send_replace(changed.daemon);
+        shown.send_replace(changed.observability);
         Ok(())
     };
     let obeying = lifecycle::obey(wishes, reload, notifier.clone(), stop.clone());
@@ -153,8 +159,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Reads the part of a changed configuration that concerns the loop; the error is every problem as a sentence.
-fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, DaemonSettings), Vec<String>> {
+/// Reads the part of a changed configuration that concerns what runs here; the error is every problem as a sentence.
+fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, Ground), Vec<String>> {
     let ground = call.build.ground(call.flags).map_err(|error| vec![error.to_string()])?;
     let mut problems = Vec::new();
     if ground.state_directory != running.state_directory {
@@ -164,7 +170,7 @@ fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, DaemonSetting
         problems.push("daemon.runtime_directory: it cannot change while the daemon runs; restart it".to_owned());
     }
     match ground.schedule.parse() {
-        Ok(schedules) if problems.is_empty() => Ok((schedules, ground.daemon)),
+        Ok(schedules) if problems.is_empty() => Ok((schedules, ground)),
         Ok(_) => Err(problems),
         Err(more) => Err(problems.into_iter().chain(more).collect()),
     }

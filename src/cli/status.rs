@@ -346,6 +346,7 @@ mod tests {
                 expired: 1,
                 next_deadline: Some(ahead(93_600)),
                 next_referral: Some(ReferralId::new(uuid::Uuid::from_u128(7))),
+                next: Vec::new(),
             },
             exports: crate::daemon::status::ExportsStatus { count: 7, newest: Some(ago(17_000)), trouble: None },
             forgotten: 2,
@@ -364,6 +365,7 @@ mod tests {
                     .into(),
             ),
             ledger_trouble: None,
+            ..Status::default()
         }
     }
 

@@ -75,6 +75,7 @@ impl Build for Workshop {
                 sweep_on_start_after: HumanDuration::from_seconds(3600),
             },
             log: LogSettings { level: "info".into(), format: LogFormat::Auto },
+            observability: crate::config::Settings::defaults().observability,
         })
     }
 

@@ -23,16 +23,18 @@ pub use source::Sources;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::AlarmSettings;
 use crate::crm::dataverse::settings::{DataverseSettings, Identity};
 use crate::cycle::settings::CycleSettings;
 use crate::daemon::settings::DaemonSettings;
 use crate::http::settings::HttpSettings;
+use crate::observability::ObservabilitySettings;
 use crate::plan::settings::{
     BrakeSettings, LinkSettings, MappingSettings, RetrySettings, ScopeSettings, StatusSettings, Writes,
 };
 use crate::portal::partner_center::settings::PartnerCenterSettings;
 use crate::store::settings::StateSettings;
-use crate::telemetry::settings::{LogSettings, ObservabilitySettings};
+use crate::telemetry::settings::LogSettings;
 use crate::trigger::settings::{ScheduleSettings, WebhookSettings};
 
 /// Everything that can be configured. The defaults, with a comment on each key, are in `config/default.toml`.
@@ -75,6 +77,8 @@ pub struct Settings {
     pub webhook: WebhookSettings,
     /// The observability listener.
     pub observability: ObservabilitySettings,
+    /// Alarms.
+    pub alarm: AlarmSettings,
     /// The log.
     pub log: LogSettings,
 }

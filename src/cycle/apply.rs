@@ -580,6 +580,8 @@ impl Pass<'_> {
             }
         };
         let at = self.ports.clock.now();
+        let fault = matches!(outcome, Outcome::Failed(_)).then_some(words.as_str());
+        self.report.note(at, row.id, kind, &action.to_string(), fault);
         record.history.push(HistoryLine { referral: row.id, at, kind, outcome: words });
     }
 
@@ -748,14 +750,5 @@ fn fault_word(error: &RemoteError) -> &'static str {
     if error.is_outcome_unknown {
         return "unknown";
     }
-    match error.fault {
-        Fault::Throttled { .. } => "throttled",
-        Fault::Unavailable => "unavailable",
-        Fault::Conflict => "conflict",
-        Fault::Missing => "missing",
-        Fault::Refused => "refused",
-        Fault::Unauthorized => "unauthorized",
-        Fault::NeedsHuman => "needs a human",
-        Fault::Malformed => "malformed",
-    }
+    error.fault.word()
 }

@@ -27,7 +27,7 @@ use crate::model::{LeadId, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 
-pub use report::{Forecast, Report, Sentence};
+pub use report::{Forecast, Report, Sentence, Tried};
 pub use settings::CycleSettings;
 pub use spending::{Budgets, Left, Meter};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Side, Timestamp};
+use crate::model::{ReferralId, Side, Timestamp};
 use crate::ports::ActionKind;
 
 /// What came of one cycle.
@@ -50,12 +50,49 @@ pub struct Report {
     pub is_complete: bool,
     /// Writing was off, suspended or stopped.
     pub writes_stopped: Option<String>,
+    /// The last writes that were tried, the oldest first, at most [`RECENT_MAX`]. Not part of what is stored.
+    #[serde(skip)]
+    pub recent: std::collections::VecDeque<Tried>,
+}
+
+/// How many of the last writes a report keeps.
+pub const RECENT_MAX: usize = 20;
+
+/// Longest sentence about a write that is kept, in characters.
+const SENTENCE_CHARS_MAX: usize = 240;
+
+/// One write that was tried, and why. No values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// When it was answered.
+    pub at: Timestamp,
+    /// The referral it is about.
+    pub referral: ReferralId,
+    /// What was done.
+    pub kind: String,
+    /// What and why, as the plan says it: ids, columns and rules.
+    pub text: String,
+    /// What went wrong, as the history says it; `None` when it was done.
+    pub fault: Option<String>,
 }
 
 impl Report {
     /// Writes done, all kinds.
     pub fn writes(&self) -> u64 {
         self.done.values().sum()
+    }
+
+    /// Notes a write that was tried; the oldest makes place.
+    pub fn note(&mut self, at: Timestamp, referral: ReferralId, kind: ActionKind, text: &str, fault: Option<&str>) {
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        let mut short: String = text.chars().take(SENTENCE_CHARS_MAX).collect();
+        if short.len() < text.len() {
+            short.push('…');
+        }
+        let fault = fault.map(str::to_owned);
+        self.recent.push_back(Tried { at, referral, kind: kind.to_string(), text: short, fault });
     }
 
     /// Failures, all kinds.

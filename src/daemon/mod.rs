@@ -1,8 +1,11 @@
 //! The loop: wait for the bell or the stop, run a cycle, tell what came of it.
 
 pub mod beside;
+mod chronicle;
 pub mod engine;
+pub mod findings;
 mod nightly;
+mod process;
 pub mod pulse;
 pub mod reconciler;
 pub mod settings;

@@ -9,8 +9,12 @@ use async_trait::async_trait;
 use siphasher::sip::SipHasher24;
 use tokio_util::sync::CancellationToken;
 
+use super::chronicle::{Chronicle, Ended};
 use super::nightly::Nightly;
-use super::status::{BrakeStatus, DealClock, LastCycle, SideStatus, Status, Writing};
+use super::process;
+use super::status::{
+    BrakeStatus, DEADLINES_LISTED_MAX, Deadline, DealClock, LastCycle, LedgerStatus, SideStatus, Status, Writing,
+};
 use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
 use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
@@ -54,7 +58,10 @@ pub struct Reconciler {
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
     nightly: Arc<Nightly>,
-    beside: std::sync::OnceLock<Arc<dyn Beside>>,
+    chronicle: Chronicle,
+    size: process::Size,
+    started: Timestamp,
+    beside: Mutex<Vec<Arc<dyn Beside>>>,
 }
 
 /// What has to outlive one pass and is used by one pass at a time.
@@ -79,6 +86,7 @@ impl Reconciler {
         credentials: Vec<(Side, Credential)>,
         reload: Option<Reload>,
     ) -> Reconciler {
+        let started = ports.clock.now();
         Reconciler {
             ports,
             settings: Mutex::new(Arc::new(settings)),
@@ -90,7 +98,10 @@ impl Reconciler {
             is_running: AtomicBool::new(false),
             last_status: Mutex::default(),
             nightly: Arc::default(),
-            beside: std::sync::OnceLock::new(),
+            chronicle: Chronicle::default(),
+            size: process::Size::default(),
+            started,
+            beside: Mutex::default(),
         }
     }
 
@@ -616,6 +627,11 @@ impl Reconciler {
                 budget: budgets.note(side, today),
                 credential: credential.map(|(text, _)| text),
                 credential_days_left: ends.map(days),
+                credential_until: ends,
+                traffic: match side {
+                    Side::Portal => self.ports.portal.traffic(),
+                    Side::Crm => self.ports.crm.traffic(),
+                },
             };
             sides.insert(side, status);
         }
@@ -670,6 +686,15 @@ impl Reconciler {
             exports: self.nightly.status(store.as_ref()),
             forgotten: decisions.forgotten.len() as u64,
             webhook: None,
+            dead_letter_classes: counters.dead_letters.iter().fold(
+                Default::default(),
+                |mut classes, (cause, count)| {
+                    *classes.entry(cause.class().to_owned()).or_default() += count;
+                    classes
+                },
+            ),
+            ledger: LedgerStatus { bytes_on_disk: self.size.of(&self.settings().state.directory.join("ledger")) },
+            ..Status::default()
         })
     }
 
@@ -712,6 +737,9 @@ impl Reconciler {
             } else {
                 clock.expiring += 1;
             }
+            if deadline > now && clock.next.len() < DEADLINES_LISTED_MAX {
+                clock.next.push(Deadline { referral: id, at: deadline });
+            }
             if clock.next_deadline.is_none() && deadline > now {
                 clock.next_deadline = Some(deadline);
                 clock.next_referral = Some(id);
@@ -721,12 +749,42 @@ impl Reconciler {
     }
 }
 
+/// A cycle under way: noted when it ends, also when it breaks.
+struct Watch<'a> {
+    engine: &'a Reconciler,
+    began: Timestamp,
+    seen: Option<Timestamp>,
+    has_ended: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(engine: &'a Reconciler) -> Watch<'a> {
+        engine.is_running.store(true, Ordering::Relaxed);
+        let seen = engine.ports.store.memo().ok().and_then(|memo| memo.last_success);
+        Watch { engine, began: engine.ports.clock.now(), seen, has_ended: false }
+    }
+
+    fn end(mut self, ended: Ended<'_>) {
+        self.has_ended = true;
+        self.engine.chronicle.note(self.began, self.engine.ports.clock.now(), self.seen, ended);
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.engine.is_running.store(false, Ordering::Relaxed);
+        if !self.has_ended && std::thread::panicking() {
+            self.engine.chronicle.note(self.began, self.engine.ports.clock.now(), self.seen, Ended::Broken);
+        }
+    }
+}
+
 #[async_trait]
 impl Engine for Reconciler {
     async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
-        self.is_running.store(true, Ordering::Relaxed);
+        let watch = Watch::begin(self);
         let result = self.run_cycle(budget, stop).await;
-        self.is_running.store(false, Ordering::Relaxed);
+        watch.end(Ended::from(&result));
         if result.is_ok() {
             self.nightly.work(&self.ports, budget == Budget::Unlimited).await;
         }
@@ -763,7 +821,10 @@ impl Engine for Reconciler {
             }
             Err(error) => self.status_without_ledger(last.clone(), &error),
         };
-        if let Some(beside) = self.beside.get() {
+        drop(last);
+        status.process = process::process(self.started);
+        self.chronicle.tell(&mut status);
+        for beside in self.beside.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             beside.tell(&mut status);
         }
         Ok(status)
@@ -784,8 +845,7 @@ impl Engine for Reconciler {
     }
 
     fn set_beside(&self, beside: Arc<dyn Beside>) {
-        // There is one start, and so one of them.
-        let _ = self.beside.set(beside);
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push(beside);
     }
 
     fn ask_for_sweep(&self) {

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cycle::Tried;
 use crate::model::{ReferralId, Side, Timestamp};
-use crate::ports::ActionKind;
+use crate::ports::{ActionKind, Traffic};
 
 /// How things stand.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -60,7 +61,30 @@ pub struct Status {
     pub forgotten: u64,
     /// The webhook; `None` when it does not run.
     pub webhook: Option<WebhookStatus>,
+    /// Dead letters by class of their cause ([`crate::model::Cause::CLASSES`]): the same referrals as `dead_letters`.
+    pub dead_letter_classes: BTreeMap<String, u64>,
+    /// The ledger on disk.
+    pub ledger: LedgerStatus,
+    /// This process.
+    pub process: ProcessStatus,
+    /// What happened since this process started.
+    pub totals: Totals,
+    /// The last cycles, the oldest first, at most [`CYCLES_MAX`]; none from before this process started.
+    pub recent_cycles: Vec<CyclePoint>,
+    /// The last writes that were tried, the newest first, at most [`ACTIONS_MAX`]; none from before this process started.
+    pub recent_actions: Vec<Tried>,
+    /// The observability listener; `None` when it does not run.
+    pub observability: Option<ListenerStatus>,
+    /// Alarms; `None` when this is not the running daemon.
+    pub alarm: Option<AlarmStatus>,
 }
+
+/// Cycles that are remembered for the charts: two hours at one a minute.
+pub const CYCLES_MAX: usize = 120;
+/// Writes that are remembered.
+pub const ACTIONS_MAX: usize = 20;
+/// Deadlines of the deal clock that are listed.
+pub const DEADLINES_LISTED_MAX: usize = 20;
 
 impl Status {
     /// Seconds since both sides were last observed; `None` when they never were.
@@ -147,6 +171,10 @@ pub struct SideStatus {
     pub credential: Option<String>,
     /// Days until that ends; `None` when it does not or is not known.
     pub credential_days_left: Option<i64>,
+    /// When that ends.
+    pub credential_until: Option<Timestamp>,
+    /// Requests since this process started, by outcome; retries count each, tokens do not.
+    pub traffic: Traffic,
 }
 
 /// The webhook since the start of the daemon.
@@ -185,4 +213,125 @@ pub struct DealClock {
     pub next_deadline: Option<Timestamp>,
     /// Whose deadline that is.
     pub next_referral: Option<ReferralId>,
+    /// The next deadlines, the nearest first, at most [`DEADLINES_LISTED_MAX`].
+    pub next: Vec<Deadline>,
+}
+
+/// One deadline of the deal clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// The referral that expires.
+    pub referral: ReferralId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The ledger on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerStatus {
+    /// Bytes of its files, looked up now and then; `None` when they could not be.
+    pub bytes_on_disk: Option<u64>,
+}
+
+/// This process, as the system counts it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessStatus {
+    /// Its id.
+    pub pid: u32,
+    /// When the engine was made, which is moments after the process started.
+    pub started: Timestamp,
+    /// Resident memory in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Processor time used so far, in milliseconds.
+    pub cpu_ms: Option<u64>,
+    /// Open file descriptors.
+    pub open_files: Option<u64>,
+}
+
+/// What happened since this process started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Cycles by outcome ([`CYCLE_OUTCOMES`]).
+    pub cycles: BTreeMap<String, u64>,
+    /// How long they took.
+    pub durations: Durations,
+    /// Writes done, by kind.
+    pub done: BTreeMap<ActionKind, u64>,
+    /// Writes that failed for the referral's own reason, by kind.
+    pub failed: BTreeMap<ActionKind, u64>,
+    /// Rows read by cycles, by side: referrals, and leads.
+    pub rows: BTreeMap<Side, u64>,
+}
+
+/// How a cycle may end: everything due was read; work was left for the next one; a side was down; the ledger failed;
+/// the cycle broke.
+pub const CYCLE_OUTCOMES: [&str; 5] = ["complete", "unfinished", "side_down", "ledger", "broken"];
+
+/// How long cycles took: a histogram.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Durations {
+    /// Cycles that took no longer than the bound with the same index in [`DURATION_BOUNDS_MS`], and longer than the bound
+    /// before it; the last number is of all that took longer.
+    pub counts: [u64; DURATION_BOUNDS_MS.len() + 1],
+    /// All durations added up, in milliseconds.
+    pub sum_ms: u64,
+}
+
+/// Bounds of the histogram of durations, in milliseconds.
+pub const DURATION_BOUNDS_MS: [u64; 11] = [50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000];
+
+/// One cycle, for the charts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CyclePoint {
+    /// When it began.
+    pub started: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// How it ended ([`CYCLE_OUTCOMES`]).
+    pub outcome: String,
+    /// How old the last look at both sides was when it ended, in seconds; `None` when there had been none.
+    pub lag_seconds: Option<u64>,
+    /// Writes done.
+    pub written: u64,
+    /// Writes that failed.
+    pub failed: u64,
+    /// Requests sent to both services.
+    pub requests: u64,
+}
+
+/// A listener of ours.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    /// Where it listens.
+    pub address: Option<String>,
+    /// Why it does not, in a sentence; it tries again.
+    pub trouble: Option<String>,
+    /// Requests answered, by page ([`crate::observability::PAGES`]).
+    pub answered: BTreeMap<String, u64>,
+    /// Connections turned away because all places were taken.
+    pub turned_away: u64,
+}
+
+/// Alarms: what is open, and how the messages go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AlarmStatus {
+    /// Messages are sent to a webhook, not only to the log.
+    pub is_sent: bool,
+    /// Why they cannot be sent, in a sentence.
+    pub trouble: Option<String>,
+    /// What is open, by its name: since when.
+    pub open: BTreeMap<String, Timestamp>,
+    /// Messages delivered since this process started.
+    pub delivered: u64,
+    /// Messages given up since this process started: refused, or too many waited.
+    pub lost: u64,
+    /// Messages that wait for their delivery.
+    pub waiting: u64,
 }

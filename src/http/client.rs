@@ -10,14 +10,14 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::classify::{Closing, Verdict, classify};
+use super::classify::{Closing, Judged, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
 use super::transport::{Request, SetupError, Transport};
 use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock};
+use crate::ports::{Allowance, Clock, Traffic};
 
 /// A client for one service: everything both adapters share.
 pub struct Client {
@@ -29,6 +29,7 @@ pub struct Client {
     tokens: Arc<Tokens>,
     clock: Arc<dyn Clock>,
     requests_sent: AtomicU64,
+    traffic: Mutex<Traffic>,
     allowance: Mutex<Option<Allowance>>,
 }
 
@@ -54,6 +55,7 @@ impl Client {
             tokens,
             clock,
             requests_sent: AtomicU64::new(0),
+            traffic: Mutex::default(),
             allowance: Mutex::default(),
         })
     }
@@ -76,6 +78,7 @@ impl Client {
             let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
             let result = self.transport.send(self.request(&call, &token)).await;
             let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
+            self.count(&judged);
             if let Some(closing) = judged.closing {
                 self.close(closing, &permit);
             }
@@ -121,6 +124,11 @@ impl Client {
     /// Requests sent since the process started, retries included, tokens excluded; items of a batch count singly.
     pub fn requests_sent(&self) -> u64 {
         self.requests_sent.load(Ordering::Relaxed)
+    }
+
+    /// How they were answered.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Limits what is sent from now on; `None` is no limit. A call beyond it fails with `Fault::Throttled`, unsent.
@@ -181,6 +189,18 @@ impl Client {
             body: call.body.clone(),
             timeout: self.timeout(call),
         }
+    }
+
+    fn count(&self, judged: &Judged) {
+        let word = match &judged.verdict {
+            Verdict::Done(_) => "done",
+            Verdict::Again(error) | Verdict::Renew(error) | Verdict::Final(error) => error.fault.word(),
+        };
+        let asked_to_wait = judged.closing.map_or(Duration::ZERO, |closing| closing.window);
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        *traffic.outcomes.entry(word.to_owned()).or_default() += 1;
+        let millis = u64::try_from(asked_to_wait.as_millis()).unwrap_or(u64::MAX);
+        traffic.asked_to_wait_ms = traffic.asked_to_wait_ms.saturating_add(millis);
     }
 
     fn close(&self, closing: Closing, permit: &Permit) {

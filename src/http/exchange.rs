@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{Answer, Call};
 use crate::model::{RemoteError, Timestamp};
-use crate::ports::Allowance;
+use crate::ports::{Allowance, Traffic};
 
 /// What an adapter needs of the client stack; a test may answer in its place.
 #[async_trait]
@@ -17,6 +17,8 @@ pub trait Exchange: Send + Sync {
     fn close_until(&self, until: Timestamp);
     /// Requests sent so far, retries included, tokens excluded.
     fn requests_sent(&self) -> u64;
+    /// How they were answered; a batch is one.
+    fn traffic(&self) -> Traffic;
     /// Limits what is sent from now on; `None` is no limit.
     fn allow(&self, allowance: Option<Allowance>);
 }
@@ -37,6 +39,10 @@ impl Exchange for super::Client {
 
     fn requests_sent(&self) -> u64 {
         super::Client::requests_sent(self)
+    }
+
+    fn traffic(&self) -> Traffic {
+        super::Client::traffic(self)
     }
 
     fn allow(&self, allowance: Option<Allowance>) {

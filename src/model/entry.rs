@@ -279,6 +279,18 @@ impl Cause {
         }
         Cause { side, what: what[..end].to_owned() }
     }
+
+    /// Whose no it was, in a word of a short list ([`Cause::CLASSES`]): for counters that must stay few.
+    pub fn class(&self) -> &'static str {
+        match self.side {
+            Some(Side::Portal) => Self::CLASSES[0],
+            Some(Side::Crm) => Self::CLASSES[1],
+            None => Self::CLASSES[2],
+        }
+    }
+
+    /// Every class: refused by Partner Center, refused by Dynamics, not writable by our own rules.
+    pub const CLASSES: [&str; 3] = ["partner_center", "dynamics", "rules"];
 }
 
 impl std::fmt::Display for Cause {

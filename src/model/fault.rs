@@ -28,6 +28,22 @@ pub enum Fault {
     Malformed,
 }
 
+impl Fault {
+    /// The kind in one word, without the instant: for counters and the history.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Fault::Throttled { .. } => "throttled",
+            Fault::Unavailable => "unavailable",
+            Fault::Conflict => "conflict",
+            Fault::Missing => "missing",
+            Fault::Refused => "refused",
+            Fault::Unauthorized => "unauthorized",
+            Fault::NeedsHuman => "needs a human",
+            Fault::Malformed => "malformed",
+        }
+    }
+}
+
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

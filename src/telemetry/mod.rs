@@ -1,6 +1,7 @@
 //! Where the log goes and what it looks like.
 
 pub mod settings;
+pub mod words;
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;

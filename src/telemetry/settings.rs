@@ -1,6 +1,4 @@
-//! Settings of what is seen from outside: the log (`[log]`) and the observability listener (`[observability]`).
-
-use std::net::SocketAddr;
+//! Settings of the log (`[log]`).
 
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +24,4 @@ pub enum LogFormat {
     Json,
     /// Journald fields.
     Journald,
-}
-
-/// `[observability]`: health, metrics and the status page.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ObservabilitySettings {
-    /// Address and port; absent: no listener.
-    pub listen: Option<SocketAddr>,
 }

@@ -96,8 +96,21 @@ impl Rules<'_> {
 
     pub(super) fn listeners(&mut self) {
         let webhook = &self.settings.webhook;
-        if self.settings.observability.listen.is_some() {
-            self.warning("observability.listen", "this version does not listen yet", "leave the key out until it does");
+        let observability = &self.settings.observability;
+        if let Some(listen) = observability.listen {
+            if !listen.ip().is_loopback() {
+                self.warning(
+                    "observability.listen",
+                    "the status page and the metrics have no sign-in, and others can reach this address",
+                    "listen on a loopback address, behind a reverse proxy with a sign-in; or see that only the right ones can connect",
+                );
+            }
+            if webhook.listen == Some(listen) && listen.port() != 0 {
+                self.error("observability.listen", "the webhook listens on the same address", "choose another port");
+            }
+        }
+        if observability.connections_max == 0 {
+            self.error("observability.connections_max", "zero would let nobody see anything", "write 1 or more");
         }
         if !webhook.path.starts_with('/') || webhook.path.contains(['?', '#', ' ']) {
             self.error("webhook.path", "this is no path", "begin it with a slash, as in \"/partner-center\"");

@@ -46,7 +46,9 @@ impl Rules<'_> {
                 "write 2 or less",
             );
         }
-        let positive: [(&str, HumanDuration); 11] = [
+        let positive: [(&str, HumanDuration); 13] = [
+            ("observability.request_timeout", settings.observability.request_timeout),
+            ("observability.lag_max", settings.observability.lag_max),
             ("http.connect_timeout", http.connect_timeout),
             ("http.read_timeout", http.read_timeout),
             ("http.write_timeout", http.write_timeout),

@@ -228,7 +228,11 @@ fn url_rules() {
     );
     let nobody = "[webhook]\nlisten = \"127.0.0.1:1\"\ncertificate_names = []";
     check(nobody, Severity::Error, "webhook.certificate_names", "verified");
-    check("[observability]\nlisten = \"127.0.0.1:1\"", Severity::Warning, "observability.listen", "not listen yet");
+    check("[observability]\nlisten = \"0.0.0.0:1\"", Severity::Warning, "observability.listen", "no sign-in");
+    let both = "[webhook]\nlisten = \"127.0.0.1:1\"\n[observability]\nlisten = \"127.0.0.1:1\"";
+    check(both, Severity::Error, "observability.listen", "same address");
+    check("[observability]\nconnections_max = 0", Severity::Error, "observability.connections_max", "1 or more");
+    check("[observability]\nlag_max = \"0s\"", Severity::Error, "observability.lag_max", "");
     for loopback in ["http://127.0.0.1:8080", "http://[::1]:8080/", "http://127.1.2.3"] {
         assert!(sound_with(&format!("dataverse.url = \"{loopback}\"")).load().is_ok(), "{loopback}");
     }

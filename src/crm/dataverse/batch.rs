@@ -251,6 +251,10 @@ impl Exchange for Batches {
         self.inner.close_until(until);
     }
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        self.inner.traffic()
+    }
+
     fn requests_sent(&self) -> u64 {
         self.inner.requests_sent()
     }

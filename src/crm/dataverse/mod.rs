@@ -331,6 +331,10 @@ impl Crm for Dataverse {
         self.api.exchange.requests_sent()
     }
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        self.api.exchange.traffic()
+    }
+
     fn allow(&self, allowance: Option<Allowance>) {
         self.api.exchange.allow(allowance);
     }

@@ -133,6 +133,10 @@ impl Portal for PartnerCenter {
         self.exchange.requests_sent()
     }
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        self.exchange.traffic()
+    }
+
     fn allow(&self, allowance: Option<Allowance>) {
         self.exchange.allow(allowance);
     }

@@ -98,6 +98,10 @@ impl Exchange for Line {
         *self.closed.lock().unwrap() = Some(until);
     }
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        crate::ports::Traffic::default()
+    }
+
     fn requests_sent(&self) -> u64 {
         self.calls.lock().unwrap().len() as u64
     }

@@ -239,6 +239,10 @@ impl Exchange for Fake {
         *self.closed.lock().expect("no panic") = Some(until);
     }
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        crate::ports::Traffic::default()
+    }
+
     fn requests_sent(&self) -> u64 {
         self.all_calls().len() as u64
     }

@@ -127,6 +127,10 @@ impl Exchange for Fake {
 
     fn close_until(&self, _: Timestamp) {}
 
+    fn traffic(&self) -> crate::ports::Traffic {
+        crate::ports::Traffic::default()
+    }
+
     fn requests_sent(&self) -> u64 {
         self.calls().len() as u64
     }
