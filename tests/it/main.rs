@@ -16,6 +16,7 @@ mod deaf;
 mod decisions;
 mod demo;
 mod disk;
+mod explain;
 mod flapping;
 mod histories;
 mod lost_answers;
