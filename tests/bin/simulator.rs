@@ -85,6 +85,7 @@ fn configure(simulator: &Simulator, directory: &Path) {
 
 [partner_center]
 base_url = "{portal}"
+requests_per_minute = 600000
 
 [partner_center.auth]
 authority = "{authority}"
@@ -95,6 +96,7 @@ refresh_token_file = "{refresh}"
 
 [dataverse]
 url = "{crm}"
+requests_per_minute = 600000
 
 [dataverse.auth]
 authority = "{authority}"
