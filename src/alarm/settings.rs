@@ -8,7 +8,7 @@ use crate::config::HumanDuration;
 use crate::config::secret::{SecretOrigin, SecretSource};
 
 /// `[alarm]`: one message for each change for the worse or the better.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AlarmSettings {
     /// File with the URL that messages are posted to. Whoever knows the URL can post there: it is a secret.

@@ -65,6 +65,16 @@ pub enum Command {
         #[arg(long)]
         values: bool,
     },
+    /// Show one referral, live from both sides: what is decided about it, why, and what it waits for
+    #[command(after_long_help = EXPLAIN_HELP)]
+    Explain {
+        /// Id of the referral, or of its lead
+        #[arg(value_name = "ID", value_parser = any_id)]
+        id: uuid::Uuid,
+        /// Show values even where standard output is no terminal
+        #[arg(long)]
+        values: bool,
+    },
     /// Show how things stand
     Status,
     /// Ask the running daemon for a cycle now
@@ -129,10 +139,35 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print completions for a shell
+    #[command(after_long_help = COMPLETIONS_HELP)]
+    Completions {
+        /// For which shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for each command
+    Man {
+        /// Directory for the pages
+        #[arg(long, value_name = "DIRECTORY")]
+        to: Option<PathBuf>,
+    },
     /// Show the whole thing against built-in simulated services; no account needed
     #[command(long_about = DEMO_HELP, after_long_help = DEMO_EXAMPLES)]
     Demo(Demo),
 }
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  referrald completions bash > /etc/bash_completion.d/referrald
+  referrald completions zsh > \"${fpath[1]}/_referrald\"
+  referrald completions fish > ~/.config/fish/completions/referrald.fish";
+
+const EXPLAIN_HELP: &str = "\
+Both sides are read now, and nothing is written. Values are shown on a terminal; in a pipe or a file only with --values, \
+since they are personal data.
+
+Exit code: 0; 1 when nobody knows the id, or a side could not be read.";
 
 const DEMO_HELP: &str = "\
 Show the whole thing against built-in simulated services; no account needed.
@@ -239,6 +274,10 @@ pub struct Evidence {
 pub enum ConfigCommand {
     /// Check the configuration and list every problem
     Check,
+    /// Run the mapping tests of the configuration: sample referrals and the leads they should become; 1 on a difference
+    Test,
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
     /// Print the effective values, secrets hidden
     Show {
         /// Say where each value comes from
@@ -307,11 +346,14 @@ impl Command {
             | Command::Run
             | Command::Once
             | Command::Plan { .. }
+            | Command::Explain { .. }
             | Command::Status
             | Command::Reconcile
             | Command::Webhook { .. }
             | Command::Login(_)
             | Command::Config { .. }
+            | Command::Completions { .. }
+            | Command::Man { .. }
             | Command::Demo(_) => return None,
         })
     }
@@ -325,6 +367,10 @@ fn setting(text: &str) -> Result<(String, String), &'static str> {
 
 fn referral_id(text: &str) -> Result<ReferralId, String> {
     ReferralId::parse(text).ok_or_else(|| "this is no referral id; expected a GUID".to_owned())
+}
+
+fn any_id(text: &str) -> Result<uuid::Uuid, &'static str> {
+    uuid::Uuid::try_parse(text.trim()).map_err(|_| "expected the GUID of a referral or of a lead")
 }
 
 #[cfg(test)]

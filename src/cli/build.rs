@@ -1,6 +1,6 @@
 //! Builds everything from the configuration. The one place that may name anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::arguments::{Demo, Flags};
 use super::webhook::Attendant;
-use crate::config::Settings;
+use crate::config::{KeyPath, Settings};
 use crate::daemon::reconciler::{Credential, Reload};
 use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
@@ -86,6 +86,11 @@ pub trait Build: Send + Sync {
         Ok(None)
     }
 
+    /// Where the values of these keys come from, as far as that is known: file, line and column.
+    fn origins(&self, _flags: &Flags, _keys: &[String]) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     /// `config check`; gives the exit code.
     fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8>;
 
@@ -137,6 +142,12 @@ impl Build for Product {
     async fn webhook(&self, flags: &Flags, bell: &Bell) -> Result<Option<Arc<dyn Beside>>, StartError> {
         let attendant = Attendant::start(flags, &load(flags)?, bell).await;
         Ok(attendant.map(|attendant| Arc::new(attendant) as Arc<dyn Beside>))
+    }
+
+    fn origins(&self, flags: &Flags, keys: &[String]) -> BTreeMap<String, String> {
+        let Ok(loaded) = Settings::load(&flags.sources()) else { return BTreeMap::new() };
+        let origin = |key: &String| Some((key.clone(), loaded.origin(&KeyPath::parse(key).ok()?).to_string()));
+        keys.iter().filter_map(origin).collect()
     }
 
     fn config_check(&self, flags: &Flags, is_json: bool, out: &mut dyn Write) -> std::io::Result<u8> {

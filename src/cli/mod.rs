@@ -6,12 +6,16 @@ pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod exit;
+pub mod explain;
 pub mod history;
 pub mod login;
+mod layout;
+pub mod manual;
 pub mod once;
 mod paper;
 pub mod plan;
 pub mod run;
+pub mod samples;
 pub mod state;
 pub mod status;
 pub mod webhook;
@@ -88,9 +92,15 @@ async fn dispatch(
         Command::Run => run::run(&call).await?,
         Command::Once => once::once(&call, out).await?,
         Command::Plan { values } => plan::plan(&call, *values, out).await?,
+        Command::Explain { id, values } => explain::explain(&call, *id, *values, out).await?,
         Command::Status => status::status(&call, out).await?,
         Command::Reconcile => decide::reconcile(&call, out).await?,
         Command::Config { command: ConfigCommand::Check } => return Ok(build.config_check(&flags, is_json, out)?),
+        Command::Config { command: ConfigCommand::Test } => samples::test(&flags.sources(), is_json, out)?,
+        Command::Config { command: ConfigCommand::Schema } => {
+            print_json(out, &crate::config::schema::schema())?;
+            Exit::Fine
+        }
         Command::Config { command: ConfigCommand::Show { defaults: true, .. } } => {
             return Ok(config::show_defaults(out)?);
         }
@@ -98,6 +108,8 @@ async fn dispatch(
             return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);
         }
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
+        Command::Completions { shell } => manual::completions(*shell, out)?,
+        Command::Man { to } => manual::manual(to.as_deref(), out)?,
         Command::History { id } => history::history(&call, *id, out).await?,
         Command::State { command } => state::state(&call, command, out).await?,
         Command::Login(login) => login::login(&call, login, out).await?,

@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 
-use anstyle::Style;
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::build::Purpose;
 use super::exit::Exit;
+use super::layout::{block, styled, table};
 use super::words::{self, ALARM, CARE, GOOD, TITLE, count, number_text, relative, span};
 use super::{Call, Failure, print_json};
 use crate::daemon::Status;
 use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus, WebhookStatus};
 use crate::model::{Side, Timestamp};
 
-/// Columns of the screen.
-pub const WIDTH: u16 = 80;
 /// Lines of one list before the rest is summed up: the screen is one screen.
 pub const LIST_LINES_MAX: usize = 8;
 /// A credential that ends within this many days is shown as trouble to come.
@@ -235,44 +231,10 @@ fn list(text: &mut String, title: &str, counts: &BTreeMap<String, u64>) {
     let _ = write!(text, "{}", table(rows));
 }
 
-fn block(text: &mut String, title: &str, style: Style, sentence: &str) {
-    let _ = writeln!(text, "{}", styled(title, style));
-    let mut table = bare();
-    table.add_row([sentence]);
-    let _ = write!(text, "{}", indented(&table));
-}
-
-/// Two columns, wrapped to the width of the screen.
-fn table(rows: Vec<[String; 2]>) -> String {
-    let mut table = bare();
-    table.add_rows(rows);
-    if let Some(column) = table.column_mut(0) {
-        column.set_constraint(comfy_table::ColumnConstraint::ContentWidth);
-    }
-    indented(&table)
-}
-
-fn bare() -> Table {
-    let mut table = Table::new();
-    // Two columns of indent are added afterwards. No escape codes inside: they would count as width.
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH - 2);
-    table
-}
-
-fn indented(table: &Table) -> String {
-    table.lines().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "  {}", line.trim_end());
-        text
-    })
-}
-
-fn styled(words: &str, style: Style) -> String {
-    format!("{}{words}{}", style.render(), style.render_reset())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{WIDTH, render};
+    use super::render;
+    use crate::cli::layout::WIDTH;
     use crate::cli::words::plain;
     use crate::daemon::Status;
     use crate::daemon::status::{BrakeStatus, DealClock, LastCycle, SideStatus, WebhookStatus, Writing};

@@ -141,7 +141,7 @@ async fn a_plan_is_looked_at_and_never_closes_the_ledger_as_if_it_had_run() {
     let workshop = Workshop::with(FakeEngine { forecast, ..FakeEngine::default() });
     let (code, out, _) = workshop.type_in("plan").await;
     assert_eq!(code, 3);
-    assert!(out.contains("would do (1)\n  create a lead"), "{out}");
+    assert!(out.contains("would write, create (1)\n  create a lead"), "{out}");
     assert_eq!(*workshop.purposes.lock().expect("not poisoned"), [Purpose::Forecast]);
     assert_eq!(workshop.engine.cycles() + workshop.engine.shutdowns.load(Ordering::SeqCst), 0);
 }

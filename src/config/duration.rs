@@ -57,6 +57,17 @@ impl HumanDuration {
     }
 }
 
+impl schemars::JsonSchema for HumanDuration {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        // Loose on purpose: what is a duration is decided by `parse`.
+        schemars::json_schema!({ "type": "string", "pattern": "^\\s*[0-9Pp][0-9A-Za-zµ .,:]*$" })
+    }
+}
+
 impl std::fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = self.0.as_secs();

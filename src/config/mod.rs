@@ -9,6 +9,7 @@ mod extract;
 mod key;
 mod layer;
 mod problem;
+pub mod schema;
 pub mod secret;
 pub mod show;
 mod source;
@@ -38,7 +39,7 @@ use crate::telemetry::settings::LogSettings;
 use crate::trigger::settings::{ScheduleSettings, WebhookSettings};
 
 /// Everything that can be configured. The defaults, with a comment on each key, are in `config/default.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How far writing goes.

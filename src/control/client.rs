@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::place::Place;
 use super::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, PLAN_TIMEOUT, Refusal, STATE_TIMEOUT, request_of};
-use crate::cycle::Forecast;
+use crate::cycle::{Explanation, Forecast};
 use crate::daemon::{DecisionAnswer, DecisionRequest, Detail, Status};
 use crate::model::ReferralId;
 use crate::ports::{Check, HistoryLine};
@@ -63,6 +63,15 @@ impl Client {
             Detail::Values => "/plan?values=true",
         };
         self.call(http::Method::GET, path, None, PLAN_TIMEOUT).await
+    }
+
+    /// Asks about one referral, named by its own id or its lead's.
+    pub async fn explain(&self, id: uuid::Uuid, detail: Detail) -> Result<Explanation, ControlError> {
+        let values = match detail {
+            Detail::Names => "",
+            Detail::Values => "&values=true",
+        };
+        self.call(http::Method::GET, &format!("/explain?id={id}{values}"), None, PLAN_TIMEOUT).await
     }
 
     /// Rings the bell.

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `GET /status` | | [`Status`](crate::daemon::Status) |
 //! | `GET /plan`, `GET /plan?values=true` | | [`Forecast`](crate::cycle::Forecast) |
+//! | `GET /explain?id=…`, also `&values=true` | | [`Explanation`](crate::cycle::Explanation) |
 //! | `POST /reconcile` | | [`DecisionAnswer`](crate::daemon::DecisionAnswer) |
 //! | `POST /suspend`, `/resume` | | `DecisionAnswer` |
 //! | `POST /approve` | `{"digest": "…"}` | `DecisionAnswer` |

@@ -112,6 +112,7 @@ fn router(desk: Desk) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/plan", get(plan))
+        .route("/explain", get(explain))
         .route("/reconcile", post(reconcile))
         .route("/suspend", post(|State(desk): State<Desk>| decide(desk, DecisionRequest::Suspend)))
         .route("/resume", post(|State(desk): State<Desk>| decide(desk, DecisionRequest::Resume)))
@@ -149,6 +150,20 @@ async fn plan(State(desk): State<Desk>, Query(query): Query<PlanQuery>) -> Respo
     let stop = desk.stop.child_token();
     let _stopped_with_us = stop.clone().drop_guard();
     within(PLAN_TIMEOUT, async { answer(desk.engine.forecast(detail, &stop).await) }).await
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    id: uuid::Uuid,
+    #[serde(default)]
+    values: bool,
+}
+
+async fn explain(State(desk): State<Desk>, Query(query): Query<ExplainQuery>) -> Response {
+    let detail = if query.values { Detail::Values } else { Detail::Names };
+    let stop = desk.stop.child_token();
+    let _stopped_with_us = stop.clone().drop_guard();
+    within(PLAN_TIMEOUT, async { answer(desk.engine.explain(query.id, detail, &stop).await) }).await
 }
 
 async fn reconcile(State(desk): State<Desk>) -> Response {

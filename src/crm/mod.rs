@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::http::{Dialect, Exchange};
-use crate::ports::{Clock, Crm};
+use crate::ports::{Clock, Crm, LeadSchema};
 
 use dataverse::settings::{DataverseSettings, Identity};
 use dataverse::{Dataverse, DataverseDialect};
@@ -25,6 +25,11 @@ pub fn open(
 ) -> Result<Arc<dyn Crm>, String> {
     let exchange = dataverse::gather_writes(settings, dialect(mapped_columns.clone()), exchange, clock)?;
     Ok(Arc::new(Dataverse::open(settings, identity, referral_id_column, mapped_columns, exchange)?))
+}
+
+/// What the lead table is like as the product ships it: for work on a mapping without an organization at hand.
+pub fn shipped_schema(columns: &BTreeSet<String>) -> LeadSchema {
+    dataverse::shipped_schema(columns)
 }
 
 /// What the CRM's refusals mean and which headers its calls carry: the client stack is built with it.

@@ -8,6 +8,7 @@ mod adoption;
 mod apply;
 mod backfill;
 mod background;
+pub mod explain;
 mod observe;
 mod poll;
 mod recent;
@@ -27,6 +28,7 @@ use crate::model::{LeadId, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 
+pub use explain::{Explanation, explain};
 pub use report::{Forecast, Report, Sentence, Tried};
 pub use settings::CycleSettings;
 pub use spending::{Budgets, Left, Meter};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::HumanDuration;
 
 /// `[cycle]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CycleSettings {
     /// Rows held in memory and ordered by urgency.

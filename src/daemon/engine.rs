@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::beside::Beside;
 use super::status::Status;
-use crate::cycle::{Budget, CycleError, Forecast, Report};
+use crate::cycle::{Budget, CycleError, Explanation, Forecast, Report};
 use crate::model::ReferralId;
 use crate::ports::{Check, HistoryLine, Take};
 
@@ -21,6 +21,15 @@ pub trait Engine: Send + Sync {
     /// Says what the next cycle would do; writes nothing. With [`Detail::Values`] the sentences carry values, for a
     /// person at a terminal.
     async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError>;
+
+    /// Reads both sides of one referral, named by its own id or its lead's, and says what is decided and why; writes
+    /// nothing.
+    async fn explain(
+        &self,
+        id: uuid::Uuid,
+        detail: Detail,
+        stop: &CancellationToken,
+    ) -> Result<Explanation, CycleError>;
 
     /// Tells how things stand. Must answer quickly while a cycle runs.
     async fn status(&self) -> Result<Status, CycleError>;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::{DecisionAnswer, DecisionRequest, Detail, Engine};
 use super::status::Status;
-use crate::cycle::{Budget, CycleError, Forecast, Report};
+use crate::cycle::{Budget, CycleError, Explanation, Forecast, Report};
 use crate::model::{ReferralId, Timestamp};
 use crate::ports::{ActionKind, Check, HistoryLine};
 
@@ -104,6 +104,15 @@ impl Engine for FakeEngine {
 
     async fn forecast(&self, _detail: Detail, _stop: &CancellationToken) -> Result<Forecast, CycleError> {
         Ok(self.forecast.clone())
+    }
+
+    async fn explain(
+        &self,
+        id: uuid::Uuid,
+        _detail: Detail,
+        _stop: &CancellationToken,
+    ) -> Result<Explanation, CycleError> {
+        Ok(Explanation { asked: id.to_string(), ..Explanation::default() })
     }
 
     async fn status(&self) -> Result<Status, CycleError> {

@@ -17,7 +17,7 @@ use super::status::{
 };
 use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 use crate::config::Settings;
-use crate::cycle::{self, Budget, CycleError, Forecast, Report, Setup};
+use crate::cycle::{self, Budget, CycleError, Explanation, Forecast, Report, Setup};
 use crate::model::{Entry, Fault, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::{WriteWhen, Writes};
@@ -233,6 +233,13 @@ impl Reconciler {
         }
         self.meter.allow(&self.ports, &memo, budgets(&self.settings()));
         Ok(())
+    }
+
+    /// Counts what a look at both services has cost.
+    async fn remember_spending(&self) -> Result<(), CycleError> {
+        let mut memo = self.ports.store.memo()?;
+        self.meter.count(&self.ports, &mut memo);
+        Ok(self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?)
     }
 
     /// The report of a failed beginning is the last report, too.
@@ -804,11 +811,31 @@ impl Engine for Reconciler {
                 Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })
             }
         };
-        // A forecast remembers nothing but what it has spent.
-        let mut memo = self.ports.store.memo()?;
-        self.meter.count(&self.ports, &mut memo);
-        self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
+        self.remember_spending().await?; // A forecast remembers nothing else.
         forecast
+    }
+
+    async fn explain(
+        &self,
+        id: uuid::Uuid,
+        detail: Detail,
+        stop: &CancellationToken,
+    ) -> Result<Explanation, CycleError> {
+        let mut ground = self.ground.lock().await;
+        self.restore_windows()?;
+        let explained = match self.setup(&mut ground, false).await {
+            Ok(mut setup) => {
+                setup.with_values = detail == Detail::Values;
+                cycle::explain(&self.ports, setup, id, stop).await
+            }
+            Err(error) => {
+                let report = self.could_not_begin(&error);
+                let now = self.ports.clock.now();
+                Ok(Explanation { now, asked: id.to_string(), sides: report.sides, ..Explanation::default() })
+            }
+        };
+        self.remember_spending().await?;
+        explained
     }
 
     async fn status(&self) -> Result<Status, CycleError> {
@@ -951,11 +978,13 @@ fn key_trouble(settings: &Settings, schema: &LeadSchema) -> Option<String> {
 
 /// Hash of everything configured that can change a decision.
 fn configuration(settings: &Settings) -> u64 {
+    // Tests of the mapping decide nothing.
+    let mapping = crate::plan::settings::MappingSettings { test: Vec::new(), ..settings.mapping.clone() };
     let text = serde_json::to_string(&(
         &settings.writes,
         &settings.link,
         &settings.scope,
-        &settings.mapping,
+        &mapping,
         &settings.status,
         &settings.referral_id_column,
     ))

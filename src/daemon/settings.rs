@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::HumanDuration;
 
 /// `[daemon]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonSettings {
     /// How long one cycle may work; what is left is pending and the next cycle goes on.

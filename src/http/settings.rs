@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::HumanDuration;
 
 /// How requests travel (`[http]`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpSettings {
     /// `User-Agent` of every request.
@@ -44,7 +44,7 @@ pub struct LimitSettings {
 }
 
 /// Sign-in to one service (`[….auth]`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSettings {
     /// Entra ID.
@@ -80,7 +80,7 @@ pub struct AuthSettings {
 }
 
 /// How a token is obtained (partner-center §2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Grant {
     /// Delegated, seeded once by a person.
@@ -92,7 +92,7 @@ pub enum Grant {
 }
 
 /// Token endpoint version (partner-center §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointVersion {
     /// `resource=`.

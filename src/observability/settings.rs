@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::HumanDuration;
 
 /// `[observability]`: health, metrics and the status page.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObservabilitySettings {
     /// Address and port; absent: no listener.

@@ -9,13 +9,14 @@
 //! | absent   | any     | linked   | hold: it may come back                             |
 //! |          |         | linked   | what was due: settled closings, retries            |
 
-mod groups;
+pub(super) mod groups;
 mod link;
 mod memory;
 mod writes;
 
 use crate::model::{Base, Entry, GroupMemory, LeadId, LeadState, ReferralId, ReferralStatus, Standing, Timestamp};
 use crate::plan::action::{Action, Hold, Needs};
+use crate::plan::fields::Merge;
 use crate::plan::policy::Policy;
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::{backoff, scope, status};
@@ -64,6 +65,31 @@ pub fn plan_row(row: &Row, policy: &Policy, now: Timestamp) -> RowPlan {
     draft.finish()
 }
 
+/// As [`plan_row`], and how each group of fields was decided, for a person who asks why.
+pub fn trace_row(row: &Row, policy: &Policy, now: Timestamp) -> (RowPlan, Vec<GroupTrace>) {
+    let mut draft = Draft { trace: Some(Vec::new()), ..Draft::new(row, policy, now) };
+    draft.run();
+    let trace = draft.trace.take().unwrap_or_default();
+    (draft.finish(), trace)
+}
+
+/// How one group of fields was decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupTrace {
+    /// Its place in [`crate::plan::mapping::Mapping::groups`].
+    pub index: usize,
+    /// What both sides had agreed on before.
+    pub base: Option<Base>,
+    /// When the referral's value was first seen to have moved, while that is not settled.
+    pub referral_moved: Option<Timestamp>,
+    /// The same of the lead's value.
+    pub lead_moved: Option<Timestamp>,
+    /// What the merge decided.
+    pub decision: Merge,
+    /// The decision has no effect: the group is frozen.
+    pub is_silent: bool,
+}
+
 /// A row while it is being decided.
 struct Draft<'a> {
     row: &'a Row,
@@ -81,6 +107,8 @@ struct Draft<'a> {
     before: u32,
     /// Bits of holds that were raised once and still stand.
     raised: u32,
+    /// How groups were decided, when somebody asks.
+    trace: Option<Vec<GroupTrace>>,
 }
 
 impl<'a> Draft<'a> {
@@ -103,6 +131,7 @@ impl<'a> Draft<'a> {
             was_due: false,
             before: 0,
             raised: 0,
+            trace: None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::config::HumanDuration;
 use crate::model::Owner;
 
 /// How far writing goes (`writes`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Writes {
     /// Nothing is written; the plan is shown.
@@ -20,7 +20,7 @@ pub enum Writes {
 }
 
 /// `[link]`: which referral and which lead belong together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkSettings {
     /// Namespace of computed lead ids; never change it on a living system.
@@ -34,7 +34,7 @@ pub struct LinkSettings {
 }
 
 /// A way to find an existing lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Adopt {
     /// `externalReferenceId` names it.
@@ -46,7 +46,7 @@ pub enum Adopt {
 }
 
 /// What happens when a lead was deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLeadDeleted {
     /// It stays deleted; a hold names it.
@@ -56,7 +56,7 @@ pub enum OnLeadDeleted {
 }
 
 /// `[scope]`: which referrals get a lead.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeSettings {
     /// Import referrals the service calls spam.
@@ -80,7 +80,7 @@ pub struct ScopeSettings {
 }
 
 /// Closed referrals that get a lead when first seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportClosed {
     /// None.
@@ -92,7 +92,7 @@ pub enum ImportClosed {
 }
 
 /// What happens to a linked referral that leaves a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLeavingFilter {
     /// Nothing changes.
@@ -102,7 +102,7 @@ pub enum OnLeavingFilter {
 }
 
 /// `[mapping]`: how a referral becomes a lead, and back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MappingSettings {
     /// Zone in which an instant is cut to a closing date.
@@ -123,6 +123,9 @@ pub struct MappingSettings {
     /// Owner of leads that no rule fits.
     #[serde(default)]
     pub fallback_owner: Option<Owner>,
+    /// Tests of the mapping: sample referrals and the leads they should become (`referrald config test`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<MappingTest>,
     /// Column that keeps texts whole which had to be cut elsewhere; empty: they are not kept.
     #[serde(default = "description")]
     pub overflow_column: String,
@@ -137,7 +140,7 @@ pub mod toml_value {
     use serde::{Deserialize, Serialize};
 
     /// Text or a whole number.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
     #[serde(untagged)]
     pub enum Scalar {
         /// A whole number, for example an option.
@@ -145,10 +148,55 @@ pub mod toml_value {
         /// Text.
         Text(String),
     }
+
+    /// Any value, as in a JSON document.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    pub enum Document {
+        /// True or false.
+        Flag(bool),
+        /// A whole number.
+        Integer(i64),
+        /// A number with a fraction.
+        Number(f64),
+        /// Text.
+        Text(String),
+        /// A list.
+        List(Vec<Document>),
+        /// A table.
+        Table(std::collections::BTreeMap<String, Document>),
+    }
+
+    impl schemars::JsonSchema for Document {
+        fn schema_name() -> std::borrow::Cow<'static, str> {
+            "Document".into()
+        }
+
+        fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+            schemars::json_schema!(true) // It nests: what it may be is said by the service.
+        }
+    }
+}
+
+/// `[[mapping.test]]`: a sample referral and what its lead should say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MappingTest {
+    /// What it shows.
+    pub name: String,
+    /// The referral as Partner Center sends it: a table, or the path of a JSON file, relative to the file that names it.
+    /// Its id, status and substatus may be left out.
+    pub referral: toml_value::Document,
+    /// Lead column to the value it should get.
+    #[serde(default)]
+    pub expect: BTreeMap<String, toml_value::Document>,
+    /// Lead columns that should get no value.
+    #[serde(default)]
+    pub absent: Vec<String>,
 }
 
 /// What happens when the consent to be contacted is withdrawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConsentWithdrawn {
     /// Contact columns are frozen; a hold says so.
@@ -160,7 +208,7 @@ pub enum OnConsentWithdrawn {
 }
 
 /// `[mapping.groups.NAME]`: columns that only mean something together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupSettings {
     /// Off switches a built-in group off.
@@ -185,7 +233,7 @@ pub struct GroupSettings {
 }
 
 /// What an opportunity can say in place of a lead column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OpportunityField {
     /// Actual value, else estimated value.
@@ -201,7 +249,7 @@ fn yes() -> bool {
 }
 
 /// When a group is written to the lead.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteWhen {
     /// On create and whenever the referral moves.
@@ -212,7 +260,7 @@ pub enum WriteWhen {
 }
 
 /// Who wins when both sides moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldOwner {
     /// The referral.
@@ -230,7 +278,7 @@ pub enum FieldOwner {
 /// Of `value`, `template` and `from` the first that is set counts, so that each can replace a built-in `from`. An
 /// expression is a JSON pointer into the referral (`/details/notes`), a pointer into its primary contact
 /// (`@contact/email`), or a template (it has braces).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnSettings {
     /// Expressions; the first that gives a value counts.
@@ -269,7 +317,7 @@ pub struct ColumnSettings {
 }
 
 /// One rule of owner assignment. All given conditions must fit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OwnerRule {
     /// Customer's country (ISO 3166 alpha-2).
@@ -286,7 +334,7 @@ pub struct OwnerRule {
 }
 
 /// `[status]`: what a lead's status means for the referral, and back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StatusSettings {
     /// How long an outcome must stand before it is sent.
@@ -310,7 +358,7 @@ pub struct StatusSettings {
 }
 
 /// What a status code of a lead means for the referral.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusMeaning {
     /// Nothing to say.
@@ -326,7 +374,7 @@ pub enum StatusMeaning {
 }
 
 /// What happens to the lead when the referral is closed over there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnReferralClosed {
     /// Mapped status columns of an open lead; on a closed lead only recorded and shown.
@@ -338,7 +386,7 @@ pub enum OnReferralClosed {
 }
 
 /// `[brakes]`: 0 switches one off.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BrakeSettings {
     /// Closings in an hour.
@@ -366,7 +414,7 @@ pub struct BrakeSettings {
 }
 
 /// `[retry]`: patience across cycles.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetrySettings {
     /// First pause of a referral that failed for its own reason; doubles with full jitter.

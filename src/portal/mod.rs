@@ -5,6 +5,7 @@ pub mod partner_center;
 use std::sync::Arc;
 
 use crate::http::{Dialect, Exchange};
+use crate::model::Referral;
 use crate::ports::Portal;
 use partner_center::settings::PartnerCenterSettings;
 use partner_center::webhooks::WebhookApi;
@@ -14,6 +15,12 @@ use partner_center::webhooks::WebhookApi;
 pub enum PortalSettings {
     /// Microsoft Partner Center.
     PartnerCenter(PartnerCenterSettings),
+}
+
+/// Decodes one referral as the service sends it: for work on a mapping without the service at hand. The error is a
+/// sentence without values.
+pub fn sample(document: &serde_json::Value) -> Result<Referral, String> {
+    partner_center::sample(document)
 }
 
 /// What the portal's refusals mean and which headers its calls carry: the client stack is built with it.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::HumanDuration;
 
 /// `[schedule]`: when the clock rings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleSettings {
     /// When a cycle is asked for: a cron expression as [`six_fields`] understands it.
@@ -22,7 +22,7 @@ pub struct ScheduleSettings {
 }
 
 /// `[webhook]`: the listener that only rings the bell.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSettings {
     /// Address and port; absent: no listener.

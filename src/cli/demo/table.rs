@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::story::Finding;
-use crate::cli::status::WIDTH;
+use crate::cli::layout::WIDTH;
 use crate::cli::words::{ALARM, GOOD, count, number_text};
 
 /// Sentences of one kind shown before the rest is summed up.

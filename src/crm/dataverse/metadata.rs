@@ -164,7 +164,6 @@ pub fn shipped_columns() -> BTreeMap<String, ColumnSchema> {
 }
 
 /// What is assumed when the organization says nothing at all.
-#[cfg(test)]
 pub fn shipped(mapped: &BTreeSet<String>, referral_column: Option<&str>) -> Live {
     let findings = Findings {
         columns: shipped_columns(),

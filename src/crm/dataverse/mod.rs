@@ -42,6 +42,11 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+/// What the lead table is like as the product ships it.
+pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::ports::LeadSchema {
+    crate::ports::LeadSchema::clone(&metadata::shipped(mapped, None).schema)
+}
+
 pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT};
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;

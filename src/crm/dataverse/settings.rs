@@ -6,7 +6,7 @@ use crate::config::HumanDuration;
 use crate::http::settings::AuthSettings;
 
 /// `[dataverse]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataverseSettings {
     /// The environment, for example `https://contoso.crm4.dynamics.com`.
@@ -34,7 +34,7 @@ pub struct DataverseSettings {
 }
 
 /// What identifies a lead (`identity`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
     /// The lead's id is computed from the referral's id.

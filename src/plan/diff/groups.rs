@@ -1,7 +1,7 @@
 //! What becomes of each group of fields: merged, then made part of a write or of a hold.
 
 use super::writes::Writes;
-use super::{Draft, base_of};
+use super::{Draft, GroupTrace, base_of};
 use crate::model::{Cause, Column, Entry, GroupMemory, LeadState, Link, ReferralStatus};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
@@ -65,6 +65,16 @@ impl Draft<'_> {
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
             let (decision, next) = self.without_change(group, &sight, decision, next);
+            if let Some(trace) = &mut self.trace {
+                trace.push(GroupTrace {
+                    index,
+                    base: memory.map(|memory| memory.base),
+                    referral_moved: next.as_ref().and_then(|next| next.referral_moved).map(|moved| moved.at),
+                    lead_moved: next.as_ref().and_then(|next| next.lead_moved).map(|moved| moved.at),
+                    decision,
+                    is_silent,
+                });
+            }
             memories.extend(next.or_else(|| memory.cloned()));
             if is_silent {
                 continue;
@@ -319,7 +329,7 @@ pub(super) fn write_of(group: &Group, referral: u64, lead: u64, columns: Vec<Col
     }
 }
 
-pub(super) fn owner_word(group: &Group) -> &'static str {
+pub(in crate::plan) fn owner_word(group: &Group) -> &'static str {
     use crate::plan::settings::FieldOwner;
     match group.owner {
         FieldOwner::PartnerCenter => "partner_center",
@@ -330,6 +340,6 @@ pub(super) fn owner_word(group: &Group) -> &'static str {
 }
 
 /// Whether contact columns may be filled: the customer did not say no.
-pub(super) fn may_contact(entry: &Entry) -> bool {
+pub(in crate::plan) fn may_contact(entry: &Entry) -> bool {
     entry.consent != Some(false)
 }

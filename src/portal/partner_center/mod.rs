@@ -26,6 +26,11 @@ use uuid::Uuid;
 use crate::http::{Answer, Call, Effect, Exchange};
 use crate::model::{ETag, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp};
 use crate::ports::{Allowance, Cursor, Page, Portal, Scan};
+/// Decodes one referral as the service sends it. The error is a sentence without values.
+pub fn sample(document: &serde_json::Value) -> Result<crate::model::Referral, String> {
+    wire::referral_from_bytes(document.to_string().as_bytes())
+}
+
 pub use dialect::PartnerCenterDialect;
 use paging::{Progress, ScanLimits};
 use scan::Literal;

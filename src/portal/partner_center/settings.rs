@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::settings::{AuthSettings, Grant};
 
 /// `[partner_center]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartnerCenterSettings {
     /// Host of the referrals API; `/v1.0/engagements/referrals` is added.
@@ -37,7 +37,7 @@ pub struct PartnerCenterSettings {
 /// `[partner_center.webhook_auth]`: what differs from `[partner_center.auth]` for the webhook registration API, whose roles
 /// are others (partner-center §3.1). A key that is not set is taken from there; the credentials are taken from there only
 /// when none is set here.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookAuthSettings {
     /// Directory (tenant) id.
