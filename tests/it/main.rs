@@ -11,6 +11,7 @@ mod budgets;
 mod columns;
 mod command_line;
 mod commands;
+mod corpus;
 mod costs;
 mod daemon_run;
 mod deaf;
