@@ -418,9 +418,11 @@ impl Life {
         if !self.script.is_unattended {
             self.decide(DecisionRequest::Release { which: Which::All, group: None, take: None }).await;
         }
-        for pause in [3_700, 3_700, 4 * 3_600, 4 * 3_600] {
+        for (number, pause) in [3_700, 3_700, 4 * 3_600, 4 * 3_600].into_iter().enumerate() {
             self.clock.advance(Duration::from_secs(pause));
-            self.engine.ask_for_sweep();
+            if number % 3 == 0 {
+                self.engine.ask_for_sweep(); // When trouble is over, and when everything has settled.
+            }
             for _ in 0..4 {
                 let report = self.cycle().await;
                 let has_approved = self.approve().await;
