@@ -62,9 +62,9 @@ impl Exit {
     pub fn of_plan(forecast: &Forecast) -> Exit {
         if forecast.needs_human || !forecast.sides.is_empty() {
             Exit::Failed
-        } else if !forecast.actions.is_empty() {
+        } else if !forecast.actions.is_empty() && !forecast.is_held {
             Exit::Some
-        } else if !forecast.holds.is_empty() || !forecast.brakes.is_empty() {
+        } else if forecast.is_held || !forecast.holds.is_empty() || !forecast.brakes.is_empty() {
             Exit::Stopped
         } else {
             Exit::Fine
@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(plan(&|f| f.holds.push(Sentence::default())), 4);
         assert_eq!(plan(&|f| f.brakes = [("closings".into(), "30 exceed 20".into())].into()), 4);
         assert_eq!(plan(&|f| (f.actions.push(Sentence::default()), f.holds.push(Sentence::default())).1), 3);
+        assert_eq!(plan(&|f| (f.actions.push(Sentence::default()), f.is_held = true).1), 4);
         assert_eq!(plan(&|f| f.needs_human = true), 1);
         let blind = |f: &mut Forecast| {
             f.actions.push(Sentence::default());

@@ -41,6 +41,9 @@ fn render(forecast: &Forecast) -> String {
     for (name, sentence) in &forecast.brakes {
         block(&mut text, &format!("brake {name}"), ALARM, sentence);
     }
+    if forecast.is_held {
+        text.push_str("the brakes hold everything below back; it is sent once they are released\n");
+    }
     if forecast.actions.is_empty() && forecast.holds.is_empty() && text.is_empty() {
         text.push_str("nothing to do: both sides agree\n");
     }

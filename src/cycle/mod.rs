@@ -426,7 +426,13 @@ impl<'a> Pass<'a> {
     fn into_forecast(mut self) -> Forecast {
         let now = self.ports.clock.now();
         self.finish_report(now);
+        let latched = plan::brakes::brakes(&self.setup.brakes);
+        let latched = latched.iter().filter(|brake| self.decisions.brakes.contains_key(brake.name));
+        let held: BTreeSet<String> = latched.map(|brake| brake.kind.to_string()).collect();
+        let actions = &self.forecast.actions;
+        let is_held = self.stopping_brake().is_some() || actions.iter().all(|action| held.contains(&action.kind));
         Forecast {
+            is_held: is_held && !actions.is_empty(),
             left_out: self.report.left_out,
             brakes: self.report.brakes,
             sides: self.report.sides,

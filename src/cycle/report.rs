@@ -113,6 +113,9 @@ pub struct Forecast {
     pub left_out: BTreeMap<String, u64>,
     /// Brakes that hold or would trip.
     pub brakes: BTreeMap<String, String>,
+    /// None of the actions would be sent now: brakes hold all of them.
+    #[serde(default)]
+    pub is_held: bool,
     /// Trouble that concerns a whole side.
     pub sides: BTreeMap<Side, String>,
     /// Sign-in trouble that a person must mend.

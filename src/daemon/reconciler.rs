@@ -365,22 +365,19 @@ impl Reconciler {
         take: Option<crate::model::Take>,
     ) -> Result<DecisionAnswer, CycleError> {
         let now = self.ports.clock.now();
-        let key = self.ports.store.fingerprint_key();
-        let schema = LeadSchema::default();
-        let keys: Vec<(String, u32)> = Mapping::compile(&self.settings().mapping, &schema, key)
-            .0
-            .groups()
-            .iter()
-            .map(|group| (group.name.clone(), group.key))
-            .collect();
-        let wanted = group.as_ref().map(|name| keys.iter().find(|(known, _)| known == name).map(|(_, key)| *key));
-        if wanted == Some(None) {
-            let names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
-            let text =
-                format!("there is no mapping group {:?}; there are {}", group.unwrap_or_default(), names.join(", "));
-            return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
-        }
-        let wanted = wanted.flatten();
+        let wanted = match &group {
+            None => None,
+            Some(name) => {
+                let key = self.ports.store.fingerprint_key();
+                let (mapping, _) = Mapping::compile(&self.settings().mapping, &LeadSchema::default(), key);
+                let Some(known) = mapping.groups().iter().find(|known| known.name == *name) else {
+                    let names: Vec<&str> = mapping.groups().iter().map(|known| known.name.as_str()).collect();
+                    let text = format!("there is no mapping group {name:?}; there are {}", names.join(", "));
+                    return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
+                };
+                Some(known.key)
+            }
+        };
         let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
         let freeing = which.clone();
         let is_whole = group.is_none() && take.is_none();

@@ -1,6 +1,7 @@
 //! A request and its answer as plain values: what a socket would carry, and how the carrying goes wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -179,6 +180,8 @@ pub struct Answer {
 pub enum Body {
     /// A document.
     Json(Value),
+    /// A listing: its envelope, and the rows of its `value`, shared with the world until they travel.
+    Page(Value, Vec<Arc<Value>>),
     /// Anything else, and nothing.
     Bytes(Vec<u8>),
 }
@@ -193,6 +196,7 @@ impl Body {
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Body::Json(value) => value.to_string().into_bytes(),
+            Body::Page(envelope, rows) => whole(envelope, rows).to_string().into_bytes(),
             Body::Bytes(bytes) => bytes,
         }
     }
@@ -201,6 +205,12 @@ impl Body {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.clone().into_bytes()).into_owned()
     }
+}
+
+/// A listing as one document.
+fn whole(mut envelope: Value, rows: Vec<Arc<Value>>) -> Value {
+    envelope["value"] = rows.into_iter().map(Arc::unwrap_or_clone).collect();
+    envelope
 }
 
 /// How an answer reaches the client.
@@ -228,6 +238,13 @@ impl Answer {
     pub fn json(status: u16, body: Value) -> Self {
         let mut answer = Answer::empty(status).with("content-type", "application/json; charset=utf-8");
         answer.body = Body::Json(body);
+        answer
+    }
+
+    /// A listing.
+    pub fn page(envelope: Value, rows: Vec<Arc<Value>>) -> Self {
+        let mut answer = Answer::json(200, Value::Null);
+        answer.body = Body::Page(envelope, rows);
         answer
     }
 
@@ -260,6 +277,7 @@ impl Answer {
     pub fn into_value(self) -> Value {
         match self.body {
             Body::Json(value) => value,
+            Body::Page(envelope, rows) => whole(envelope, rows),
             Body::Bytes(bytes) => serde_json::from_slice(&bytes).unwrap_or(Value::Null),
         }
     }

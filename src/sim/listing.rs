@@ -1,6 +1,7 @@
 //! Listing referrals: order, filter, pages, and the defects of the real listing (partner-center §1.3, §1.4).
 
 use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -175,7 +176,7 @@ impl Referrals {
         stale_after: Option<Ticks>,
         turn: &mut Turn<'_>,
     ) -> Answer {
-        let rows: Vec<Value> =
+        let rows: Vec<Arc<Value>> =
             ids.iter().filter_map(|id| Some(shown(options, scan, self.rows.get(id)?, stale_after))).collect();
         // The count is sometimes that of the page, sometimes anything else (partner-center §1.4).
         let count = if turn.rng.random_bool(0.5) { rows.len() } else { 100 };
@@ -184,7 +185,6 @@ impl Referrals {
             "@odata.count": count,
             "value": null,
         });
-        body["value"] = Value::Array(rows);
         if let Some(token) = token {
             body["@odata.nextLink"] = match options.link_form {
                 LinkForm::Defective => format!("{}/v1.0/referrals?$skiptoken={token}", plain(&options.url)),
@@ -193,17 +193,20 @@ impl Referrals {
             }
             .into();
         }
-        Answer::json(200, body)
+        Answer::page(body, rows)
     }
 }
 
-fn shown(options: &PortalOptions, scan: &Scan, row: &Row, stale_after: Option<Ticks>) -> Value {
+fn shown(options: &PortalOptions, scan: &Scan, row: &Row, stale_after: Option<Ticks>) -> Arc<Value> {
     let is_stale = stale_after.is_some_and(|after| row.updated > after);
     let mut document = match &row.previous {
-        Some((_, previous)) if is_stale => previous.clone(),
-        _ => row.document.clone(),
+        Some((_, previous)) if is_stale => Arc::clone(previous),
+        _ => Arc::clone(&row.document),
     };
-    if let Value::Object(map) = &mut document {
+    if options.lists_etags && scan.select.is_empty() {
+        return document;
+    }
+    if let Value::Object(map) = Arc::make_mut(&mut document) {
         if !options.lists_etags {
             map.remove("eTag");
         }

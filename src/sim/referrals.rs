@@ -1,6 +1,7 @@
 //! The referrals side: rows as JSON documents, versions, the transition table, JSON Patch (partner-center §1).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -38,11 +39,11 @@ pub struct Referrals {
 /// One referral.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    pub(crate) document: Value,
+    pub(crate) document: Arc<Value>,
     pub(crate) created: Ticks,
     pub(crate) updated: Ticks,
     /// The document before its last change: what a stale listing shows.
-    pub(crate) previous: Option<(Ticks, Value)>,
+    pub(crate) previous: Option<(Ticks, Arc<Value>)>,
     /// Missing from listings until then.
     pub(crate) hidden_until: Option<Timestamp>,
     deadline: Option<Timestamp>,
@@ -76,12 +77,12 @@ impl Referrals {
 
     /// One referral as the service would answer it, without `@odata.context`.
     pub fn get(&self, id: Uuid) -> Option<&Value> {
-        self.rows.get(&id).map(|row| &row.document)
+        self.rows.get(&id).map(|row| &*row.document)
     }
 
     /// All referrals by id.
     pub fn all(&self) -> impl Iterator<Item = (Uuid, &Value)> {
-        self.rows.iter().map(|(id, row)| (*id, &row.document))
+        self.rows.iter().map(|(id, row)| (*id, &*row.document))
     }
 
     /// How many there are.
@@ -127,7 +128,8 @@ impl Referrals {
         turn.note.events.push(Event::ReferralSaved { at: turn.now, referral: id, by: turn.by, changed });
         self.by_created.insert((created, id));
         self.by_updated.insert((stamp, id));
-        let row = Row { document, created, updated: stamp, previous: None, hidden_until: None, deadline };
+        let row =
+            Row { document: Arc::new(document), created, updated: stamp, previous: None, hidden_until: None, deadline };
         self.count_reference(&row.document, true);
         self.rows.insert(id, row);
         turn.note.touched.push((id, true));
@@ -140,19 +142,20 @@ impl Referrals {
         let etag = self.next_etag(turn.now);
         let Some(mut row) = self.rows.remove(&id) else { return false };
         self.count_reference(&row.document, false);
-        let before = row.document.clone();
-        change(&mut row.document);
+        let before = Arc::clone(&row.document);
+        let document = Arc::make_mut(&mut row.document);
+        change(document);
         let from = words(&before);
-        let to = words(&row.document);
+        let to = words(document);
         let now = print_ticks(stamp);
-        if from.0 != "Active" && to.0 == "Active" && row.document["acceptedDateTime"].is_null() {
-            row.document["acceptedDateTime"] = now.clone().into();
+        if from.0 != "Active" && to.0 == "Active" && document["acceptedDateTime"].is_null() {
+            document["acceptedDateTime"] = now.clone().into();
         }
         if from.0 != "Closed" && to.0 == "Closed" {
-            row.document["closedDateTime"] = now.clone().into();
+            document["closedDateTime"] = now.clone().into();
         }
-        row.document["updatedDateTime"] = now.into();
-        row.document["eTag"] = etag.into();
+        document["updatedDateTime"] = now.into();
+        document["eTag"] = etag.into();
         if from != to {
             let (at, by) = (turn.now, turn.by);
             turn.note.events.push(Event::ReferralMoved { at, referral: id, from, to: to.clone(), by });
@@ -266,7 +269,7 @@ impl Referrals {
         if from.0 == "Closed" {
             return refuse(Refusal::ClosedReferral, "the referral is closed");
         }
-        let mut changed = row.document.clone();
+        let mut changed = Value::clone(&row.document);
         for operation in &operations {
             operation.apply(&mut changed).map_err(|message| invalid(&message))?;
         }
@@ -286,7 +289,7 @@ impl Referrals {
     }
 
     fn entity(&self, options: &PortalOptions, row: &Row) -> Answer {
-        let mut document = row.document.clone();
+        let mut document = Value::clone(&row.document);
         document["@odata.context"] = format!("{}/v1.0/$metadata#Referrals/$entity", plain(&options.url)).into();
         let uri = format!("{}{COLLECTION}/{}", options.url, text(&document, "/id").unwrap_or_default());
         document["links"] = json!({"self": {"uri": uri, "method": "GET"}});

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use referrald::cycle::{CLOCK_BRAKE, ORGANIZATION_BRAKE};
-use referrald::daemon::{DecisionRequest, Engine};
+use referrald::daemon::{DecisionRequest, Detail, Engine};
 use referrald::plan::settings::OnReferralClosed;
 use referrald::ports::{ActionKind, Batch, Memo, StateStore};
 use referrald::sim::Service;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::town::{Host, Town};
@@ -237,4 +238,19 @@ async fn a_brake_is_not_let_go_by_a_cycle_that_saw_nothing() {
     town.world().faults.outage(None);
     cycles(&town, &host, 1).await;
     assert_eq!(host.decisions().brakes.get("updates"), Some(&before));
+}
+
+#[tokio::test]
+async fn a_plan_whose_every_action_is_held_says_so() {
+    let town = Town::new(60);
+    let host = town.host(1, |settings| settings.brakes.closings_per_hour = 2);
+    let referrals = linked(&town, &host, 6).await;
+    disqualify(&town, &referrals[..4]);
+    cycles(&town, &host, 1).await;
+    let forecast = async || host.engine.forecast(Detail::Names, &CancellationToken::new()).await.unwrap();
+    let held = forecast().await;
+    assert_eq!((held.actions.len(), held.is_held), (4, true), "{held:#?}");
+    town.edit_referral(referrals[5], "/details/dealValue", json!(77));
+    let mixed = forecast().await;
+    assert!(mixed.actions.len() == 5 && !mixed.is_held, "{mixed:#?}");
 }

@@ -300,7 +300,8 @@ impl Crm for DirectCrm {
     }
 
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
-        let path = format!("{ROOT}/EntityDefinitions(LogicalName='lead')/Attributes");
+        // The columns themselves come from the world below: only the way there is tried.
+        let path = format!("{ROOT}/EntityDefinitions(LogicalName='lead')");
         self.send("read metadata", Request::new("GET", &path)).await?;
         *lock(&self.selection) = None;
         let has_referral_column = self.referral_column().is_some();

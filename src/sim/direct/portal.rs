@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::ports::{Allowance, Cursor, Defect, Page, Portal, Scan};
 
-use super::super::exchange::{Request, Service, encode};
+use super::super::exchange::{Body, Request, Service, encode};
 use super::super::world::World;
 use super::{Line, stamp, text};
 
@@ -39,8 +39,7 @@ impl Portal for DirectPortal {
         };
         let answer = self.line.send("list referrals", Request::new("GET", &format!("{PATH}?{query}"))).await?;
         let server_time = Line::server_time(&answer);
-        let mut body = answer.into_value();
-        let Value::Array(rows) = body["value"].take() else { return Err(self.line.malformed("list referrals")) };
+        let Body::Page(body, rows) = answer.body else { return Err(self.line.malformed("list referrals")) };
         let mut page = Page { items: Vec::new(), defects: Vec::new(), next: None, server_time };
         for row in rows {
             let id = text(&row, "/id");
@@ -58,7 +57,7 @@ impl Portal for DirectPortal {
 
     async fn get(&self, id: ReferralId) -> Result<Referral, RemoteError> {
         let answer = self.line.send("get referral", Request::new("GET", &format!("{PATH}/{id}"))).await?;
-        decoded(answer.into_value()).ok_or_else(|| self.line.malformed("get referral"))
+        decoded(Arc::new(answer.into_value())).ok_or_else(|| self.line.malformed("get referral"))
     }
 
     async fn patch(
@@ -79,7 +78,7 @@ impl Portal for DirectPortal {
             .with("MS-RequestId", &request.to_string())
             .with_json(&Value::Array(operations));
         let answer = self.line.send("patch referral", call).await?;
-        Ok(if answer.status == 204 { None } else { decoded(answer.into_value()) })
+        Ok(if answer.status == 204 { None } else { decoded(Arc::new(answer.into_value())) })
     }
 
     fn closed_until(&self) -> Option<Timestamp> {
@@ -112,8 +111,8 @@ fn first_query(scan: &Scan) -> String {
 }
 
 /// Reads a referral; `None` when it has no usable id.
-pub(super) fn decoded(document: Value) -> Option<Referral> {
-    let row = &document;
+pub(super) fn decoded(document: Arc<Value>) -> Option<Referral> {
+    let row = &*document;
     let word = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
     let referral = Referral {
         id: ReferralId::parse(word("id"))?,
@@ -156,7 +155,7 @@ pub(super) fn decoded(document: Value) -> Option<Referral> {
         invited_by: text(row, "/inviteContext/invitedBy/organizationId"),
         consent_to_contact: row.pointer("/consent/consentToContact").and_then(Value::as_bool),
         has_registration: row["registrations"].as_array().is_some_and(|list| !list.is_empty()),
-        document: Arc::new(Value::Null),
+        document: Arc::default(),
     };
-    Some(Referral { document: Arc::new(document), ..referral })
+    Some(Referral { document, ..referral })
 }

@@ -114,7 +114,9 @@ impl Dynamics {
                 }
                 let length = body.get("MaxLength").and_then(Value::as_u64).and_then(|max| u32::try_from(max).ok());
                 let column = Column::new(&name, Kind::Text(length.unwrap_or(100)));
-                self.schema.entry(table).or_default().push(column);
+                let columns = self.schema.entry(table).or_default();
+                let place = columns.partition_point(|known| known.property < column.property);
+                columns.insert(place, column);
                 self.referral_column.get_or_insert(name.clone());
             }
             "Keys" => {

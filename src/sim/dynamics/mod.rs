@@ -34,6 +34,7 @@ const ROOT: &str = "/api/data/v9.2/";
 #[derive(Clone, Debug)]
 pub struct Dynamics {
     tables: BTreeMap<Table, Rows>,
+    /// The columns of each table in the order of their properties.
     schema: BTreeMap<Table, Vec<Column>>,
     graveyard: BTreeMap<Uuid, Row>,
     /// Leads that were deleted and whose place a newer lead took: new lead, old leads.
@@ -95,7 +96,12 @@ impl Row {
 
 impl Dynamics {
     pub(crate) fn new(options: &Options, turn: &mut Turn<'_>) -> Self {
-        let schema = columns::TABLES.into_iter().map(|table| (table, columns::columns(table, &options.crm))).collect();
+        let sorted = |table| {
+            let mut columns = columns::columns(table, &options.crm);
+            columns.sort_by(|left, right| left.property.cmp(&right.property));
+            (table, columns)
+        };
+        let schema = columns::TABLES.into_iter().map(sorted).collect();
         let mut crm = Dynamics {
             tables: columns::TABLES.into_iter().map(|table| (table, Rows::default())).collect(),
             schema,
@@ -219,7 +225,9 @@ impl Dynamics {
     }
 
     fn column(&self, table: Table, property: &str) -> Option<&Column> {
-        self.columns_of(table).iter().find(|column| column.property == property)
+        let columns = self.columns_of(table);
+        let place = columns.binary_search_by(|column| column.property.as_str().cmp(property)).ok()?;
+        columns.get(place)
     }
 
     /// The rows of a table as the service would show them in full, for tests and checks.

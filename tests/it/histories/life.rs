@@ -84,11 +84,15 @@ struct Life {
 }
 
 /// Lives one history to its end.
-pub async fn live(script: Script) -> History {
+pub async fn live(mut script: Script) -> History {
+    // What the program says is listened to in some histories: it costs time.
+    let listens = script.seed % 16 == 3 || script.plant == Some(Plant::TellsNames);
+    script.is_told |= listens;
     let clock = SimClock::paused(Timestamp::from_seconds(1_795_000_000));
     let mut world = World::new(script.seed, clock.clone(), script.options());
     world.populate(script.seed, script.referrals);
     world.faults = FaultPlan::only(script.seed, &script.faults, script.odds);
+    let customers_names = world.portal.all().filter_map(|(_, document)| customers_name(document)).collect();
     let world = Arc::new(Mutex::new(world));
     let ledger = match script.is_sled {
         true => Ledger::Sled(tempfile::tempdir().unwrap(), None),
@@ -113,11 +117,9 @@ pub async fn live(script: Script) -> History {
         rng,
         edited_companies: BTreeSet::new(),
         sellers_companies: BTreeMap::new(),
-        customers_names: BTreeSet::new(),
+        customers_names,
         history: History::default(),
     };
-    // What the program says is listened to in some histories: it costs time.
-    let listens = life.script.seed % 16 == 3 || life.script.plant == Some(Plant::TellsNames);
     let heard = discretion::Heard::default();
     let ear = listens.then(|| tracing::subscriber::set_default(heard.subscriber()));
     life.trouble().await;
@@ -174,6 +176,9 @@ impl Life {
     }
 
     fn say(&mut self, line: impl std::fmt::Display) {
+        if !self.script.is_told {
+            return;
+        }
         self.history.log.push(format!("{} {line}", self.clock.at()));
     }
 
@@ -244,13 +249,8 @@ impl Life {
                 let company = self.world().crm.value(Table::Lead, subject, "companyname").clone();
                 self.sellers_companies.insert(subject, company);
             }
-            let names: Vec<String> = {
-                let world = self.world();
-                let all = world.portal.all();
-                all.filter_map(|(_, document)| document["customerProfile"]["name"].as_str().map(str::to_owned))
-                    .collect()
-            };
-            self.customers_names.extend(names);
+            let name = self.world().portal.get(subject).map(customers_name);
+            self.customers_names.extend(name.flatten());
             self.say(format!("{what} {subject}"));
         }
         self.clock.advance(Duration::from_secs(61));
@@ -271,6 +271,9 @@ impl Life {
     }
 
     fn note(&mut self, report: &Report, before: usize) {
+        if !self.script.is_told {
+            return;
+        }
         let is_all = std::env::var_os("REFERRALD_HISTORY_ALL").is_some();
         let lines: Vec<String> = {
             let world = self.world();
@@ -415,9 +418,11 @@ impl Life {
         if !self.script.is_unattended {
             self.decide(DecisionRequest::Release { which: Which::All, group: None, take: None }).await;
         }
-        for pause in [3_700, 3_700, 4 * 3_600, 4 * 3_600] {
+        for (number, pause) in [3_700, 3_700, 4 * 3_600, 4 * 3_600].into_iter().enumerate() {
             self.clock.advance(Duration::from_secs(pause));
-            self.engine.ask_for_sweep();
+            if number % 3 == 0 {
+                self.engine.ask_for_sweep(); // When trouble is over, and when everything has settled.
+            }
             for _ in 0..4 {
                 let report = self.cycle().await;
                 let has_approved = self.approve().await;
@@ -539,6 +544,10 @@ impl Life {
         }
         self.history.found.extend(found);
     }
+}
+
+fn customers_name(document: &Value) -> Option<String> {
+    document["customerProfile"]["name"].as_str().map(str::to_owned)
 }
 
 /// A brake on writes that nobody can take back: the only ones that may wait for a person (P7).

@@ -263,7 +263,9 @@ impl<'a> Replay<'a> {
         if by != Actor::Client && is_known && changed.keys().any(|path| !NOBODYS.contains(&path.as_str())) {
             self.purse(id).to_crm += 1;
         }
-        self.agree(id);
+        if ["/customerProfile/name", "/externalReferenceId"].iter().any(|path| changed.contains_key(*path)) {
+            self.agree(id);
+        }
     }
 
     fn lead_saved(&mut self, id: Uuid, by: Actor, changed: &BTreeMap<String, Value>, at: Timestamp) {
@@ -319,8 +321,15 @@ impl<'a> Replay<'a> {
             }
         }
         self.weigh(id, at);
-        for referral in referrals {
-            self.agree(referral);
+        // Only these can bring a name and a company together.
+        let meets = |name: &String| {
+            matches!(name.as_str(), "companyname" | "subject" | "_masterid_value")
+                || self.terms.referral_column == Some(name.as_str())
+        };
+        if is_new || changed.keys().any(meets) {
+            for referral in referrals {
+                self.agree(referral);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a seed decides before a history begins.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -51,6 +52,8 @@ pub struct Script {
     pub schema_change: Option<(usize, SchemaChange)>,
     /// Nobody looks after the program: an operator does nothing but approve irreversible writes.
     pub is_unattended: bool,
+    /// What happens is written down: for replays, and where somebody listens.
+    pub is_told: bool,
     /// Edits that are left out: only when a failing history is made smaller.
     pub muted: Vec<Range<u64>>,
     /// A defect between the program and the world, to see whether it is found.
@@ -164,6 +167,7 @@ impl Script {
             schema_change,
             // Half of all seeds, of every kind.
             is_unattended: seed.count_ones().is_multiple_of(2),
+            is_told: false,
             muted: Vec::new(),
             plant: None,
         }
@@ -197,7 +201,8 @@ impl Script {
 
     /// How the daemon is configured in a round.
     pub fn settings(&self, round: usize) -> Settings {
-        let mut settings = Settings::defaults();
+        static DEFAULTS: LazyLock<Settings> = LazyLock::new(Settings::defaults);
+        let mut settings = DEFAULTS.clone();
         settings.writes = match self.writes_both_from() {
             from if round >= from => Writes::Both,
             _ => Writes::LeadsOnly,
