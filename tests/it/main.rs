@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alarm;
 mod architecture;
 mod backfill;
 mod bad_input;
