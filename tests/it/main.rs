@@ -24,6 +24,7 @@ mod histories;
 mod login;
 mod lost_answers;
 mod memory;
+mod metrics_files;
 mod month;
 mod once;
 mod outage;
