@@ -23,7 +23,7 @@ use crate::store::settings::StateSettings;
 use crate::telemetry::{self, LogSettings, TelemetryError};
 use crate::trigger::Bell;
 use crate::trigger::settings::ScheduleSettings;
-use crate::{crm, portal, store};
+use crate::{alarm, crm, portal, store};
 
 /// What a command needs to know before it builds an engine, or instead of building one.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Ground {
     pub log: LogSettings,
     /// `[observability]`.
     pub observability: ObservabilitySettings,
+    /// `[alarm]`, and what it needs of others.
+    pub alarm: alarm::Configured,
 }
 
 /// What an engine is built for.
@@ -120,6 +122,11 @@ impl Build for Product {
             daemon: settings.daemon,
             schedule: settings.schedule,
             log: settings.log,
+            alarm: alarm::Configured {
+                alarm: settings.alarm,
+                http: settings.http,
+                lag_max: settings.observability.lag_max.get(),
+            },
             observability: settings.observability,
         })
     }

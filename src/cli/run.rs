@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::build::{Ground, Purpose, StartError};
 use super::exit::Exit;
 use super::{Call, Failure, place};
+use crate::alarm::Alarm;
 use crate::control::{PlaceError, Server};
 use crate::daemon::{Daemon, Ending, Pulse, STUCK_AFTER};
 use crate::lifecycle::{self, Notifier, Wish};
@@ -80,6 +81,9 @@ pub(super) async fn serve(
     let (shown, shown_seen) = watch::channel(ground.observability.clone());
     let observability = Observability::start(shown_seen, engine.clone(), pulse.clone());
     engine.set_beside(observability.beside());
+    let (watched, watched_seen) = watch::channel(ground.alarm.clone());
+    let alarm = Alarm::start(watched_seen, engine.clone(), &ground.state_directory);
+    engine.set_beside(alarm.beside());
     let alarms = Alarms::new(schedules, now());
     let (rung_by_clock, swept_by_clock) = (bell.clone(), engine.clone());
     let ticker = Ticker::start(alarms.clone(), move |due| {
@@ -128,6 +132,7 @@ pub(super) async fn serve(
         alarms.set(schedules, now());
         settings.send_replace(changed.daemon);
         shown.send_replace(changed.observability);
+        watched.send_replace(changed.alarm);
         Ok(())
     };
     let obeying = lifecycle::obey(wishes, reload, notifier.clone(), stop.clone());

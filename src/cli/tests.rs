@@ -75,6 +75,11 @@ impl Build for Workshop {
                 sweep_on_start_after: HumanDuration::from_seconds(3600),
             },
             log: LogSettings { level: "info".into(), format: LogFormat::Auto },
+            alarm: crate::alarm::Configured {
+                alarm: crate::config::Settings::defaults().alarm,
+                http: crate::config::Settings::defaults().http,
+                lag_max: Duration::from_secs(900),
+            },
             observability: crate::config::Settings::defaults().observability,
         })
     }

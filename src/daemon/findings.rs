@@ -203,12 +203,18 @@ fn credential(side: Side, service: &SideStatus) -> Option<Finding> {
     Some(finding(Topic::SignIn(side), severity, what, act))
 }
 
+/// A daemon that was just started has its time to catch up.
 fn lag(status: &Status, lag_max: Duration) -> Option<Finding> {
+    let began = status.last_success.map_or(status.process.started, |at| at.max(status.process.started));
+    (status.now.since(began) > lag_max).then(|| too_old(status, lag_max)).flatten()
+}
+
+/// As [`lag`], a start or not.
+fn too_old(status: &Status, lag_max: Duration) -> Option<Finding> {
     if status.writing.mode == "off" {
         return None; // Nothing is accounted for while writing is off.
     }
-    let began = status.last_success.unwrap_or(status.process.started);
-    let lag = status.now.since(began);
+    let lag = status.now.since(status.last_success.unwrap_or(status.process.started));
     (lag > lag_max).then(|| {
         let what = match status.last_success {
             Some(_) => format!("both sides were last observed {} ago", span(lag.as_secs())),
@@ -268,7 +274,7 @@ pub fn unready(status: &Status, lag_max: Duration) -> Vec<String> {
             why.push("both sides were not observed yet".to_owned());
         }
         (None, Some(_)) => {}
-        (Some(_), _) => why.extend(lag(status, lag_max).map(|finding| finding.what)),
+        (Some(_), _) => why.extend(too_old(status, lag_max).map(|finding| finding.what)),
     }
     why
 }

@@ -4,10 +4,10 @@ mod classify;
 mod client;
 pub mod exchange;
 mod limit;
-mod retry;
+pub(crate) mod retry;
 pub mod settings;
 pub mod signin;
-mod transport;
+pub(crate) mod transport;
 
 #[cfg(test)]
 mod tests;

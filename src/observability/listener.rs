@@ -38,7 +38,7 @@ struct Shared {
     desk: Desk,
     standing: Mutex<(Option<SocketAddr>, Option<String>)>,
     turned_away: AtomicU64,
-    is_wanted: watch::Receiver<ObservabilitySettings>,
+    settings: watch::Receiver<ObservabilitySettings>,
 }
 
 impl Observability {
@@ -53,7 +53,7 @@ impl Observability {
             desk: Desk::new(engine, pulse),
             standing: Mutex::default(),
             turned_away: AtomicU64::new(0),
-            is_wanted: settings.clone(),
+            settings: settings.clone(),
         });
         let stop = CancellationToken::new();
         tokio::spawn(listen(Arc::clone(&shared), settings, stop.clone()));
@@ -78,7 +78,7 @@ struct Teller(std::sync::Weak<Shared>);
 impl Beside for Teller {
     fn tell(&self, status: &mut Status) {
         let Some(shared) = self.0.upgrade() else { return };
-        if shared.is_wanted.borrow().listen.is_none() {
+        if shared.settings.borrow().listen.is_none() {
             return;
         }
         let (address, trouble) = shared.standing.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -139,7 +139,7 @@ fn pictures_of_the_page_are_taken_when_asked_for() {
         let file = folder.join(format!("{name}.html"));
         let html = page::render(&day(name), LAG_MAX, Refresh::default());
         std::fs::write(&file, &html).unwrap();
-        let wide = (format!("file://{}", file.display()), 1000, 1560);
+        let wide = (format!("file://{}", file.display()), 900, 1080);
         for (size, (url, width, height)) in
             [("narrow", (phone(&folder, name, &html, 360, 2400), 500, 2400)), ("wide", wide)]
         {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alarm;
 mod architecture;
 mod backfill;
 mod bad_input;
@@ -24,6 +25,7 @@ mod histories;
 mod login;
 mod lost_answers;
 mod memory;
+mod metrics_files;
 mod month;
 mod once;
 mod outage;

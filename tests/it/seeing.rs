@@ -132,7 +132,7 @@ async fn the_page_shows_nothing_personal_and_takes_nothing_but_get() {
         let began = Instant::now();
         loop {
             let (_, _, text) = get(&address, page).await;
-            if page != "/" || text.contains("create lead") || began.elapsed() > PATIENCE {
+            if page != "/" || text.contains("What and why") || began.elapsed() > PATIENCE {
                 return text;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -109,6 +109,7 @@ impl Rules<'_> {
                 self.error("observability.listen", "the webhook listens on the same address", "choose another port");
             }
         }
+        self.alarm();
         if observability.connections_max == 0 {
             self.error("observability.connections_max", "zero would let nobody see anything", "write 1 or more");
         }
@@ -177,6 +178,40 @@ impl Rules<'_> {
         }
         if let Some(anchors) = &webhook.trust_anchors_file {
             self.file("webhook.trust_anchors_file", anchors, FileKind::Certificate);
+        }
+    }
+}
+
+impl Rules<'_> {
+    /// Where the URL of alarms is kept.
+    fn alarm(&mut self) {
+        let alarm = &self.settings.alarm;
+        let places = [
+            ("alarm.url_file", alarm.url_file.is_some()),
+            ("alarm.url_credential", alarm.url_credential.is_some()),
+            ("alarm.url_environment", alarm.url_environment.is_some()),
+        ];
+        let set: Vec<&str> = places.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| *key).collect();
+        if let [first, _, ..] = set.as_slice() {
+            self.error(*first, format!("the URL has more than one place: {}", set.join(", ")), "keep one of them");
+        }
+        if let Some(file) = &alarm.url_file {
+            self.file("alarm.url_file", file, FileKind::Secret);
+        }
+        if let Some(name) = &alarm.url_credential {
+            self.credential("alarm.url_credential".into(), name);
+        }
+        if let Some(variable) = &alarm.url_environment
+            && self.environment.get(variable).is_none_or(String::is_empty)
+        {
+            self.warning(
+                "alarm.url_environment",
+                "the variable it names is not set in this environment",
+                "set it for the service, for example with EnvironmentFile= in the unit",
+            );
+        }
+        if alarm.name.trim().is_empty() {
+            self.error("alarm.name", "a message must say where it comes from", "write the name of this installation");
         }
     }
 }

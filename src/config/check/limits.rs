@@ -46,7 +46,8 @@ impl Rules<'_> {
                 "write 2 or less",
             );
         }
-        let positive: [(&str, HumanDuration); 13] = [
+        let positive: [(&str, HumanDuration); 14] = [
+            ("alarm.clear_after", settings.alarm.clear_after),
             ("observability.request_timeout", settings.observability.request_timeout),
             ("observability.lag_max", settings.observability.lag_max),
             ("http.connect_timeout", http.connect_timeout),

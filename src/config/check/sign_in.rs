@@ -179,7 +179,7 @@ impl Rules<'_> {
         }
     }
 
-    fn credential(&mut self, key: KeyPath, name: &str) {
+    pub(super) fn credential(&mut self, key: KeyPath, name: &str) {
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             self.error(key, "this is no name of a credential", "write the name that LoadCredential= gives it");
             return;

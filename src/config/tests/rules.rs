@@ -232,6 +232,10 @@ fn url_rules() {
     let both = "[webhook]\nlisten = \"127.0.0.1:1\"\n[observability]\nlisten = \"127.0.0.1:1\"";
     check(both, Severity::Error, "observability.listen", "same address");
     check("[observability]\nconnections_max = 0", Severity::Error, "observability.connections_max", "1 or more");
+    let secret = "[alarm]\nurl_file = \"/nowhere/url\"\n";
+    check(secret, Severity::Error, "alarm.url_file", "/nowhere/url does not exist");
+    check(&format!("{secret}url_credential = \"url\""), Severity::Error, "alarm.url_file", "more than one");
+    check("[alarm]\nname = \" \"", Severity::Error, "alarm.name", "where it comes from");
     check("[observability]\nlag_max = \"0s\"", Severity::Error, "observability.lag_max", "");
     for loopback in ["http://127.0.0.1:8080", "http://[::1]:8080/", "http://127.1.2.3"] {
         assert!(sound_with(&format!("dataverse.url = \"{loopback}\"")).load().is_ok(), "{loopback}");

@@ -70,9 +70,15 @@ fn chart(
                     (PreEscaped(shapes))
                 }
             }
-            div.axis { span { (instant(first.started)) } span { (instant(last.started)) } }
+            div.axis { (edge(first)) (edge(last)) }
         }
     }
+}
+
+/// The time of day at an edge of the chart; the whole instant is at hand.
+fn edge(point: &CyclePoint) -> Markup {
+    let whole = instant(point.started);
+    html! { time datetime=(point.started) title=(whole) { (whole.get(11..16).unwrap_or_default()) " UTC" } }
 }
 
 /// Where a cycle stands on the way from left to right: by the clock, so that a pause shows as one.
