@@ -17,6 +17,7 @@ mod deaf;
 mod decisions;
 mod demo;
 mod disk;
+mod doctor;
 mod explain;
 mod flapping;
 mod histories;
