@@ -133,6 +133,8 @@ pub enum Command {
     },
     /// Sign in as a person, and prove it by calling both services
     Login(super::login::Login),
+    /// Check everything from the ground up, and say what to do about what is wrong; 1 if a check failed
+    Doctor,
     /// Look at the configuration
     Config {
         /// What to look at.
@@ -351,6 +353,7 @@ impl Command {
             | Command::Reconcile
             | Command::Webhook { .. }
             | Command::Login(_)
+            | Command::Doctor
             | Command::Config { .. }
             | Command::Completions { .. }
             | Command::Man { .. }

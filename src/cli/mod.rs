@@ -5,6 +5,7 @@ pub mod build;
 pub mod config;
 pub mod decide;
 pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod explain;
 pub mod history;
@@ -112,6 +113,7 @@ async fn dispatch(
         Command::Man { to } => manual::manual(to.as_deref(), out)?,
         Command::History { id } => history::history(&call, *id, out).await?,
         Command::State { command } => state::state(&call, command, out).await?,
+        Command::Doctor => doctor::doctor(&call, out).await?,
         Command::Login(login) => login::login(&call, login, out).await?,
         Command::Webhook { command } => webhook::webhook(&call, command, out).await?,
         Command::Suspend

@@ -26,6 +26,18 @@ pub fn credential(root: &Path, name: &str) -> Option<PathBuf> {
     files(root).iter().find_map(|file| loaded(&read(file)?, name))
 }
 
+/// The configuration file that the unit starts the daemon with.
+pub fn config(root: &Path) -> Option<PathBuf> {
+    let started = |text: String| {
+        let line =
+            text.lines().rev().map(str::trim).find_map(|line| line.strip_prefix("ExecStart=").map(str::to_owned))?;
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == "--config")?;
+        words.next().map(PathBuf::from)
+    };
+    files(root).iter().find_map(|file| started(read(file)?))
+}
+
 /// The unit and its drop-ins that are there.
 pub fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

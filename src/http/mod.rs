@@ -4,6 +4,7 @@ mod classify;
 mod client;
 pub mod exchange;
 mod limit;
+pub mod probe;
 pub(crate) mod retry;
 pub mod settings;
 pub mod signin;
@@ -22,7 +23,7 @@ use crate::model::{Fault, RemoteError, Side, Timestamp};
 
 pub use client::Client;
 pub use signin::Tokens;
-pub use transport::{Response, SetupError, install_crypto};
+pub use transport::{Response, SetupError, install_crypto, is_loopback};
 
 /// One call, before limits, token and correlation headers are added.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ use super::clock::{Ticks, ticks_of};
 use super::exchange::{Answer, Request, decode};
 use super::faults::Class;
 use super::odata::{Filter, Literal, Operator, orders};
-use super::options::{LinkForm, Paging, PortalOptions, UpdatedFilter};
+use super::options::{LinkForm, Paging, PortalOptions, Role, UpdatedFilter};
 use super::referrals::{Referrals, Row, invalid, plain};
 use super::world::Turn;
 
@@ -49,6 +49,13 @@ impl Referrals {
         class: Option<Class>,
         turn: &mut Turn<'_>,
     ) -> Answer {
+        match options.role {
+            Role::Admin => {}
+            Role::Stranger => return Answer::json(200, serde_json::json!({"@odata.count": 0, "value": []})),
+            Role::Nobody => {
+                return Answer::portal_error(403, "accessDenied", "the user has no role for referrals", None);
+            }
+        }
         match self.page(options, request, class, turn) {
             Ok(answer) | Err(answer) => answer,
         }

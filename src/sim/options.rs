@@ -88,6 +88,8 @@ pub struct PortalOptions {
     pub lists_etags: bool,
     /// Tokens of an application without a user are accepted.
     pub accepts_app_only: bool,
+    /// What the signed-in user may see.
+    pub role: Role,
     /// Days after which a New referral without its own deadline expires (partner-center §1.7: 14).
     pub expiry_days: u32,
 }
@@ -105,9 +107,21 @@ impl Default for PortalOptions {
             closes_new_with_any_word: false,
             lists_etags: true,
             accepts_app_only: false,
+            role: Role::Admin,
             expiry_days: 14,
         }
     }
+}
+
+/// Roles of a user in Partner Center (partner-center §1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Referrals admin: sees all.
+    Admin,
+    /// Referrals user who is on no team: the listing is silently empty.
+    Stranger,
+    /// No role: 403.
+    Nobody,
 }
 
 /// How the pages of a listing hang together while rows move.
@@ -170,6 +184,12 @@ pub struct CrmOptions {
     pub parallelism_hint: u32,
     /// `description` may be this long (dataverse §2.1: 2000, often enlarged).
     pub description_length: u32,
+    /// Privileges that the application user's role lacks, for example `prvReadLead`.
+    pub privileges_missing: BTreeSet<String>,
+    /// Privileges can be asked for.
+    pub tells_privileges: bool,
+    /// The code with which every call of our user is refused, for example `0x80072560`.
+    pub user_refusal: Option<String>,
     /// Delta links are offered.
     pub tracks_changes: bool,
     /// Delta links live this long (dataverse §4.1: 7 days).
@@ -193,6 +213,9 @@ impl Default for CrmOptions {
             limits: ProtectionLimits::default(),
             parallelism_hint: 52,
             description_length: 2000,
+            privileges_missing: BTreeSet::new(),
+            tells_privileges: true,
+            user_refusal: None,
             tracks_changes: true,
             delta_life: Duration::from_secs(7 * 86_400),
         }

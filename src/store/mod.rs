@@ -19,7 +19,7 @@ pub mod settings;
 pub mod sled;
 
 pub use memory::MemoryStore;
-pub use sled::{Imported, SledStore, examine, set_aside};
+pub use sled::{Imported, SledStore, examine, recall, set_aside};
 
 /// History lines older than this are pruned by the nightly work.
 pub const HISTORY_DAYS: u32 = 400;

@@ -19,6 +19,7 @@ mod deaf;
 mod decisions;
 mod demo;
 mod disk;
+mod doctor;
 mod explain;
 mod flapping;
 mod histories;

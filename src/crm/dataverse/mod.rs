@@ -27,6 +27,7 @@ pub mod codes;
 pub mod contract;
 pub mod dialect;
 pub mod settings;
+pub mod setup;
 
 mod api;
 mod batch;

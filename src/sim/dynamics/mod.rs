@@ -9,6 +9,7 @@ mod delta;
 mod limits;
 mod metadata;
 mod query;
+mod roles;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -271,6 +272,13 @@ impl Dynamics {
         self.organization
     }
 
+    /// An administrator disables a user.
+    pub fn disable(&mut self, user: Uuid) {
+        if let Some(row) = self.tables.get_mut(&Table::User).and_then(|rows| rows.rows.get_mut(&user)) {
+            row.set("isdisabled", true);
+        }
+    }
+
     /// The same rows in another organization: a copied or moved environment.
     pub fn move_to(&mut self, organization: Uuid) {
         self.organization = organization;
@@ -386,6 +394,9 @@ impl Dynamics {
             Some((set, key)) => (set, Some(key.strip_suffix(')').unwrap_or(key))),
             None => (head, None),
         };
+        if let Some(code) = &options.user_refusal {
+            return Err(Answer::crm_error(403, code, "The user is not a member of the organization, or is disabled."));
+        }
         match (request.method.as_str(), set) {
             ("GET", "WhoAmI") => {
                 turn.note.operation = Some("who am i");
@@ -406,7 +417,12 @@ impl Dynamics {
             let message = format!("Resource not found for the segment '{set}'.");
             return Err(Answer::crm_error(404, "0x80060888", &message));
         };
+        roles::check(options, table, request.method.as_str())?;
         match (request.method.as_str(), key, tail) {
+            ("GET", Some(_), "Microsoft.Dynamics.CRM.RetrieveUserPrivileges") if table == Table::User => {
+                turn.note.operation = Some("privileges");
+                roles::told(options)
+            }
             ("GET", None, "") if delta::is_wanted(request) => self.changes(options, table, request, turn),
             ("GET", None, "") => self.list(options, table, request, turn),
             ("GET", None, "$count") => Ok(self.count(table, turn)),

@@ -31,7 +31,7 @@ use rustix::fs::FlockOperation;
 
 use self::codec::Failure;
 use self::ledger::{Change, Ledger};
-pub use self::offline::{Imported, examine, export, set_aside};
+pub use self::offline::{Imported, examine, export, recall, set_aside};
 use self::opening::Place;
 pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
 use super::exports::{self, Exports, PAGE_ENTRIES};

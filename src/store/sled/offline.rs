@@ -11,7 +11,7 @@ use super::opening::Place;
 use super::verify::verify;
 use super::{SledStore, take};
 use crate::model::Timestamp;
-use crate::ports::{Batch, Check, ExportCheck, StateStore, StoreError};
+use crate::ports::{Batch, Check, ExportCheck, Memo, StateStore, StoreError};
 use crate::store::exports::{self, Exports, Header, PAGE_ENTRIES, Reader, Unusable};
 use crate::store::keep::{Keep, move_to_side};
 
@@ -72,6 +72,22 @@ pub fn examine(directory: &Path, cache_bytes: u64) -> Result<Check, StoreError> 
     }
     found.exports = check_exports(&place.exports);
     Ok(found)
+}
+
+/// What a ledger that no process has remembers of itself; `None` when there is none yet. Nothing is moved, mended or
+/// verified. Blocks.
+///
+/// # Errors
+///
+/// As [`examine`]; also when the ledger is damaged.
+pub fn recall(directory: &Path, cache_bytes: u64) -> Result<Option<Memo>, StoreError> {
+    let (_lock, place) = place(directory, cache_bytes)?;
+    if fs::symlink_metadata(place.path()).is_err() {
+        return Ok(None);
+    }
+    let told = |failure: Failure| place.told(&failure);
+    let ledger = place.apart(Place::read).map_err(told)?;
+    ledger.memo().map(Some).map_err(told)
 }
 
 /// Reads a whole ledger. Damage is an error.
