@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod build;
+pub mod bundle;
 pub mod config;
 pub mod decide;
 pub mod demo;
@@ -108,6 +109,7 @@ async fn dispatch(
             return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);
         }
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
+        Command::SupportBundle { to } => bundle::bundle(&call, to.as_deref(), out).await?,
         Command::Completions { shell } => manual::completions(*shell, out)?,
         Command::Man { to } => manual::manual(to.as_deref(), out)?,
         Command::History { id } => history::history(&call, *id, out).await?,

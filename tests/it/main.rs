@@ -8,6 +8,7 @@ mod bad_input;
 mod brakes;
 mod browser;
 mod budgets;
+mod bundle;
 mod columns;
 mod command_line;
 mod commands;
