@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::build::{Purpose, StartError};
 use super::exit::Exit;
 use super::layout::wrapped;
+use super::progress::watched;
 use super::{Call, Failure, print_json, words};
 use crate::config::{Settings, show};
 use crate::control::Client;
@@ -24,6 +25,8 @@ use crate::model::{ReferralId, Timestamp};
 
 /// Referrals whose history goes in: those in trouble, then those held, then those that changed last.
 pub const HISTORIES_MAX: usize = 200;
+/// How long the observability listener may take.
+const METRICS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Lines of the journal.
 pub const LOG_LINES_MAX: u32 = 5000;
 /// Longest line of an export that is looked at.
@@ -52,7 +55,7 @@ pub(super) async fn bundle(call: &Call<'_>, to: Option<&Path>, out: &mut (dyn Wr
     bundle.put_json("versions.json", &versions(now));
     bundle.configuration(call);
     match source(call).await {
-        Ok(source) => bundle.state(&source).await,
+        Ok(source) => watched("the ledger is read", None, bundle.state(&source)).await,
         Err(error) => {
             // What is wrong with a configuration is told with the line it stands on, and that line may say anything.
             let is_told = matches!(error, Failure::Start(StartError::Configuration(_)));
@@ -60,6 +63,7 @@ pub(super) async fn bundle(call: &Call<'_>, to: Option<&Path>, out: &mut (dyn Wr
             bundle.miss("status, history and the check of the ledger", &why);
         }
     }
+    bundle.metrics(call).await;
     bundle.log();
     bundle.readme(now);
     write(&file, &name, &bundle.files).map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
@@ -189,6 +193,23 @@ impl Bundle {
         self.put("history.txt", &lines);
     }
 
+    /// What the observability listener counts, where there is one.
+    async fn metrics(&mut self, call: &Call<'_>) {
+        let listen = Settings::load(&call.flags.sources()).ok().and_then(|loaded| loaded.settings.observability.listen);
+        let Some(listen) = listen else {
+            return self
+                .miss("metrics", &"no listener is configured (observability.listen); status.json has the counts");
+        };
+        let asked = async {
+            let client = reqwest::Client::builder().no_proxy().timeout(METRICS_TIMEOUT).build()?;
+            client.get(format!("http://{listen}/metrics")).send().await?.error_for_status()?.text().await
+        };
+        match asked.await {
+            Ok(text) => self.put("metrics.txt", &text),
+            Err(error) => self.miss("metrics", &error),
+        }
+    }
+
     /// The journal of the unit, where there is one.
     fn log(&mut self) {
         let lines = LOG_LINES_MAX.to_string();
@@ -209,6 +230,7 @@ impl Bundle {
              status.json          `status --json`\n\
              state-check.json     `state check --json`\n\
              history.txt          what was done to the referrals in trouble, held, or changed last ({HISTORIES_MAX} at most)\n\
+             metrics.txt          what /metrics says, where a listener is configured\n\
              log.txt              the last {LOG_LINES_MAX} lines of the journal\n\n\
              There are ids of referrals, leads, users and organizations in it, and names of hosts and files. There is no\n\
              name, address, telephone number, note or secret in it; look yourself before you send it.\n",

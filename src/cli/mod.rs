@@ -15,6 +15,7 @@ pub mod manual;
 pub mod once;
 mod paper;
 pub mod plan;
+mod progress;
 pub mod run;
 pub mod samples;
 pub mod state;
@@ -72,7 +73,8 @@ pub async fn run(
         Ok(code) => code,
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine.code(),
         Err(failure) => {
-            let _ = writeln!(trouble, "{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            let text = format!("{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            let _ = write!(trouble, "{}", layout::fitted(&text));
             failure.exit().code()
         }
     }
@@ -103,7 +105,7 @@ async fn dispatch(
             Exit::Fine
         }
         Command::Config { command: ConfigCommand::Show { defaults: true, .. } } => {
-            return Ok(config::show_defaults(out)?);
+            return Ok(config::show_defaults(is_json, out)?);
         }
         Command::Config { command: ConfigCommand::Show { origin, .. } } => {
             return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);

@@ -36,6 +36,7 @@ mod stage;
 mod state;
 mod torture;
 mod town;
+mod transcripts;
 mod trouble;
 mod two_daemons;
 mod webhook;
