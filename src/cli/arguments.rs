@@ -141,6 +141,13 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Write an archive for somebody who helps: configuration without secrets, versions, status, log, history; no personal
+    /// data
+    SupportBundle {
+        /// The archive [default: referrald-support-TIME.tar.gz in this directory]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
     /// Print completions for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
     Completions {
@@ -355,6 +362,7 @@ impl Command {
             | Command::Login(_)
             | Command::Doctor
             | Command::Config { .. }
+            | Command::SupportBundle { .. }
             | Command::Completions { .. }
             | Command::Man { .. }
             | Command::Demo(_) => return None,

@@ -50,9 +50,12 @@ pub fn show(
     Ok(0)
 }
 
-/// Prints `config/default.toml`: every key with its default and a comment (`config show --defaults`).
-pub fn show_defaults(out: &mut dyn Write) -> io::Result<u8> {
-    out.write_all(DEFAULTS.as_bytes())?;
+/// Prints `config/default.toml`: every key with its default and a comment (`config show --defaults`), or the values alone.
+pub fn show_defaults(is_json: bool, out: &mut dyn Write) -> io::Result<u8> {
+    match is_json {
+        true => writeln!(out, "{:#}", serde_json::to_value(Settings::defaults()).map_err(io::Error::from)?)?,
+        false => out.write_all(DEFAULTS.as_bytes())?,
+    }
     Ok(0)
 }
 

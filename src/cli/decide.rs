@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::build::Purpose;
 use super::exit::Exit;
+use super::layout::fitted;
 use super::{Call, Failure, print_json};
 use crate::daemon::{DecisionAnswer, DecisionRequest};
 
@@ -35,7 +36,7 @@ fn print(call: &Call<'_>, answer: &DecisionAnswer, out: &mut (dyn Write + Send))
     if call.is_json {
         print_json(out, answer)?;
     } else {
-        writeln!(out, "{}", answer.text)?;
+        write!(out, "{}", fitted(&answer.text))?;
         for id in &answer.unknown {
             writeln!(out, "  not known: {id}")?;
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::build::Purpose;
 use super::exit::Exit;
 use super::layout::{harmless, styled, table, wrapped};
+use super::progress::watched;
 use super::words::{self, ALARM, CARE, TITLE, relative};
 use super::{Call, Failure, print_json};
 use crate::cycle::Explanation;
@@ -21,6 +22,9 @@ use crate::plan::{ColumnAccount, GroupAccount};
 /// Longest value shown on a screen, in characters; `--json` has it whole.
 pub const VALUE_CHARACTERS_MAX: usize = 300;
 
+/// What goes on meanwhile.
+const READING: &str = "both services are read";
+
 /// Explains one referral, through the running daemon or on the ledger itself.
 pub(super) async fn explain(
     call: &Call<'_>,
@@ -31,10 +35,10 @@ pub(super) async fn explain(
     // Values are personal data: they go to a person, or where a person said so.
     let detail = if values || std::io::stdout().is_terminal() { Detail::Values } else { Detail::Names };
     let told = match call.daemon().await? {
-        Some(daemon) => daemon.explain(id, detail).await?,
+        Some(daemon) => watched(READING, None, daemon.explain(id, detail)).await?,
         None => {
             let engine = call.build.engine(call.flags, Purpose::Forecast).await?;
-            engine.explain(id, detail, &CancellationToken::new()).await?
+            watched(READING, None, engine.explain(id, detail, &CancellationToken::new())).await?
         }
     };
     let origins = call.build.origins(call.flags, &keys(&told));

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::build::Purpose;
 use super::exit::Exit;
+use super::layout::wrapped;
 use super::{Call, Failure, print_json, words};
 use crate::model::ReferralId;
 use crate::ports::HistoryLine;
@@ -25,9 +26,15 @@ pub(super) async fn history(call: &Call<'_>, id: ReferralId, out: &mut (dyn Writ
 }
 
 fn render(lines: &[HistoryLine]) -> String {
-    let line =
-        |line: &HistoryLine| format!("{}  {:<11} {}\n", words::instant(line.at), line.kind.to_string(), line.outcome);
-    lines.iter().map(line).collect()
+    let mut text = String::new();
+    for line in lines {
+        let before = format!("{}  {:<11} ", words::instant(line.at), line.kind.to_string());
+        let mut outcome = String::new();
+        wrapped(&mut outcome, before.len(), &line.outcome);
+        text.push_str(&before);
+        text.push_str(outcome.trim_start());
+    }
+    text
 }
 
 #[cfg(test)]

@@ -66,6 +66,21 @@ pub(super) fn wrapped(text: &mut String, indent: usize, sentence: &str) {
     flush(&mut line);
 }
 
+/// Lines that are wider than the screen wrapped behind their own indent; all others as they are.
+pub(super) fn fitted(text: &str) -> String {
+    let mut fit = String::with_capacity(text.len());
+    for line in text.lines() {
+        if columns(line) <= usize::from(WIDTH) {
+            fit.push_str(line);
+            fit.push('\n');
+        } else {
+            let words = line.trim_start();
+            wrapped(&mut fit, line.len() - words.len(), words);
+        }
+    }
+    fit
+}
+
 /// Columns that text takes; escape codes take none.
 fn columns(text: &str) -> usize {
     anstream::adapter::strip_str(text).map(|part| part.chars().count()).sum()

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod build;
+pub mod bundle;
 pub mod config;
 pub mod decide;
 pub mod demo;
@@ -15,6 +16,7 @@ pub mod manual;
 pub mod once;
 mod paper;
 pub mod plan;
+mod progress;
 pub mod run;
 pub mod samples;
 pub mod state;
@@ -72,7 +74,8 @@ pub async fn run(
         Ok(code) => code,
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine.code(),
         Err(failure) => {
-            let _ = writeln!(trouble, "{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            let text = format!("{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            let _ = write!(trouble, "{}", layout::fitted(&text));
             failure.exit().code()
         }
     }
@@ -103,12 +106,13 @@ async fn dispatch(
             Exit::Fine
         }
         Command::Config { command: ConfigCommand::Show { defaults: true, .. } } => {
-            return Ok(config::show_defaults(out)?);
+            return Ok(config::show_defaults(is_json, out)?);
         }
         Command::Config { command: ConfigCommand::Show { origin, .. } } => {
             return Ok(build.config_show(&flags, is_json, *origin, out, trouble)?);
         }
         Command::Demo(demo) => return Ok(build.demo(*demo, is_json, out).await?),
+        Command::SupportBundle { to } => bundle::bundle(&call, to.as_deref(), out).await?,
         Command::Completions { shell } => manual::completions(*shell, out)?,
         Command::Man { to } => manual::manual(to.as_deref(), out)?,
         Command::History { id } => history::history(&call, *id, out).await?,

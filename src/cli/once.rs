@@ -6,6 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::build::Purpose;
 use super::exit::Exit;
+use super::layout::fitted;
+use super::progress::watched;
 use super::{Call, Failure, print_json, words};
 use crate::cycle::{Budget, Report};
 use crate::lifecycle;
@@ -16,7 +18,8 @@ pub(super) async fn once(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Resul
     let engine = call.build.engine(call.flags, Purpose::Cycles).await?;
     let stop = CancellationToken::new();
     let working = async {
-        let result = engine.cycle(Budget::Unlimited, &stop).await;
+        let cycle = engine.cycle(Budget::Unlimited, &stop);
+        let result = watched("one cycle, to the end", Some(engine.as_ref()), cycle).await;
         engine.shutdown().await;
         result
     };
@@ -27,7 +30,7 @@ pub(super) async fn once(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Resul
     if call.is_json {
         print_json(out, &report)?;
     } else {
-        write!(out, "{}", render(&report))?;
+        write!(out, "{}", fitted(&render(&report)))?;
     }
     Ok(Exit::of_once(&report, stop.is_cancelled()))
 }

@@ -9,20 +9,24 @@ use tokio_util::sync::CancellationToken;
 use super::build::Purpose;
 use super::exit::Exit;
 use super::layout::{block, harmless, styled, table, wrapped};
+use super::progress::watched;
 use super::words::{self, ALARM, TITLE};
 use super::{Call, Failure, print_json};
 use crate::cycle::Forecast;
 use crate::cycle::report::Sentence;
 use crate::daemon::Detail;
 
+/// What goes on meanwhile.
+const READING: &str = "both services are read";
+
 /// Shows the plan; writes nothing.
 pub(super) async fn plan(call: &Call<'_>, values: bool, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let detail = if values { Detail::Values } else { Detail::Names };
     let forecast = match call.daemon().await? {
-        Some(daemon) => daemon.plan(detail).await?,
+        Some(daemon) => watched(READING, None, daemon.plan(detail)).await?,
         None => {
             let engine = call.build.engine(call.flags, Purpose::Forecast).await?;
-            engine.forecast(detail, &CancellationToken::new()).await?
+            watched(READING, None, engine.forecast(detail, &CancellationToken::new())).await?
         }
     };
     if call.is_json {

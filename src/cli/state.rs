@@ -11,6 +11,8 @@ use serde_json::json;
 use super::arguments::StateCommand;
 use super::build::StartError;
 use super::exit::Exit;
+use super::layout::fitted;
+use super::progress::watched;
 use super::{Call, Failure, print_json, words};
 use crate::model::Timestamp;
 use crate::ports::{Check, ExportCheck, StoreError};
@@ -36,7 +38,7 @@ pub(super) async fn state(
 
 async fn check(call: &Call<'_>, directory: &Path, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let found = match call.daemon().await? {
-        Some(daemon) => daemon.check().await?,
+        Some(daemon) => watched("the ledger is read", None, daemon.check()).await?,
         None => store::examine(directory, CACHE_BYTES).map_err(StartError::from)?,
     };
     if call.is_json {
@@ -44,7 +46,7 @@ async fn check(call: &Call<'_>, directory: &Path, out: &mut (dyn Write + Send)) 
         value["is_whole"] = found.is_whole().into();
         print_json(out, &value)?;
     } else {
-        write!(out, "{}", render(&found))?;
+        write!(out, "{}", fitted(&render(&found)))?;
     }
     Ok(if found.is_whole() { Exit::Fine } else { Exit::Failed })
 }
@@ -62,7 +64,7 @@ fn rebuild(call: &Call<'_>, directory: &Path, out: &mut (dyn Write + Send)) -> R
     if call.is_json {
         print_json(out, &json!({ "moved_to": moved, "text": text }))?;
     } else {
-        writeln!(out, "{text}")?;
+        write!(out, "{}", fitted(&text))?;
     }
     Ok(Exit::Fine)
 }

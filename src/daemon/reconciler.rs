@@ -353,7 +353,7 @@ impl Reconciler {
             .await?;
         let text = match changed {
             0 => "no referral that failed fits; `referrald status` lists dead letters by cause".to_owned(),
-            _ => format!("{changed} referrals are tried again by the next cycle"),
+            _ => format!("{} tried again by the next cycle", referrals(changed)),
         };
         Ok(DecisionAnswer { is_done: changed > 0, changed, text, unknown })
     }
@@ -427,8 +427,8 @@ impl Reconciler {
             .await?;
         let text = match (changed + lifted, take) {
             (0, _) => "nothing is held that this could release; `referrald status` lists holds".to_owned(),
-            (_, Some(_)) => format!("{changed} referrals are decided by the next cycle"),
-            (_, None) => format!("{} referrals are looked at again by the next cycle", changed.max(lifted)),
+            (_, Some(_)) => format!("{} decided by the next cycle", referrals(changed)),
+            (_, None) => format!("{} looked at again by the next cycle", referrals(changed.max(lifted))),
         };
         Ok(DecisionAnswer { is_done: changed + lifted > 0, changed: changed.max(lifted), text, unknown })
     }
@@ -564,7 +564,7 @@ impl Reconciler {
                 unknown.push(id);
             }
         }
-        let text = format!("{changed} referrals are left alone until `referrald release`");
+        let text = format!("{} left alone until `referrald release`", referrals(changed));
         Ok(DecisionAnswer { is_done: true, changed, text, unknown })
     }
 
@@ -1003,6 +1003,14 @@ fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
         reason: brake.reason.clone(),
         digest: brake.digest.clone(),
         command,
+    }
+}
+
+/// `1 referral is`, `3 referrals are`.
+fn referrals(count: u64) -> String {
+    match count {
+        1 => "1 referral is".to_owned(),
+        _ => format!("{count} referrals are"),
     }
 }
 

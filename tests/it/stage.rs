@@ -400,6 +400,14 @@ settle_time_lost = "0s"
         }
     }
 
+    /// Personal words and secrets of both services that are in these bytes.
+    pub fn personal_in(&self, bytes: &[u8]) -> Vec<String> {
+        let (words, secrets) = self.personal();
+        let mut found = finder_of(&words)(bytes);
+        found.extend(secrets.into_iter().filter(|secret| contains(bytes, secret.as_bytes())));
+        found
+    }
+
     /// Personal words of both services, and secrets.
     fn personal(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         self.simulator.with(|world| {
