@@ -68,6 +68,7 @@ fn every_promise_is_kept_in_every_history() {
     let (seeds, from) = (number("REFERRALD_HISTORIES").unwrap_or(SEEDS), number("REFERRALD_HISTORY_FROM").unwrap_or(0));
     let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let began = std::time::Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -84,6 +85,8 @@ fn every_promise_is_kept_in_every_history() {
             });
         }
     });
+    let took = began.elapsed().as_secs_f64();
+    println!("{seeds} histories from {from} in {took:.1} s, {:.1} s per 1,000", took * 1000.0 / seeds as f64);
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     let shown: Vec<String> = failures
