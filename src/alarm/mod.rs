@@ -152,7 +152,10 @@ async fn watch(shared: Arc<Shared>, engine: Arc<dyn Engine>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Ok(status) = engine.status().await else { continue };
+        // On a thread of its own: a disk that hangs must not hang the daemon.
+        let (asked, runtime) = (Arc::clone(&engine), tokio::runtime::Handle::current());
+        let asked = tokio::task::spawn_blocking(move || runtime.block_on(asked.status()));
+        let Ok(Ok(status)) = asked.await else { continue };
         let configured = shared.configured.borrow().clone();
         let patience = Patience {
             lag_max: configured.lag_max,

@@ -38,6 +38,8 @@ pub(crate) struct FakeEngine {
     pub(crate) otherwise: Report,
     pub(crate) forecast: Forecast,
     pub(crate) status: Status,
+    /// A status waits for this, as for a disk.
+    pub(crate) status_gate: Option<std::sync::Arc<Mutex<()>>>,
     pub(crate) answer: DecisionAnswer,
     pub(crate) decisions: Mutex<Vec<DecisionRequest>>,
     pub(crate) reload: Mutex<Result<(), Vec<String>>>,
@@ -57,6 +59,7 @@ impl Default for FakeEngine {
             otherwise: Report { is_complete: true, ..Report::default() },
             forecast: Forecast::default(),
             status: Status::default(),
+            status_gate: None,
             answer: DecisionAnswer { is_done: true, text: "done".to_owned(), ..DecisionAnswer::default() },
             decisions: Mutex::default(),
             reload: Mutex::new(Ok(())),
@@ -116,6 +119,7 @@ impl Engine for FakeEngine {
     }
 
     async fn status(&self) -> Result<Status, CycleError> {
+        let _open = self.status_gate.as_ref().map(|gate| gate.lock());
         Ok(self.status.clone())
     }
 

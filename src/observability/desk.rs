@@ -8,10 +8,13 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::catalogue::View;
 use super::{metrics, page};
+use crate::cycle::CycleError;
 use crate::daemon::findings::unready;
 use crate::daemon::{Engine, Pulse, STUCK_AFTER, Status};
 
@@ -28,8 +31,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) struct Desk {
     engine: Arc<dyn Engine>,
     pulse: Pulse,
-    known: tokio::sync::Mutex<Option<(Instant, Arc<Status>)>>,
+    known: tokio::sync::Mutex<Known>,
+    status_timeout: Duration,
     answered: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What is known of the status.
+#[derive(Default)]
+struct Known {
+    shown: Option<(Instant, Arc<Status>)>,
+    /// It was asked for and has not come yet.
+    asked: Option<JoinHandle<Result<Status, CycleError>>>,
 }
 
 /// An answer.
@@ -38,7 +50,13 @@ pub(super) type Answer = Response<Full<Bytes>>;
 impl Desk {
     /// A desk in front of an engine.
     pub(super) fn new(engine: Arc<dyn Engine>, pulse: Pulse) -> Desk {
-        Desk { engine, pulse, known: tokio::sync::Mutex::default(), answered: Mutex::default() }
+        Desk {
+            engine,
+            pulse,
+            known: tokio::sync::Mutex::default(),
+            status_timeout: STATUS_TIMEOUT,
+            answered: Mutex::default(),
+        }
     }
 
     /// How many requests were answered, by page.
@@ -107,22 +125,31 @@ impl Desk {
         content(StatusCode::OK, "image/svg+xml", page::icon(&status, lag_max))
     }
 
-    /// How things stand, or stood at last; `None` when that was never known. Asked in a task of its own: a disk that hangs
-    /// must not hang this.
+    /// How things stand, or stood at last; `None` when that was never known.
+    ///
+    /// Asked on a thread of its own, by one at a time: a disk that hangs takes one thread and neither the listener nor the
+    /// daemon with it.
     async fn status(&self) -> Option<Arc<Status>> {
         let mut known = self.known.lock().await;
-        if let Some((at, status)) = known.as_ref().filter(|(at, _)| at.elapsed() < STATUS_AGE_MAX) {
-            tracing::trace!(age_ms = at.elapsed().as_millis(), "the status is shown again");
+        if let Some((_, status)) = known.shown.as_ref().filter(|(at, _)| at.elapsed() < STATUS_AGE_MAX) {
             return Some(Arc::clone(status));
         }
-        let engine = Arc::clone(&self.engine);
-        let asked = tokio::spawn(async move { engine.status().await });
-        match tokio::time::timeout(STATUS_TIMEOUT, asked).await {
-            Ok(Ok(Ok(status))) => *known = Some((Instant::now(), Arc::new(status))),
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the status could not be had for the listener"),
-            Ok(Err(_)) | Err(_) => tracing::warn!("the status did not come in time for the listener"),
+        let asked = known.asked.get_or_insert_with(|| {
+            let (engine, runtime) = (Arc::clone(&self.engine), Handle::current());
+            tokio::task::spawn_blocking(move || runtime.block_on(engine.status()))
+        });
+        match tokio::time::timeout(self.status_timeout, asked).await {
+            Err(_) => tracing::warn!("the status did not come in time for the listener; what is shown is older"),
+            Ok(answer) => {
+                known.asked = None;
+                match answer {
+                    Ok(Ok(status)) => known.shown = Some((Instant::now(), Arc::new(status))),
+                    Ok(Err(error)) => tracing::warn!(%error, "the status could not be had for the listener"),
+                    Err(_) => tracing::warn!("asking for the status broke; see the log above"),
+                }
+            }
         }
-        known.as_ref().map(|(_, status)| Arc::clone(status))
+        known.shown.as_ref().map(|(_, status)| Arc::clone(status))
     }
 }
 
@@ -158,4 +185,71 @@ fn guarded(mut answer: Answer) -> Answer {
         .entry(http::header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use http::{Method, Request, StatusCode};
+    use http_body_util::BodyExt as _;
+
+    use super::{Answer, Desk};
+    use crate::daemon::Pulse;
+    use crate::daemon::fake::FakeEngine;
+    use crate::observability::sample;
+
+    const LAG_MAX: Duration = Duration::from_secs(900);
+
+    async fn ask(desk: &Desk, method: Method, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path).body(()).expect("a request");
+        desk.answer(&request, LAG_MAX).await
+    }
+
+    async fn get(desk: &Desk, path: &str) -> (StatusCode, String) {
+        let answer = ask(desk, Method::GET, path).await;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("whole").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn each_path_has_its_answer_and_all_are_guarded() {
+        let engine = FakeEngine { status: sample::busy(), ..FakeEngine::default() };
+        let desk = Desk::new(Arc::new(engine), Pulse::new());
+        assert_eq!(get(&desk, "/healthz").await, (StatusCode::OK, "alive\n".to_owned()));
+        let (status, why) = get(&desk, "/readyz").await;
+        assert!(status == StatusCode::SERVICE_UNAVAILABLE && why.starts_with("not ready\nPartner Center: "), "{why}");
+        assert!(get(&desk, "/").await.1.contains("A person is needed"));
+        assert_eq!(get(&desk, "/nothing").await.0, StatusCode::NOT_FOUND);
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE] {
+            assert_eq!(ask(&desk, method, "/").await.status(), StatusCode::METHOD_NOT_ALLOWED);
+        }
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/icon.svg", "/nothing"] {
+            let answer = ask(&desk, Method::HEAD, path).await;
+            for name in ["content-security-policy", "x-content-type-options", "x-frame-options", "cache-control"] {
+                assert!(answer.headers().contains_key(name), "{path} {name}");
+            }
+        }
+        assert_eq!(desk.answered()["healthz"], 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_status_that_hangs_takes_nothing_with_it() {
+        let gate = Arc::new(Mutex::new(()));
+        let engine =
+            FakeEngine { status: sample::quiet(), status_gate: Some(Arc::clone(&gate)), ..FakeEngine::default() };
+        let mut desk = Desk::new(Arc::new(engine), Pulse::new());
+        desk.status_timeout = Duration::from_millis(20);
+        let closed = gate.lock().expect("not poisoned");
+        for _ in 0..3 {
+            let (status, text) = get(&desk, "/readyz").await;
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && text.contains("could not be found out"), "{text}");
+            assert_eq!(get(&desk, "/healthz").await.0, StatusCode::OK);
+        }
+        drop(closed);
+        desk.status_timeout = Duration::from_secs(60);
+        assert_eq!(get(&desk, "/readyz").await.0, StatusCode::OK, "it comes back by itself");
+    }
 }

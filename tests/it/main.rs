@@ -33,6 +33,7 @@ mod once;
 mod outage;
 mod passes;
 mod poison;
+mod quick_status;
 mod reload;
 mod seeing;
 mod sign_in;

@@ -147,7 +147,7 @@ async fn the_page_shows_nothing_personal_and_takes_nothing_but_get() {
     let refused = raw(&address, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}");
     assert!(refused.starts_with("HTTP/1.1 405") && refused.contains("allow: GET, HEAD"), "{refused}");
     let head = raw(&address, b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200") && head.trim_end().ends_with("date") || !head.contains("<html"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-length") && !head.contains("<html"), "{head}");
     assert!(raw(&address, b"GET /etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n").starts_with("HTTP/1.1 404"));
     let long = [b"GET / HTTP/1.1\r\nx: ".to_vec(), vec![b'a'; 64 * 1024], b"\r\n\r\n".to_vec()].concat();
     assert!(!raw(&address, &long).starts_with("HTTP/1.1 200"), "a head larger than 8 KiB");
