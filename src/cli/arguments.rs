@@ -131,6 +131,14 @@ pub enum Command {
         #[command(subcommand)]
         command: WebhookCommand,
     },
+    /// Ask for what a first configuration needs, check each answer, and write it
+    Init(Box<super::init::Init>),
+    /// The optional column with its key in Dynamics, and the privileges that the security role needs
+    Schema {
+        /// What to do.
+        #[command(subcommand)]
+        command: super::schema::SchemaCommand,
+    },
     /// Sign in as a person, and prove it by calling both services
     Login(super::login::Login),
     /// Check everything from the ground up, and say what to do about what is wrong; 1 if a check failed
@@ -361,6 +369,8 @@ impl Command {
             | Command::Webhook { .. }
             | Command::Login(_)
             | Command::Doctor
+            | Command::Init(_)
+            | Command::Schema { .. }
             | Command::Config { .. }
             | Command::SupportBundle { .. }
             | Command::Completions { .. }

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod exit;
 pub mod explain;
 pub mod history;
+pub mod init;
 mod layout;
 pub mod login;
 pub mod manual;
@@ -19,6 +20,7 @@ pub mod plan;
 mod progress;
 pub mod run;
 pub mod samples;
+pub mod schema;
 pub mod state;
 pub mod status;
 pub mod webhook;
@@ -118,6 +120,8 @@ async fn dispatch(
         Command::History { id } => history::history(&call, *id, out).await?,
         Command::State { command } => state::state(&call, command, out).await?,
         Command::Doctor => doctor::doctor(&call, out).await?,
+        Command::Init(init) => init::init(&call, init, out).await?,
+        Command::Schema { command } => schema::schema(&call, command, out).await?,
         Command::Login(login) => login::login(&call, login, out).await?,
         Command::Webhook { command } => webhook::webhook(&call, command, out).await?,
         Command::Suspend

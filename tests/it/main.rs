@@ -22,6 +22,7 @@ mod demo;
 mod disk;
 mod doctor;
 mod explain;
+mod first_hour;
 mod flapping;
 mod histories;
 mod login;

@@ -170,6 +170,16 @@ settle_time_lost = "0s"
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Runs a command to its end with another configuration, and with this on its standard input.
+    pub async fn run_with_input(&self, config: &str, arguments: &[&str], input: &str) -> Finished {
+        use std::io::Write;
+        let file = self.path(config).display().to_string();
+        let mut child = self.talk(&[arguments, &["--config", &file]].concat());
+        // One that does not listen may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        self.finished(child).await
+    }
+
     /// Waits for the end of a command that was started by [`Stage::talk`]; its output is what has not been read yet.
     pub async fn finished(&self, child: Child) -> Finished {
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
@@ -379,6 +389,11 @@ settle_time_lost = "0s"
 
     /// Nothing personal and nothing secret in anything printed or stored (the refresh token may be in `keep/`).
     pub fn judge_discretion(&self) {
+        self.judge_discretion_but(&[]);
+    }
+
+    /// As [`Stage::judge_discretion`], but for these files.
+    pub fn judge_discretion_but(&self, files_of_secrets: &[&str]) {
         let (words, secrets) = self.personal();
         let mut places: Vec<(String, Vec<u8>)> = Vec::new();
         for (number, text) in self.printed.lock().unwrap().iter().enumerate() {
@@ -386,7 +401,8 @@ settle_time_lost = "0s"
         }
         for file in files(self.directory.path()) {
             let name = file.strip_prefix(self.directory.path()).unwrap().display().to_string();
-            if !["secret", "refresh"].contains(&name.as_str()) && !name.contains(".toml") {
+            let is_secret = ["secret", "refresh"].iter().chain(files_of_secrets).any(|known| *known == name);
+            if !is_secret && !name.contains(".toml") {
                 places.push((name, std::fs::read(&file).unwrap_or_default()));
             }
         }

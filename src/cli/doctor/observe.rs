@@ -12,6 +12,7 @@ use super::facts::{
 use super::way;
 use crate::cli::arguments::Flags;
 use crate::cli::build::{Line, StartError, SystemClock, crm_line, mapped_columns, portal_line, webhook_api};
+use crate::cli::schema::role::uses;
 use crate::cli::webhook::drift;
 use crate::config::secret::{SecretOrigin, SecretSource, read_limited};
 use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity, unit};
@@ -19,7 +20,7 @@ use crate::control::{Client, ControlError, Place};
 use crate::crm;
 use crate::crm::dataverse::settings::Identity;
 use crate::crm::dataverse::setup::Setup;
-use crate::crm::dataverse::setup::privileges::{Uses, needs};
+use crate::crm::dataverse::setup::privileges::needs;
 use crate::http::Exchange;
 use crate::http::settings::{AuthSettings, Grant};
 use crate::http::signin::claims::Claims;
@@ -414,11 +415,7 @@ async fn crm_side(
     let mut owners: Vec<Owner> = rules.iter().map(|rule| rule.owner).chain(fallback).collect();
     owners.dedup();
     let columns = mapped_columns(settings);
-    let uses = Uses {
-        currency: columns.contains("transactioncurrencyid"),
-        user_owners: owners.iter().any(|owner| matches!(owner, Owner::User(_))),
-        team_owners: owners.iter().any(|owner| matches!(owner, Owner::Team(_))),
-    };
+    let uses = uses(settings);
     let mut fact = CrmFact {
         sign_in: sign_in_fact(&dataverse.auth.authority, dataverse.url.as_ref(), &dataverse.auth),
         needs: needs(uses),
