@@ -204,3 +204,131 @@ fn with_origin(words: String, key: &str, origins: &BTreeMap<String, String>) -> 
         None => words,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::render;
+    use crate::cli::layout::WIDTH;
+    use crate::cli::words::plain;
+    use crate::cycle::Explanation;
+    use crate::cycle::explain::{CrmSide, Held, PortalSide, StatusStep, TroubleNote};
+    use crate::daemon::Detail;
+    use crate::model::{ReferralId, Side, Timestamp};
+    use crate::plan::{ColumnAccount, GroupAccount};
+    use crate::ports::{ActionKind, HistoryLine};
+
+    fn column(name: &str, comparison: &str, referral: Option<&str>, lead: Option<&str>) -> ColumnAccount {
+        ColumnAccount {
+            column: name.to_owned(),
+            comparison: comparison.to_owned(),
+            referral: referral.map(|text| json!(text)),
+            lead: lead.map(|text| json!(text)),
+            left_out: None,
+        }
+    }
+
+    /// A referral about which there is much to tell.
+    fn busy() -> Explanation {
+        let now = Timestamp::from_seconds(1_795_000_000);
+        let ago = |seconds| now.minus(std::time::Duration::from_secs(seconds));
+        let id = ReferralId::new(uuid::Uuid::from_u128(7));
+        let company = GroupAccount {
+            name: "company".to_owned(),
+            owner: "crm".to_owned(),
+            is_create_only: false,
+            is_two_way: false,
+            columns: vec![
+                column("companyname", "differs", Some("Contoso \u{1b}[2J\u{202e}Ltd"), Some("Contoso Limited")),
+                column("websiteurl", "same", Some("https://contoso.example"), Some("https://contoso.example")),
+                column("fax", "empty", None, None),
+                ColumnAccount {
+                    left_out: Some("the organization has no such option".to_owned()),
+                    ..column("industrycode", "lead only", None, Some("4"))
+                },
+            ],
+            base: "agreed".to_owned(),
+            moved: [(Side::Portal, ago(300)), (Side::Crm, ago(90))].into(),
+            decision: "the lead's value stays: both changed, and the owner is the CRM".to_owned(),
+            rule: None,
+            key: "mapping.groups.company.owner".to_owned(),
+        };
+        let mut notes = GroupAccount {
+            name: "notes".to_owned(),
+            columns: Vec::new(),
+            moved: Default::default(),
+            ..company.clone()
+        };
+        notes.columns.push(column("description", "differs", Some(&"many words ".repeat(60)), None));
+        Explanation {
+            now,
+            asked: id.to_string(),
+            referral: Some(id),
+            standing: "linked".to_owned(),
+            portal: Some(PortalSide {
+                seen: "read".to_owned(),
+                status: "New / Pending".to_owned(),
+                created: Some(ago(400_000)),
+                updated: Some(ago(300)),
+            }),
+            crm: Some(CrmSide {
+                seen: "not read".to_owned(),
+                lead: uuid::Uuid::from_u128(8).to_string(),
+                status: "Qualified (status 3), an opportunity is won".to_owned(),
+                modified: Some(ago(90)),
+                opportunities: 2,
+            }),
+            link: Some(
+                "its id is the one computed from the referral's (identity, link.namespace); made by this daemon"
+                    .to_owned(),
+            ),
+            groups: vec![company, notes],
+            status: Some(StatusStep {
+                meaning: "the deal is Closed / Won".to_owned(),
+                key: "status.codes.3".to_owned(),
+                step: "accept it, then close it (Closed / Won)".to_owned(),
+                since: Some(ago(60)),
+            }),
+            deadline: Some(now.plus(std::time::Duration::from_secs(90_000))),
+            action: None,
+            unheld_action: Some("accept referral 7 (Active / Accepted): lead 8 is Qualified (status.codes)".to_owned()),
+            holds: vec![Held {
+                kind: "by operator".to_owned(),
+                text: "held by an operator; `release` lifts it".to_owned(),
+            }],
+            waits: vec!["Dynamics asked for silence until 2026-11-18T08:15:30Z".to_owned()],
+            trouble: Some(TroubleNote {
+                cause: "Dynamics: update 0x80040203".to_owned(),
+                attempts: 8,
+                since: ago(4000),
+                is_dead_letter: true,
+            }),
+            next_look: Some(now.plus(std::time::Duration::from_secs(600))),
+            last: Some(HistoryLine {
+                referral: id,
+                at: ago(5000),
+                kind: ActionKind::Update,
+                outcome: "done company:referral".to_owned(),
+            }),
+            sides: [(Side::Crm, "read leads: no answer within 30 s".to_owned())].into(),
+            ..Explanation::default()
+        }
+    }
+
+    #[test]
+    fn an_explanation_reads_like_this_and_fits_the_screen() {
+        let origins = [
+            ("mapping.groups.company.owner".to_owned(), "/etc/referrald/referrald.toml:31:9".to_owned()),
+            ("status.codes.3".to_owned(), "built-in default".to_owned()),
+        ];
+        for (name, detail) in [("explain_values", Detail::Values), ("explain_names", Detail::Names)] {
+            let screen = plain(&render(&busy(), &origins.clone().into(), detail));
+            for line in screen.lines() {
+                assert!(line.chars().count() <= usize::from(WIDTH), "too wide: {line}");
+            }
+            assert!(!screen.contains(['\u{1b}', '\u{202e}']), "a value commands the terminal");
+            insta::assert_snapshot!(name, screen);
+        }
+    }
+}
