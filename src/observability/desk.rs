@@ -242,13 +242,19 @@ mod tests {
             FakeEngine { status: sample::quiet(), status_gate: Some(Arc::clone(&gate)), ..FakeEngine::default() };
         let mut desk = Desk::new(Arc::new(engine), Pulse::new());
         desk.status_timeout = Duration::from_millis(20);
-        let closed = gate.lock().expect("not poisoned");
+        let (closed, (open, opened)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        std::thread::spawn(move || {
+            let _gate = gate.lock();
+            let _ = closed.0.send(());
+            let _ = opened.recv();
+        });
+        closed.1.recv().expect("the gate is closed");
         for _ in 0..3 {
             let (status, text) = get(&desk, "/readyz").await;
             assert!(status == StatusCode::SERVICE_UNAVAILABLE && text.contains("could not be found out"), "{text}");
             assert_eq!(get(&desk, "/healthz").await.0, StatusCode::OK);
         }
-        drop(closed);
+        drop(open);
         desk.status_timeout = Duration::from_secs(60);
         assert_eq!(get(&desk, "/readyz").await.0, StatusCode::OK, "it comes back by itself");
     }

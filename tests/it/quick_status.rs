@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 fn entry(number: u64, now: Timestamp) -> Entry {
     let id = uuid::Uuid::from_u128(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     // One of a hundred waits for an answer.
-    let is_new = number % 100 == 0;
+    let is_new = number.is_multiple_of(100);
     let link = Link {
         lead: LeadId::new(id),
         etag: Some(ETag(format!("W/\"{number:08}\""))),

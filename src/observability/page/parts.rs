@@ -156,8 +156,8 @@ fn service(side: Side, service: &SideStatus, now: Timestamp) -> Markup {
 
 fn countdown(days: i64) -> Markup {
     let class = match days {
-        ..=CREDENTIAL_DAYS_ALARM => "badge alarm",
-        ..=CREDENTIAL_DAYS_CARE => "badge care",
+        days if days <= CREDENTIAL_DAYS_ALARM => "badge alarm",
+        days if days <= CREDENTIAL_DAYS_CARE => "badge care",
         _ => "badge well",
     };
     let text = match days {
