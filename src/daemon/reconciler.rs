@@ -39,6 +39,12 @@ const SCAN_STEP: usize = 500;
 /// Deadlines looked at for the deal clock, so that a status stays quick; there are rarely hundreds.
 const DEADLINES_MAX: usize = 10_000;
 
+/// A deal clock over more deadlines than this is counted anew only every [`DEALS_AGE_MAX`].
+const DEADLINES_QUICK: usize = 200;
+
+/// See [`DEADLINES_QUICK`].
+const DEALS_AGE_MAX: Duration = Duration::from_secs(10);
+
 /// What tells how a side signs in: sentence, and when it ends.
 pub type Credential = Arc<dyn Fn() -> (String, Option<Timestamp>) + Send + Sync>;
 
@@ -60,6 +66,8 @@ pub struct Reconciler {
     nightly: Arc<Nightly>,
     chronicle: Chronicle,
     size: process::Size,
+    /// The deal clock when it took long to count, and when that was.
+    deals: Mutex<Option<(Timestamp, DealClock)>>,
     started: Timestamp,
     beside: Mutex<Vec<Arc<dyn Beside>>>,
 }
@@ -100,6 +108,7 @@ impl Reconciler {
             nightly: Arc::default(),
             chronicle: Chronicle::default(),
             size: process::Size::default(),
+            deals: Mutex::default(),
             started,
             beside: Mutex::default(),
         }
@@ -734,8 +743,17 @@ impl Reconciler {
         if counters.unanswered == 0 {
             return Ok(clock);
         }
+        let mut known = self.deals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, clock)) = known
+            .as_ref()
+            .filter(|(at, clock)| now.since(*at) < DEALS_AGE_MAX && *at <= now && clock.new == counters.unanswered)
+        {
+            return Ok(clock.clone());
+        }
         let soon = now.plus(self.settings().status.deadline_warning.get());
-        for (id, deadline) in self.ports.store.deadlines(soon, DEADLINES_MAX)? {
+        let deadlines = self.ports.store.deadlines(soon, DEADLINES_MAX)?;
+        let is_quick = deadlines.len() <= DEADLINES_QUICK;
+        for (id, deadline) in deadlines {
             if deadline <= now {
                 clock.expired += 1;
             } else {
@@ -749,6 +767,7 @@ impl Reconciler {
                 clock.next_referral = Some(id);
             }
         }
+        *known = (!is_quick).then(|| (now, clock.clone()));
         Ok(clock)
     }
 }
