@@ -91,8 +91,7 @@ pub fn certificate(input: &[u8]) -> bool {
 /// No body is believed but the one that was signed.
 pub fn body(input: &[u8]) -> bool {
     let genuine = &*GENUINE;
-    let evidence =
-        Evidence { headers: &genuine.headers, body: input, certificate: &genuine.leaf, intermediates: &[] };
+    let evidence = Evidence { headers: &genuine.headers, body: input, certificate: &genuine.leaf, intermediates: &[] };
     let is_believed = verify(&evidence, &genuine.rules, now()).is_ok();
     assert_eq!(is_believed, input == BODY);
     is_believed

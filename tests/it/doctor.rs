@@ -67,7 +67,8 @@ async fn a_healthy_installation_is_told_so_and_nothing_is_written() {
     let report = examined(&stage, 0).await;
     let words = report.to_string();
     assert!(words.contains("can be read") && words.contains("as in the ledger"), "{report:#}");
-    let lines = |text: &str| text.lines().filter(|line| line.contains("standing")).map(str::to_owned).collect::<Vec<_>>();
+    let lines =
+        |text: &str| text.lines().filter(|line| line.contains("standing")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(lines(&stage.run(&["state", "export"]).await.out), lines(&before));
     // Beside a running daemon, too.
     let daemon = stage.daemon().await;
