@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::support::*;
 use crate::model::{Lead, LeadState, LeadStatus, OpportunityState, ReferralStatus};
-use crate::plan::Action;
 use crate::plan::mapping::WRITE_BACK_PATHS;
 use crate::plan::settings::FieldOwner;
+use crate::plan::{Action, account};
 
 const WORDS: [&str; 4] = ["old", "", "one", "two"];
 
@@ -52,6 +52,27 @@ prop_compose! {
 }
 
 proptest! {
+    #[test]
+    fn an_account_says_what_the_plan_does_and_gives_no_value_unless_asked(sample in any_sample(), is_held: bool) {
+        let sample = match is_held {
+            true => sample.with(|policy| drop(policy.decisions.held.insert(id(R)))),
+            false => sample,
+        };
+        let account = account(&sample.row, &sample.policy, sample.now, false);
+        prop_assert_eq!(&account.plan, &sample.plan());
+        let free = sample.clone().with(|policy| policy.decisions.held.clear());
+        prop_assert_eq!(&account.unheld, &free.plan());
+        let columns = account.groups.iter().flat_map(|group| &group.columns);
+        prop_assert!(columns.into_iter().all(|column| column.referral.is_none() && column.lead.is_none()));
+        // A group that is written says so, with the rule of the write.
+        if let Some(Action::Update { groups, .. } | Action::Create { groups, .. }) = &account.unheld.action {
+            for write in groups {
+                let told = account.groups.iter().find(|group| group.name == write.name);
+                prop_assert_eq!(told.and_then(|group| group.rule.as_deref()), Some(write.rule.word()));
+            }
+        }
+    }
+
     #[test]
     fn after_everything_is_written_and_nothing_changes_nothing_is_planned(sample in any_sample(), wait in 0i64..10_000) {
         let at_rest = sample.written();
