@@ -136,6 +136,11 @@ impl Client {
         *self.allowance.lock().unwrap_or_else(PoisonError::into_inner) = allowance;
     }
 
+    /// Notes how many requests at once the service recommends.
+    pub fn recommend(&self, parallelism: u16) {
+        self.limiter.recommend(parallelism.into());
+    }
+
     /// Requests that may be under way at once, at the moment; falls when the service refuses parallel ones.
     pub fn parallelism(&self) -> usize {
         self.limiter.parallelism()

@@ -21,6 +21,8 @@ pub trait Exchange: Send + Sync {
     fn traffic(&self) -> Traffic;
     /// Limits what is sent from now on; `None` is no limit.
     fn allow(&self, allowance: Option<Allowance>);
+    /// Notes how many requests at once the service recommends.
+    fn recommend(&self, parallelism: u16);
 }
 
 #[async_trait]
@@ -47,5 +49,9 @@ impl Exchange for super::Client {
 
     fn allow(&self, allowance: Option<Allowance>) {
         super::Client::allow(self, allowance);
+    }
+
+    fn recommend(&self, parallelism: u16) {
+        super::Client::recommend(self, parallelism);
     }
 }

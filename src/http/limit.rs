@@ -108,6 +108,11 @@ impl Limiter {
         self.parallelism.raise();
     }
 
+    /// Notes how many requests at once the service recommends: never more than that, nor than was configured.
+    pub fn recommend(&self, parallelism: usize) {
+        self.parallelism.cap(parallelism);
+    }
+
     /// Requests that may be under way at once, at the moment.
     pub fn parallelism(&self) -> usize {
         lock(&self.parallelism.state).limit
@@ -117,12 +122,15 @@ impl Limiter {
 /// A semaphore whose size follows the service: additive increase, multiplicative decrease.
 struct Parallelism {
     semaphore: Arc<Semaphore>,
+    /// As configured.
     most: usize,
     state: Mutex<ParallelismState>,
 }
 
 struct ParallelismState {
     limit: usize,
+    /// The limit grows up to here: what is configured, or less when the service recommends less.
+    cap: usize,
     /// Permits to withdraw when they come back.
     owed: usize,
     /// Good answers since the last change.
@@ -133,7 +141,7 @@ struct ParallelismState {
 
 impl Parallelism {
     fn new(most: usize) -> Self {
-        let state = ParallelismState { limit: most, owed: 0, good: 0, epoch: 0 };
+        let state = ParallelismState { limit: most, cap: most, owed: 0, good: 0, epoch: 0 };
         Parallelism { semaphore: Arc::new(Semaphore::new(most)), most, state: Mutex::new(state) }
     }
 
@@ -148,16 +156,29 @@ impl Parallelism {
             return;
         }
         let next = (state.limit / 2).max(1);
-        let cut = state.limit - next;
-        state.owed += cut - self.semaphore.forget_permits(cut);
-        state.limit = next;
+        self.shrink(&mut state, next);
         state.good = 0;
         state.epoch += 1;
     }
 
+    fn cap(&self, cap: usize) {
+        let mut state = lock(&self.state);
+        state.cap = cap.clamp(1, self.most);
+        if state.limit > state.cap {
+            let next = state.cap;
+            self.shrink(&mut state, next);
+        }
+    }
+
+    fn shrink(&self, state: &mut ParallelismState, next: usize) {
+        let cut = state.limit - next;
+        state.owed += cut - self.semaphore.forget_permits(cut);
+        state.limit = next;
+    }
+
     fn raise(&self) {
         let mut state = lock(&self.state);
-        if state.limit >= self.most {
+        if state.limit >= state.cap {
             return;
         }
         state.good += 1;
@@ -306,5 +327,20 @@ mod tests {
         }
         drop(out);
         assert_eq!(parallelism.semaphore.available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_service_may_recommend_fewer_at_once_and_never_more_than_configured() {
+        let parallelism = Arc::new(Parallelism::new(8));
+        let out = [parallelism.acquire().await, parallelism.acquire().await, parallelism.acquire().await];
+        for (recommended, limit) in [(2, 2), (0, 1), (5, 1), (52, 1)] {
+            parallelism.cap(recommended);
+            assert_eq!(lock(&parallelism.state).limit, limit, "{recommended}");
+        }
+        drop(out);
+        assert_eq!(parallelism.semaphore.available_permits(), 1);
+        (0..100).for_each(|_| parallelism.raise());
+        assert_eq!(lock(&parallelism.state).limit, 8, "it grows with good answers, up to what is configured");
+        assert_eq!(parallelism.semaphore.available_permits(), 8);
     }
 }

@@ -262,6 +262,10 @@ impl Exchange for Batches {
     fn allow(&self, allowance: Option<Allowance>) {
         self.inner.allow(allowance);
     }
+
+    fn recommend(&self, parallelism: u16) {
+        self.inner.recommend(parallelism);
+    }
 }
 
 /// The resource, the method or the form is not known there, or it is too large: whatever the body says, a repetition is

@@ -93,6 +93,7 @@ impl KnownCode {
 }
 
 const THROTTLED: RefusalVerdict = RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: false };
+/// Fewer at once help: too many were under way, or together they worked longer than they may (dataverse §6.1).
 const CROWDED: RefusalVerdict = RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: true };
 
 const ACCESS: &str = "access to the row was denied: give the application user's security role organization depth";
@@ -221,7 +222,7 @@ pub const KNOWN: &[KnownCode] = &[
     known(0x8004_4151, "SqlTimeout", RefusalVerdict::Again, ""),
     known(0x8007_3000, "SqlNetwork", RefusalVerdict::Again, ""),
     known(0x8004_0255, "TransactionAborted", RefusalVerdict::Again, ""),
-    known(0x8007_2321, "ExecutionTimeExceeded", THROTTLED, ""),
+    known(0x8007_2321, "ExecutionTimeExceeded", CROWDED, ""),
     known(0x8007_2322, "RequestCountExceeded", THROTTLED, ""),
     known(0x8007_2326, "ConcurrencyExceeded", CROWDED, ""),
     known(0x8007_2323, "DatabaseThrottled", THROTTLED, ""),

@@ -159,6 +159,9 @@ impl Crm for Dataverse {
         };
         let hint = answer.headers.get("x-ms-dop-hint").and_then(|value| value.to_str().ok());
         let parallelism = hint.and_then(|hint| hint.trim().parse().ok()).filter(|hint| *hint > 0);
+        if let Some(parallelism) = parallelism {
+            self.api.exchange.recommend(parallelism); // (dataverse §6.1)
+        }
         Ok(CrmIdentity { organization, user, parallelism })
     }
 

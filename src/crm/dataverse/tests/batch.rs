@@ -107,6 +107,8 @@ impl Exchange for Line {
     }
 
     fn allow(&self, _: Option<Allowance>) {}
+
+    fn recommend(&self, _: u16) {}
 }
 
 fn open(line: &Arc<Line>, batch_size: u32) -> Dataverse {

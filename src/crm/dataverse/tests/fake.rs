@@ -51,6 +51,7 @@ pub struct Fake {
     calls: Mutex<Vec<Call>>,
     metadata: Mutex<BTreeMap<&'static str, Reply>>,
     closed: Mutex<Option<Timestamp>>,
+    pub recommended: Mutex<Option<u16>>,
     in_flight: Mutex<(usize, usize)>,
     dialect: DataverseDialect,
 }
@@ -130,6 +131,7 @@ impl Fake {
             calls: Mutex::default(),
             metadata: Mutex::new(metadata),
             closed: Mutex::default(),
+            recommended: Mutex::default(),
             in_flight: Mutex::default(),
             dialect: DataverseDialect::new(mapped()),
         })
@@ -248,6 +250,10 @@ impl Exchange for Fake {
     }
 
     fn allow(&self, _: Option<crate::ports::Allowance>) {}
+
+    fn recommend(&self, parallelism: u16) {
+        *self.recommended.lock().expect("no panic") = Some(parallelism);
+    }
 }
 
 pub fn settings() -> DataverseSettings {

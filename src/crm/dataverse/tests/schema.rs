@@ -47,6 +47,7 @@ async fn who_am_i_tells_user_organization_and_recommended_parallelism() {
         fake.on(Method::GET, "/WhoAmI", ok(answer.clone()).with("x-ms-dop-hint", hint));
         let identity = derived(&fake).identity().await.expect("an identity");
         assert_eq!(identity, CrmIdentity { organization, user, parallelism });
+        assert_eq!(fake.recommended.lock().unwrap().take(), parallelism, "the client stack is told");
     }
     assert_eq!(fake.all_calls()[0].url.as_str(), format!("{HOST}/api/data/v9.2/WhoAmI"));
     assert_eq!(fake.all_calls().len(), 3, "no schema is needed for that");

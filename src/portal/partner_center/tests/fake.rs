@@ -136,6 +136,8 @@ impl Exchange for Fake {
     }
 
     fn allow(&self, _: Option<crate::ports::Allowance>) {}
+
+    fn recommend(&self, _: u16) {}
 }
 
 /// What every call must look like, whatever it is for.
