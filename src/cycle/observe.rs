@@ -52,18 +52,28 @@ impl Pass<'_> {
         Ok(ready)
     }
 
-    /// Reads both sides of a row with an intent; false when a side is down.
-    pub(super) async fn read_for_intent(&mut self, row: &mut Row) -> bool {
-        if !self.read_referral(row).await {
-            return false;
+    /// Reads both sides of rows with an intent, leads many at once; returns the rows, and which could not be read.
+    pub(super) async fn read_for_intents(&mut self, rows: Vec<Row>) -> (Vec<Row>, Vec<ReferralId>) {
+        let (mut read, mut unread, mut linked) = (Vec::new(), Vec::new(), Vec::new());
+        for mut row in rows {
+            let is_create = row.intent.as_ref().is_some_and(|intent| intent.kind == ActionKind::Create);
+            if !self.read_referral(&mut row).await {
+                unread.push(row.id);
+            } else if linked_lead(&row).is_some() {
+                linked.push(row);
+            } else if !is_create || self.read_created(&mut row).await {
+                read.push(row);
+            } else {
+                unread.push(row.id);
+            }
         }
-        let linked = row.entry.as_ref().and_then(|entry| entry.link.as_ref()).map(|link| link.lead);
-        let is_create = row.intent.as_ref().is_some_and(|intent| intent.kind == ActionKind::Create);
-        if let Some(lead) = linked {
-            let rows = std::slice::from_mut(row);
-            return self.read_leads(rows, &[lead]).await && self.follow(rows).await;
+        let leads = distinct(linked.iter().filter_map(linked_lead));
+        if self.read_leads(&mut linked, &leads).await && self.follow(&mut linked).await {
+            read.extend(linked);
+        } else {
+            unread.extend(linked.iter().map(|row| row.id));
         }
-        !is_create || self.read_created(row).await
+        (read, unread)
     }
 
     /// Reads one referral; false when the side is down.

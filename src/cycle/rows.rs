@@ -30,15 +30,12 @@ impl Pass<'_> {
                 row.intent = Some(action);
             }
         }
-        let mut read = Vec::new();
-        for mut row in rows.into_values() {
+        let mut open: Vec<Row> = rows.into_values().collect();
+        for row in &mut open {
             row.entry = self.ports.store.get(row.id)?;
-            if self.read_for_intent(&mut row).await {
-                read.push(row);
-            } else {
-                self.unresolved.insert(row.id); // Both sides are read when it can be resolved.
-            }
         }
+        let (read, unread) = self.read_for_intents(open).await;
+        self.unresolved.extend(unread); // Both sides are read when it can be resolved.
         self.process(read).await?;
         settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;

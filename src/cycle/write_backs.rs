@@ -133,8 +133,16 @@ impl Pass<'_> {
         if busy.is_empty() {
             return Ok(());
         }
-        let again = self.rest_write_backs().await?;
-        self.send(again).await?;
+        // They are decided anew below: what an outcome makes of them must not leave once more beside that.
+        let ids: BTreeSet<ReferralId> = busy.iter().map(|row| row.id).collect();
+        loop {
+            let again = self.rest_write_backs().await?;
+            self.write_backs.forget(|id| ids.contains(&id));
+            if again.is_empty() {
+                break;
+            }
+            self.send(again).await?;
+        }
         for row in &mut busy {
             row.entry = self.ports.store.get(row.id)?;
         }
