@@ -1,12 +1,16 @@
 //! How text is laid out on a screen of 80 columns.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use anstyle::Style;
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// Columns of the screen.
 pub const WIDTH: u16 = 80;
+/// Columns of the names before the text.
+pub const NAME_WIDTH: usize = 16;
 
 /// A heading and a sentence below it.
 pub(super) fn block(text: &mut String, title: &str, style: Style, sentence: &str) {
@@ -47,30 +51,46 @@ pub(super) fn styled(words: &str, style: Style) -> String {
 
 /// A sentence, wrapped to the width of the screen behind an indent; further lines are indented by two more.
 pub(super) fn wrapped(text: &mut String, indent: usize, sentence: &str) {
-    let width = usize::from(WIDTH).saturating_sub(indent + 2).max(20);
-    let mut line = String::new();
-    let mut is_first = true;
-    let mut flush = |line: &mut String| {
-        let by = if is_first { indent } else { indent + 2 };
-        is_first = false;
-        let _ = writeln!(text, "{:by$}{}", "", line.trim_end());
-        line.clear();
-    };
-    for word in sentence.split(' ') {
-        if !line.is_empty() && columns(&line) + columns(word) > width {
-            flush(&mut line);
-        }
-        line.push_str(word);
-        line.push(' ');
+    for (number, line) in lines(sentence, usize::from(WIDTH).saturating_sub(indent + 2).max(20)).iter().enumerate() {
+        let by = if number == 0 { indent } else { indent + 2 };
+        let _ = writeln!(text, "{:by$}{line}", "");
     }
-    flush(&mut line);
+}
+
+/// Writes `name` and `text`, wrapped; lines after the first stand below the text.
+pub(super) fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
+    paragraph(out, &format!("{name:NAME_WIDTH$}"), NAME_WIDTH, text)
+}
+
+/// Writes `first` and behind it `text`, wrapped; lines after the first are indented by `indent`. `first` may hold
+/// escapes for colour: it counts as `indent` columns.
+pub(super) fn paragraph(out: &mut dyn Write, first: &str, indent: usize, text: &str) -> io::Result<()> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for (number, line) in lines(&words.join(" "), usize::from(WIDTH) - indent).iter().enumerate() {
+        match number {
+            0 => writeln!(out, "{}", format!("{first}{line}").trim_end())?,
+            _ => writeln!(out, "{:indent$}{line}", "")?,
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a text; a word that is longer than a line stands alone and is not cut, so that it can be copied. Escape
+/// codes take no columns.
+fn lines(text: &str, width: usize) -> Vec<Cow<'_, str>> {
+    let options = textwrap::Options::new(width)
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
+    textwrap::wrap(text, options)
 }
 
 /// Lines that are wider than the screen wrapped behind their own indent; all others as they are.
 pub(super) fn fitted(text: &str) -> String {
     let mut fit = String::with_capacity(text.len());
     for line in text.lines() {
-        if columns(line) <= usize::from(WIDTH) {
+        if textwrap::core::display_width(line) <= usize::from(WIDTH) {
             fit.push_str(line);
             fit.push('\n');
         } else {
@@ -79,11 +99,6 @@ pub(super) fn fitted(text: &str) -> String {
         }
     }
     fit
-}
-
-/// Columns that text takes; escape codes take none.
-fn columns(text: &str) -> usize {
-    anstream::adapter::strip_str(text).map(|part| part.chars().count()).sum()
 }
 
 /// Text of a stranger, so that it cannot move the cursor, colour the screen or turn the direction of writing round.
@@ -105,7 +120,7 @@ pub(super) fn harmless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{WIDTH, harmless, wrapped};
+    use super::{WIDTH, harmless, lines, row, wrapped};
 
     #[test]
     fn long_sentences_are_wrapped_and_words_stay_whole() {
@@ -118,5 +133,18 @@ mod tests {
     #[test]
     fn what_strangers_wrote_cannot_command_a_terminal() {
         assert_eq!(harmless("a\u{1b}[31mb\u{9b}1m\u{202e}c\nd"), "a\\u{1b}[31mb\\u{9b}1m\\u{202e}c\nd");
+    }
+
+    #[test]
+    fn names_stand_before_their_text_and_long_words_stay_whole() {
+        assert_eq!(lines("a bb ccc", 4), ["a bb", "ccc"]);
+        assert_eq!(lines("a toolongword b", 4), ["a", "toolongword", "b"]);
+        assert_eq!(lines("", 4), [""]);
+        let mut out = Vec::new();
+        row(&mut out, "Name", &"word ".repeat(20)).expect("written");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.lines().all(|line| line.len() <= usize::from(WIDTH)), "{text}");
+        assert!(text.starts_with("Name            word"), "{text}");
+        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("                word")), "{text}");
     }
 }

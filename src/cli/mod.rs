@@ -15,7 +15,6 @@ mod layout;
 pub mod login;
 pub mod manual;
 pub mod once;
-mod paper;
 pub mod plan;
 mod progress;
 pub mod run;

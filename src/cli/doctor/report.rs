@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::super::paper::paragraph;
+use super::super::layout::paragraph;
 use super::super::words::{ALARM, CARE, GOOD, TITLE};
 
 /// Columns of the word before a check.

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::paper::row;
+use super::layout::row;
 use super::{Call, Failure, print_json};
 use crate::config::{Settings, Sources, unit};
 use crate::telemetry::{LogFormat, LogSettings};

@@ -126,7 +126,7 @@ impl Proof {
 
 /// Prints the proof for people.
 pub fn print(proof: &Proof, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut row = |name: &str, text: &str| super::super::paper::row(out, name, text);
+    let mut row = |name: &str, text: &str| super::super::layout::row(out, name, text);
     row("Tenant", &proof.tenant)?;
     row("User", proof.user.as_deref().unwrap_or("none: the application itself"))?;
     let methods = proof.methods.as_ref().map(|methods| methods.join(", "));

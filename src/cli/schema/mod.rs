@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::build::{SystemClock, crm_line, load};
 use super::exit::Exit;
-use super::paper::row;
+use super::layout::row;
 use super::{Call, Failure, print_json};
 use crate::config::Settings;
 use crate::crm::dataverse::settings::Identity;

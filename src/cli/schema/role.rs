@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::build::mapped_columns;
 use super::super::exit::Exit;
-use super::super::paper::paragraph;
+use super::super::layout::paragraph;
 use super::super::{Failure, print_json};
 use crate::config::Settings;
 use crate::crm::dataverse::settings::Identity;
