@@ -185,6 +185,11 @@ impl<'a> Draft<'a> {
             entry.referral_etag = None;
             self.holds.push(Hold::ReferralMissing);
             entry.look_at = Some(self.now.plus(MISSING_AGAIN));
+            if !matches!(self.row.lead, Seen::Unseen) || self.row.opportunities.is_some() {
+                // What the lead says meanwhile is not weighed: both sides are read when it is back.
+                entry.link.iter_mut().for_each(|link| link.etag = None);
+                entry.outcome = None;
+            }
         } else {
             match entry.standing {
                 Standing::Pending | Standing::OutOfScope | Standing::ClosedUnlinked => self.link(&mut entry),

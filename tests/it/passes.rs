@@ -326,3 +326,20 @@ async fn a_poll_without_a_row_has_the_leads_of_a_closing_read_by_id() {
     bench.pass().await;
     assert_eq!((bench.status_of(referral).as_str(), bench.status_of(next).as_str()), ("Closed", "Closed"));
 }
+
+#[tokio::test]
+async fn what_a_lead_says_while_its_referral_cannot_be_read_is_read_again() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statuscode": 2}));
+    bench.world().faults.play_next_at(Class::RoleLost, &referral.to_string());
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "New", "it could not be read");
+    bench.world().faults.calm();
+    bench.wait(3_000);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Active");
+}

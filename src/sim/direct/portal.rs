@@ -39,7 +39,14 @@ impl Portal for DirectPortal {
         };
         let answer = self.line.send("list referrals", Request::new("GET", &format!("{PATH}?{query}"))).await?;
         let server_time = Line::server_time(&answer);
-        let Body::Page(body, rows) = answer.body else { return Err(self.line.malformed("list referrals")) };
+        let (body, rows) = match answer.body {
+            Body::Page(body, rows) => (body, rows),
+            Body::Json(mut body) => match body["value"].take() {
+                Value::Array(rows) => (body, rows.into_iter().map(Arc::new).collect()),
+                _ => return Err(self.line.malformed("list referrals")),
+            },
+            Body::Bytes(_) => return Err(self.line.malformed("list referrals")),
+        };
         let mut page = Page { items: Vec::new(), defects: Vec::new(), next: None, server_time };
         for row in rows {
             let id = text(&row, "/id");
