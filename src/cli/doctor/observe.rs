@@ -179,7 +179,7 @@ fn look(source: &SecretSource, kind: Kind, is_kept: bool) -> SecretFound {
         };
     }
     let Some(path) = source.path() else {
-        return absent(source.read().err().map(|error| error.reason).unwrap_or_default());
+        return absent("outside the service it is found by the unit, which does not name it".to_owned());
     };
     match read_limited(&path) {
         Ok(bytes) => {

@@ -150,7 +150,27 @@ fn mapping(facts: &mut Facts, key: &str, reason: &str) {
 }
 
 /// What is wrong; how it shows; the one check that fails; words of what is found; words of what to do.
-const SEEDS: [Seed; 44] = [
+const SEEDS: [Seed; 46] = [
+    (
+        "a credential that nobody passes",
+        |it| {
+            it.secrets[1].1 = SecretFact {
+                key: "dataverse.auth.client_secret_credential".into(),
+                place: "the systemd credential dataverse-secret".into(),
+                found: SecretFound::Unreadable("the unit does not name it".into()),
+            }
+        },
+        "secrets:dynamics",
+        "no credential dataverse-secret",
+        "systemctl edit",
+    ),
+    (
+        "no name server",
+        |it| it.hosts.iter_mut().for_each(|host| host.dns = Some(Err("no answer".into()))),
+        "names",
+        "none is known",
+        "resolv.conf",
+    ),
     (
         "a typing error in the configuration",
         |it| it.configuration.errors.push("/etc/referrald/referrald.toml:3:1: `writs`: unknown".into()),

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::build::{Line, SystemClock, crm_line, load, portal_line, webhook_line};
 use super::exit::Exit;
+use super::paper::paragraph;
 use super::{Call, Failure};
 use crate::http::Tokens;
 use crate::model::Side;
@@ -116,9 +117,14 @@ impl Desk {
             writeln!(out, "{line}")?;
         } else {
             writeln!(out, "Open this address in a browser and sign in:\n\n{}\n", invitation.url)?;
-            writeln!(out, "The answer comes to {redirect}, which must be registered with the application.")?;
-            writeln!(out, "Browser on another machine? Paste here the address that it ends at, or forward the")?;
-            writeln!(out, "port with ssh -L {0}:localhost:{0}, or begin again with --device-code.\n", loopback.port())?;
+            let port = loopback.port();
+            let words = format!(
+                "The answer comes to {redirect}, which must be registered with the application. Is the browser on another \
+                 machine? Paste here the address that it ends at, or forward the port with ssh -L {port}:localhost:{port}, \
+                 or begin again with --device-code."
+            );
+            paragraph(out, "", 0, &words)?;
+            writeln!(out)?;
         }
         out.flush()?;
         let mut pasted = pasted(&invitation.state);

@@ -40,7 +40,7 @@ pub(super) fn role(settings: &Settings, is_json: bool, out: &mut (dyn Write + Se
 }
 
 fn print(needs: &[Need], settings: &Settings, out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "{:31} {:12} {:10} {}\n", "Privilege", "Table", "Access", "What for")?;
+    writeln!(out, "{:31} {:12} {:10} What for\n", "Privilege", "Table", "Access")?;
     for need in needs {
         let first = format!("{:31} {:12} {:10} ", need.privilege, need.table, need.access);
         paragraph(out, &first, 56, need.reason)?;

@@ -28,10 +28,23 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
     desk.add("disk", "Disk", &["configuration", "state"], || facts.disk_free.map(disk));
     desk.add("ledger", "Ledger", &["configuration", "state"], || facts.ledger.as_ref().map(ledger));
     desk.add("unit", "Unit of systemd", &["configuration"], || Some(unit(&facts.unit)));
+    let is_deaf = |host: &HostFact| matches!(host.dns, Some(Err(_)));
+    let has_no_names = facts.hosts.len() > 1 && facts.hosts.iter().all(is_deaf);
+    if has_no_names {
+        // Not every name is misspelt at once.
+        desk.add("names", "Names of all hosts", &["configuration"], || {
+            let reason = facts.hosts.iter().find_map(|host| host.dns.as_ref()?.as_ref().err());
+            Some(Outcome::failed(
+                format!("none is known: {}", reason.map(String::as_str).unwrap_or_default()),
+                "a name server that answers",
+                "check the network and /etc/resolv.conf; behind a proxy set http.proxy",
+            ))
+        });
+    }
     for host in &facts.hosts {
         let id = |stage: &str| format!("{stage}:{}", host.name);
         let below = |stage: &str| [id(stage)];
-        desk.add(id("dns"), format!("Name {}", host.name), &["configuration"], || dns(host));
+        desk.add(id("dns"), format!("Name {}", host.name), &["configuration", "names"], || dns(host));
         let [needs] = below("dns");
         desk.add(id("tcp"), format!("Way to {}", host.name), &["configuration", &needs], || tcp(host));
         let [needs] = below("tcp");
@@ -66,6 +79,14 @@ fn secrets(secrets: &[&SecretFact]) -> Outcome {
         let expected = format!("the bare secret in {place}");
         let failed = |what: &str, remedy: String| Outcome::failed(format!("{key}: {what}"), expected.as_str(), remedy);
         match found {
+            SecretFound::Unreadable(reason) if key.ends_with("_credential") => {
+                let name = place.rsplit(' ').next().unwrap_or(place);
+                return Outcome::failed(
+                    format!("{key}: there is no credential {name}: {reason}"),
+                    format!("LoadCredential={name}:FILE under [Service] of the unit"),
+                    "systemctl edit referrald, and add that line with the file of the secret",
+                );
+            }
             SecretFound::Unreadable(reason) => {
                 return failed(reason, format!("put the secret into {place}, readable for the daemon"));
             }
