@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::build::{Line, SystemClock, crm_line, load, portal_line, webhook_line};
 use super::exit::Exit;
-use super::paper::paragraph;
+use super::layout::paragraph;
 use super::{Call, Failure};
 use crate::http::Tokens;
 use crate::model::Side;
