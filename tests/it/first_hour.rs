@@ -95,7 +95,7 @@ async fn wrong_answers_are_found_while_asking_and_leave_nothing_behind() {
         (vec![("--owner-team", "sales")], &secret, "no id of a team"),
     ] {
         let finished = init(&stage, &change, &[], said).await;
-        assert!(finished.code == 1 && finished.trouble.contains(words), "{change:?}: {finished:?}");
+        assert!(finished.code == 1 && finished.complains(words), "{change:?}: {finished:?}");
         assert!(!finished.trouble.contains("wrong~secret"));
         assert_eq!(std::fs::read_dir(stage.path("first")).unwrap().count(), 0, "{change:?}");
     }

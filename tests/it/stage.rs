@@ -45,6 +45,18 @@ pub struct Finished {
     pub trouble: String,
 }
 
+impl Finished {
+    /// True when it complained in these words, wherever the lines break.
+    pub fn complains(&self, words: &str) -> bool {
+        says(&self.trouble, words)
+    }
+}
+
+/// True when a text that was wrapped for the screen has these words.
+pub fn says(text: &str, words: &str) -> bool {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").contains(words)
+}
+
 impl Stage {
     /// A stage over a world with `referrals` referrals.
     pub async fn new(seed: u64, referrals: usize) -> Stage {

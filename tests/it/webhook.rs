@@ -66,7 +66,7 @@ async fn a_signed_event_brings_a_new_referral_across_without_the_clock() {
 async fn a_test_event_is_delivered_and_its_report_shown() {
     let (stage, daemon, _) = listening(62).await;
     let early = stage.run(&["webhook", "test"]).await;
-    assert!(early.code == 1 && early.trouble.contains("webhook register"), "{early:?}");
+    assert!(early.code == 1 && early.complains("webhook register"), "{early:?}");
     assert_eq!(stage.run(&["webhook", "register"]).await.code, 0);
     let test = stage.run(&["webhook", "test"]).await;
     assert!(test.code == 0 && test.out.contains("report: completed") && test.out.contains("OK"), "{test:?}");
@@ -94,7 +94,7 @@ async fn another_consumer_is_replaced_only_when_asked_and_can_be_put_back() {
     assert!(refused.out.contains(&other.url), "what is there is shown: {refused:?}");
     assert_eq!(registered(), other);
     let refused = stage.run(&["webhook", "unregister"]).await;
-    assert!(refused.code == 1 && refused.trouble.contains("not ours"), "{refused:?}");
+    assert!(refused.code == 1 && refused.complains("not ours"), "{refused:?}");
 
     let taken = stage.run(&["webhook", "register", "--take-over"]).await;
     assert!(taken.code == 0 && taken.out.contains(&other.url), "{taken:?}");
