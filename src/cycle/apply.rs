@@ -1,6 +1,7 @@
 //! Every write of a pass: one intent record, then the services, then the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::StreamExt;
@@ -9,7 +10,7 @@ use serde_json::json;
 use super::{CycleError, Mode, OLD_OUTCOMES, Pass, Sentence, VANISHED_BRAKE};
 use crate::model::{Closing, Entry, Fault, ReferralId, RemoteError, Side, Standing};
 use crate::plan::{Action, Hold, Next, Outcome, Row, RowPlan, Seen, Step, backoff, brakes, plan_row, settle};
-use crate::ports::{ActionKind, Batch, HistoryLine, Ports};
+use crate::ports::{ActionKind, Batch, Clock, Crm, HistoryLine, Portal, Ports};
 
 /// Times a row is read and decided again in one pass after its version turned out to be stale.
 const CONFLICTS_MAX: u32 = 3;
@@ -377,18 +378,18 @@ impl Pass<'_> {
             *self.attempted.entry(ready.action.kind()).or_default() += 1;
         }
         let commit = self.ports.store.intend(batch.iter().map(|ready| ready.action.intended()).collect()).await?;
-        let ports = self.ports.clone();
+        let remotes = Remotes::of(self.ports);
         let policy = self.setup.policy.clone();
         let silence = Silence::default();
         let done: Vec<Done> = futures_util::stream::iter(batch)
             .map(|mut ready| {
-                let (ports, policy, silence) = (&ports, &policy, &silence);
+                let (remotes, policy, silence) = (&remotes, &policy, &silence);
                 async move {
                     let side = side_of(&ready.action);
                     if silence.is_long(side) {
                         return (commit, ready, Sent::NotTried);
                     }
-                    let sent = send_one(ports, policy, &mut ready.row, &mut ready.action).await;
+                    let sent = send_one(remotes, policy, &mut ready.row, &mut ready.action).await;
                     silence.note(side, &sent);
                     (commit, ready, sent)
                 }
@@ -668,11 +669,30 @@ impl Silence {
     }
 }
 
+/// What sending needs of the outside world. Not the ledger: a write that is given up with its pass must not keep it open.
+#[derive(Clone)]
+pub(super) struct Remotes {
+    portal: Arc<dyn Portal>,
+    crm: Arc<dyn Crm>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Remotes {
+    pub(super) fn of(ports: &Ports) -> Remotes {
+        Remotes { portal: Arc::clone(&ports.portal), crm: Arc::clone(&ports.crm), clock: Arc::clone(&ports.clock) }
+    }
+}
+
 /// Sends one action. An irreversible step is sent only when a fresh read still asks for the very same step.
-pub(super) async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &mut Row, action: &mut Action) -> Sent {
+pub(super) async fn send_one(
+    remotes: &Remotes,
+    policy: &crate::plan::Policy,
+    row: &mut Row,
+    action: &mut Action,
+) -> Sent {
     let needs_fresh = matches!(action, Action::Patch { step, is_fresh, .. } if *step != Step::None && !*is_fresh);
     if needs_fresh {
-        match fresh(ports, policy, row, action).await {
+        match fresh(remotes, policy, row, action).await {
             // What is settled afterwards is what was sent, not what was planned before the read.
             Ok(Some(again)) => *action = again,
             Ok(None) => return Sent::Changed,
@@ -682,29 +702,29 @@ pub(super) async fn send_one(ports: &Ports, policy: &crate::plan::Policy, row: &
     let request = request_id(action);
     Sent::Outcome(match action {
         Action::Create { referral, lead, draft, .. } => {
-            lead_outcome(ports.crm.create(*referral, *lead, draft, request).await)
+            lead_outcome(remotes.crm.create(*referral, *lead, draft, request).await)
         }
-        Action::Update { lead, etag, draft, .. } => lead_outcome(ports.crm.update(*lead, etag, draft, request).await),
+        Action::Update { lead, etag, draft, .. } => lead_outcome(remotes.crm.update(*lead, etag, draft, request).await),
         Action::Patch { referral, etag, patch, .. } => {
-            patch_outcome(ports.portal.patch(*referral, etag, patch, request).await)
+            patch_outcome(remotes.portal.patch(*referral, etag, patch, request).await)
         }
     })
 }
 
 /// Reads the referral and decides the row again; the action, if it is still the same irreversible step.
 async fn fresh(
-    ports: &Ports,
+    remotes: &Remotes,
     policy: &crate::plan::Policy,
     row: &mut Row,
     action: &Action,
 ) -> Result<Option<Action>, RemoteError> {
-    match ports.portal.get(row.id).await {
+    match remotes.portal.get(row.id).await {
         Ok(referral) => row.referral = Seen::from(referral),
         Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
         Err(error) => return Err(error),
     }
     row.is_referral_fresh = true;
-    let plan = plan_row(row, policy, ports.clock.now());
+    let plan = plan_row(row, policy, remotes.clock.now());
     if let Some(entry) = plan.entry {
         row.entry = Some(entry);
     }

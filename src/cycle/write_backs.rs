@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::apply::{Done, Ready, Sent, send_one};
+use super::apply::{Done, Ready, Remotes, Sent, send_one};
 use super::rows::is_older;
 use super::{Budget, CycleError, Mode, Pass};
 use crate::model::{Entry, ExternalReference, Fault, ReferralId, ReferralStatus, RemoteError, Side, Standing};
 use crate::plan::{Outcome, Policy, Row};
-use crate::ports::{ActionKind, Batch, Ports};
+use crate::ports::{ActionKind, Batch};
 
 /// Write-backs that wait in memory; more of them stay due in the ledger.
 pub(super) const WRITE_BACKS_MAX: usize = 1000;
@@ -80,9 +80,9 @@ impl WriteBacks {
 
 impl Lane {
     /// One worker: takes what is on record until there is nothing more, or until the side cannot be written to.
-    async fn work(self: Arc<Self>, ports: Ports, policy: Policy) {
+    async fn work(self: Arc<Self>, remotes: Remotes, policy: Policy) {
         while let Some((commit, mut ready)) = self.next() {
-            let sent = send_one(&ports, &policy, &mut ready.row, &mut ready.action).await;
+            let sent = send_one(&remotes, &policy, &mut ready.row, &mut ready.action).await;
             if let Sent::Outcome(Outcome::Failed(error)) = &sent
                 && error.stops_side()
             {
@@ -290,8 +290,8 @@ impl Pass<'_> {
         lock(&self.write_backs.lane.queue).extend(next.into_iter().map(|ready| (commit, ready)));
         while self.write_backs.workers.try_join_next().is_some() {}
         while self.write_backs.workers.len() < WORKERS {
-            let (lane, ports) = (Arc::clone(&self.write_backs.lane), self.ports.clone());
-            self.write_backs.workers.spawn(lane.work(ports, self.setup.policy.clone()));
+            let (lane, remotes) = (Arc::clone(&self.write_backs.lane), Remotes::of(self.ports));
+            self.write_backs.workers.spawn(lane.work(remotes, self.setup.policy.clone()));
         }
         Ok(())
     }
