@@ -205,11 +205,13 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Who speaks for a lead that this row may link: another row may have got it since this one was read.
+    /// Who speaks for a lead that this row may link or create: another row may have got it since this one was read.
     fn renew_claims(&self, row: &mut Row) -> Result<(), CycleError> {
         let linked = linked_lead(row);
         let candidates = row.adoption.iter().flat_map(|adoption| &adoption.candidates);
-        let leads: Vec<LeadId> = row.lead.present().into_iter().chain(candidates).map(|lead| lead.id).collect();
+        let seen = row.lead.present().into_iter().chain(candidates).map(|lead| lead.id);
+        let policy = &self.setup.policy;
+        let leads: Vec<LeadId> = seen.chain(policy.is_derived.then(|| policy.computed(row.id))).collect();
         for lead in leads.into_iter().filter(|lead| Some(*lead) != linked) {
             match self.claim_on(lead, row.id)? {
                 Some(claim) => row.claims.insert(lead, claim),

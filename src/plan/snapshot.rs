@@ -20,7 +20,7 @@ pub struct Row {
     pub opportunities: Option<Vec<Opportunity>>,
     /// What the search for an existing lead gave; `None` when it was not searched.
     pub adoption: Option<Adoption>,
-    /// Which referral speaks for a lead that this row may link.
+    /// Which referral speaks for a lead that this row may link or create.
     pub claims: BTreeMap<LeadId, Claim>,
     /// Our memory.
     pub entry: Option<Entry>,

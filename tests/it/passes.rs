@@ -6,9 +6,9 @@ use std::time::Duration;
 use referrald::config::{HumanDuration, Settings};
 use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine, Reconciler};
-use referrald::model::{ReferralId, Side, Timestamp};
+use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
-use referrald::ports::{Decisions, LatchedBrake, Ports, StateStore};
+use referrald::ports::{Batch, Decisions, LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::Class;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
@@ -284,6 +284,29 @@ async fn a_place_taken_by_a_lead_that_was_merged_away_is_not_tried_again() {
         bench.pass().await;
     }
     assert_eq!(bench.world().journal.count_of("patch lead"), before);
+}
+
+/// After a merge and a lost ledger, say: the lead of one referral is the other's, and then it is deleted.
+#[tokio::test]
+async fn a_lead_that_another_referral_has_is_not_created_again_for_this_one() {
+    let (bench, referrals) = Bench::with(2, |settings| settings.link.on_lead_deleted = OnLeadDeleted::Recreate);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let [holder, other] = [referrals[0], referrals[1]].map(ReferralId::new);
+    let lead = bench.lead_of(referrals[1]);
+    let mut of_holder = bench.store.get(holder).unwrap().expect("an entry");
+    let mut of_other = bench.store.get(other).unwrap().expect("an entry");
+    of_holder.link = of_other.link.take();
+    (of_other.standing, of_other.look_at) = (Standing::Pending, Some(bench.clock.at()));
+    let entries = vec![(holder, Some(of_holder)), (other, Some(of_other))];
+    bench.store.record(Batch { entries, ..Batch::default() }).await.unwrap();
+    bench.world().delete_lead(lead);
+    for _ in 0..2 {
+        bench.pass().await;
+        assert_eq!(bench.store.get(other).unwrap().map(|entry| entry.standing), Some(Standing::LeadTaken));
+        assert_eq!(bench.store.by_lead(LeadId::new(lead)), Ok(Some(holder)));
+    }
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ impl Draft<'_> {
         claimed.or(lead.referral).filter(|referral| *referral != self.row.id)
     }
 
-    /// Creates the lead, unless it was there once or the referral is over.
+    /// Creates the lead, unless it was there once, the referral is over or another referral has that lead.
     pub(super) fn create(&mut self, entry: &mut Entry, referral: &Referral, is_reference_gone: bool) {
         let is_wanted = match (referral.status, self.policy.scope.import_closed) {
             (ReferralStatus::New | ReferralStatus::Active | ReferralStatus::Other, _) => true,
@@ -132,6 +132,15 @@ impl Draft<'_> {
             let lead = reference.unwrap_or(computed);
             entry.standing = Standing::LeadGone;
             self.holds.push(Hold::LeadDeleted { lead });
+            return;
+        }
+        // Deleted, and who speaks for it (since a merge, say) may not know yet: created, it would speak for two.
+        let claim =
+            self.row.claims.get(&computed).filter(|claim| self.policy.is_derived && claim.referral != self.row.id);
+        if let Some(by) = claim.map(|claim| claim.referral) {
+            entry.standing = Standing::LeadTaken;
+            entry.link = None;
+            self.holds.push(Hold::LeadTaken { lead: computed, by });
             return;
         }
         entry.standing = Standing::Pending;

@@ -109,6 +109,20 @@ fn a_lead_that_speaks_for_another_referral_is_left_to_it() {
 }
 
 #[test]
+fn a_lead_that_another_referral_has_is_not_created_after_its_deletion() {
+    let place = row().policy.computed(id(R));
+    let taken = "hold: lead already linked to referral #1b: L; `release` tries again";
+    // The other referral got it by a merge; then it was deleted, and only this referral's search knows.
+    let first = row().referral(New).found(&[]).claimed(place, id(0x1b));
+    check(first.clone(), taken);
+    assert_eq!(standing(first), Standing::LeadTaken);
+    let mut again =
+        row().referral(Active).linked(Active).with(|policy| policy.link.on_lead_deleted = OnLeadDeleted::Recreate);
+    again.row.lead = Seen::Absent;
+    check(again.claimed(place, id(0x1b)), taken);
+}
+
+#[test]
 fn a_deleted_lead_stays_deleted_or_is_created_again() {
     let gone = |answer| {
         let mut sample = row().referral(Active).linked(Active).with(|policy| policy.link.on_lead_deleted = answer);

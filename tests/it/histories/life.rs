@@ -46,6 +46,8 @@ pub struct History {
 
 /// The work budget of a cycle, as by default.
 const BUDGET: Budget = Budget::Work(Duration::from_secs(30));
+/// How often the tasks of a process that ended are polled until they are gone.
+const YIELDS_MAX: usize = 100_000;
 /// Every so many rounds an export is kept, as in every night.
 const NIGHT_EVERY: usize = 9;
 /// Edits between two cycles.
@@ -393,7 +395,14 @@ impl Life {
                 // Sled lets its files go when the last handle does.
                 (self.engine, self.ports, self.frail) =
                     engine(&self.script, self.round, &self.yard, &self.clock, &mut Ledger::Memory(nothing));
-                *store = None;
+                // A process that ends takes its tasks along; here they let the files go when they are polled once more.
+                let left = store.take().map(|store| Arc::downgrade(&store)).unwrap_or_default();
+                for _ in 0..YIELDS_MAX {
+                    if left.strong_count() == 0 {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
                 if let Ending::Flip(place) = ending {
                     flip(&directory.path().join("ledger"), place);
                 } else if is_lost {
