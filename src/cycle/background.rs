@@ -272,7 +272,8 @@ impl Pass<'_> {
                 Standing::LeadGone => entry.link.is_some(),
                 Standing::Pending | Standing::OutOfScope | Standing::ClosedUnlinked | Standing::LeadTaken => false,
             };
-            if is_watched && !self.decided.contains(&id) {
+            // A row that was decided by its referral alone says nothing about its lead.
+            if is_watched && !self.heard.contains(&id) {
                 let mut row = Row::new(id);
                 row.entry = Some(entry);
                 rows.push(row);

@@ -158,6 +158,8 @@ struct Pass<'a> {
     backfill: Option<crate::ports::Backfill>,
     /// Rows decided in this pass already: a later page does not decide them again.
     decided: BTreeSet<ReferralId>,
+    /// Rows decided in this pass with a look at their lead: a reading of leads by id does not read it again.
+    heard: BTreeSet<ReferralId>,
     /// Rows with a write of ours whose outcome could not be found out: decided by nothing until both sides are read for it.
     unresolved: BTreeSet<ReferralId>,
     /// How often the ledger had been opened when the pass began.
@@ -213,6 +215,7 @@ impl<'a> Pass<'a> {
             has_held_vanished: false,
             backfill: None,
             decided: BTreeSet::new(),
+            heard: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),

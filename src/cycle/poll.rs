@@ -202,19 +202,27 @@ impl Pass<'_> {
         Some(mark.advanced_to(newest).advanced_to(seen))
     }
 
-    /// Before irreversible steps in a pass whose poll showed no lead at all: their leads are read by id and decided again.
-    /// Whoever has lost the role gets no further than this.
+    /// Before irreversible steps their leads are read by id and decided again: all of them in a pass whose poll showed no
+    /// lead at all (whoever has lost the role gets no further than this), and those that a poll may not show. With a column
+    /// for the referral id it asks for leads that have a value there, and the master of a merged lead has none.
     pub(super) async fn prove_sight(&mut self) -> Result<(), CycleError> {
-        if self.is_sighted || !self.is_crm_observed || self.deferred.is_empty() || !self.may_write() {
+        if !self.is_crm_observed || !self.may_write() {
             return Ok(());
         }
+        let is_blind = !self.is_sighted;
+        let is_partial = self.setup.policy.referral_column.is_some();
+        let is_unproven = |row: &Row| is_blind || (is_partial && matches!(row.lead, Seen::Unseen));
         let is_irreversible = |plan: &RowPlan| {
             let kind = plan.action.as_ref().map(Action::kind);
             matches!(kind, Some(ActionKind::Accept | ActionKind::Close))
         };
-        let (mine, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.deferred).into_iter().partition(|(_, plan)| is_irreversible(plan));
+        let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
+            .into_iter()
+            .partition(|(row, plan)| is_irreversible(plan) && is_unproven(row));
         self.deferred = others;
+        if mine.is_empty() {
+            return Ok(());
+        }
         let mut rows: Vec<Row> = mine.iter().map(|(row, _)| row.clone()).collect();
         let leads = distinct(rows.iter().filter_map(linked_lead));
         let is_read = self.read_leads(&mut rows, &leads).await

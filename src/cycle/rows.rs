@@ -128,7 +128,12 @@ impl Pass<'_> {
                 self.renew_claims(&mut row)?;
                 let plan = plan_row(&row, &self.setup.policy, now);
                 match plan.needs.is_empty() {
-                    true => planned.push((row, plan)),
+                    true => {
+                        if !matches!(row.lead, Seen::Unseen) {
+                            self.heard.insert(row.id);
+                        }
+                        planned.push((row, plan));
+                    }
                     false if self.may_look_up(&plan) => needy.push((row, plan.needs)),
                     false => tomorrow.push(row),
                 }

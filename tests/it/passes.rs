@@ -6,9 +6,9 @@ use std::time::Duration;
 use referrald::config::{HumanDuration, Settings};
 use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine, Reconciler};
-use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp};
+use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
-use referrald::ports::{Batch, Decisions, LatchedBrake, Ports, StateStore};
+use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::Class;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
@@ -91,9 +91,11 @@ impl Bench {
 }
 
 fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>, settings: Settings) -> Reconciler {
+    let crm =
+        DirectCrmSettings { referral_column: settings.referral_id_column.clone(), ..DirectCrmSettings::default() };
     let ports = Ports {
         portal: Arc::new(DirectPortal::new(Arc::clone(world))),
-        crm: Arc::new(DirectCrm::new(Arc::clone(world), DirectCrmSettings::default())),
+        crm: Arc::new(DirectCrm::new(Arc::clone(world), crm)),
         store: store.clone(),
         clock: Arc::new(clock.clone()),
     };
@@ -365,4 +367,50 @@ async fn what_a_lead_says_while_its_referral_cannot_be_read_is_read_again() {
     bench.wait(3_000);
     bench.pass().await;
     assert_eq!(bench.status_of(referral), "Active");
+}
+
+#[tokio::test]
+async fn a_reading_of_leads_hears_a_lead_whose_referral_has_changed_in_the_same_pass() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statuscode": 2}));
+    // No poll shows it: the watermark is past it already.
+    bench.wait(3_600);
+    let ahead = bench.clock.at();
+    let memo = Memo { leads_seen: Some(Watermark(ahead)), ..bench.store.memo().unwrap() };
+    bench.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
+    bench.world().edit_referral(referral, |document| document["customerProfile"]["name"] = "Fabrikam".into());
+    bench.engine.ask_for_sweep();
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Active");
+}
+
+#[tokio::test]
+async fn a_closing_for_a_master_that_no_poll_shows_is_proven_by_a_look_at_it() {
+    let (bench, referrals) = Bench::with(8, |settings| settings.referral_id_column = Some("new_referralid".to_owned()));
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    let master = bench.world().add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
+    bench.world().merge_leads(master, lead).unwrap();
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    assert_eq!(bench.lead_of(referral), master);
+    bench.edit(Table::Lead, master, json!({"statecode": 2, "statuscode": 4}));
+    bench.engine.ask_for_sweep();
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "New", "the outcome has not settled");
+    bench.edit(Table::Lead, master, json!({"statecode": 0, "statuscode": 1}));
+    // Another lead is listed: the poll is not blind.
+    bench.edit(Table::Lead, bench.lead_of(referrals[1]), json!({"telephone1": "+1 425 555 0100"}));
+    bench.wait(3_600);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    assert_eq!(bench.status_of(referral), "New", "it was opened again");
 }

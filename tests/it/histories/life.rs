@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionRequest, Detail, Engine, Reconciler, Which};
 use referrald::model::{ReferralId, Timestamp};
+use referrald::plan::HOLD_NAMES;
 use referrald::ports::{LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
@@ -443,12 +444,19 @@ impl Life {
         }
         for _ in 0..40 {
             let report = self.cycle().await;
-            if report.writes() == 0 && self.approvable().is_empty() {
+            if report.writes() == 0 && self.approvable().is_empty() && !self.is_settling() {
                 break;
             }
             self.approve().await;
             self.clock.advance(Duration::from_secs(3_601));
         }
+    }
+
+    /// An outcome was seen and waits for its time, as after a sweep that was under way when trouble ended: the next one
+    /// is the first that reads everything.
+    fn is_settling(&self) -> bool {
+        let bit = HOLD_NAMES.iter().position(|name| *name == "not settled").expect("a hold of this name");
+        self.store().counters().unwrap().holds.get(&(bit as u8)).is_some_and(|count| *count > 0)
     }
 
     /// At rest nothing is written and nothing is planned.
