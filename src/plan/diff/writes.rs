@@ -28,8 +28,10 @@ impl Draft<'_> {
     }
 
     /// The referral was closed over there while the lead is open.
+    ///
+    /// What else there is to write goes first: a lead that is being closed may refuse every other column (dataverse §2.3).
     pub(super) fn closed_over_there(&mut self, entry: &Entry, link: &Link, writes: &mut Writes) {
-        if !self.is_closing_news(entry, link) {
+        if !self.is_closing_news(entry, link) || !writes.draft.is_empty() {
             return;
         }
         match self.policy.status.on_referral_closed {
