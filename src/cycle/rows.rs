@@ -1,6 +1,6 @@
 //! From what was seen to planned rows: both sides joined, what is missing read, claims on one lead sorted out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::linked_lead;
 use super::{CycleError, Mode, Pass};
@@ -163,6 +163,10 @@ impl Pass<'_> {
         self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
         self.unresolved.extend(rows.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
+        // What was decided before is not sent any more: it rests on an entry that knows nothing of what was seen since.
+        let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();
+        self.write_backs.forget(|id| ids.contains(&id));
+        self.deferred.retain(|(row, _)| !ids.contains(&row.id));
         if !self.may_write() {
             return self.restart_outcomes(rows).await;
         }

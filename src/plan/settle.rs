@@ -9,6 +9,9 @@ use crate::plan::policy::Policy;
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::{backoff, fields};
 
+/// Another lead holds the value of an alternate key (dataverse §7).
+const DUPLICATE_KEY: &str = "0x80060892";
+
 /// What came of one action.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -154,6 +157,8 @@ fn failed(
         row.intent = Some(action.intended());
         return Next::Read;
     }
+    let is_duplicate = error.code.as_deref().is_some_and(|code| code.eq_ignore_ascii_case(DUPLICATE_KEY));
+    row.is_key_taken |= is_duplicate && matches!(action, Action::Update { .. });
     match error.fault {
         Fault::Conflict | Fault::Missing => Next::Read,
         Fault::Throttled { .. } | Fault::Unavailable | Fault::Unauthorized | Fault::NeedsHuman => Next::Later,

@@ -30,6 +30,8 @@ pub struct Row {
     pub intent: Option<IntendedAction>,
     /// An operator asked to rewrite these groups after a change of mapping.
     pub backfill: Option<Groups>,
+    /// The lead was refused the referral id just now: another lead holds that key (dataverse §7).
+    pub is_key_taken: bool,
 }
 
 /// How much of one side was read.
@@ -96,6 +98,7 @@ impl Row {
             recalled: None,
             intent: None,
             backfill: None,
+            is_key_taken: false,
         }
     }
 }

@@ -13,21 +13,25 @@ use crate::plan::status::{self, Outcome, Target};
 impl Draft<'_> {
     /// Fills the empty referral id column of a lead that the referral names, that was just adopted or that is computed.
     ///
-    /// A master stays without: the lead that was merged into it still holds the key, and is never written again.
+    /// A master stays without: the lead that was merged into it still holds the key, and is never written again. Where
+    /// only the refusal tells that it is one, everything else is written without the column.
     pub(super) fn column(&mut self, link: &Link, writes: &mut Writes) {
         let (Some(column), Some(lead)) = (&self.policy.referral_column, self.row.lead.present()) else { return };
         let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
         let is_adopted = self.row.adoption.as_ref().is_some_and(|adoption| adoption.followed.is_empty());
         let is_meant = is_named || is_adopted || lead.id == self.policy.computed(self.row.id);
-        if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
+        let is_free = lead.referral.is_none() && !self.row.is_key_taken;
+        if is_meant && is_free && link.status.state == LeadState::Open {
             writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
             writes.also.push("the referral id (referral_id_column)");
         }
     }
 
     /// The referral was closed over there while the lead is open.
+    ///
+    /// What else there is to write goes first: a lead that is being closed may refuse every other column (dataverse §2.3).
     pub(super) fn closed_over_there(&mut self, entry: &Entry, link: &Link, writes: &mut Writes) {
-        if !self.is_closing_news(entry, link) {
+        if !self.is_closing_news(entry, link) || !writes.draft.is_empty() {
             return;
         }
         match self.policy.status.on_referral_closed {

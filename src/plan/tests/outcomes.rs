@@ -4,6 +4,7 @@ use super::support::*;
 use crate::model::{Closing, Deal, LeadState, LeadStatus, OpportunityState, ReferralStatus, Substatus};
 use crate::plan::settings::FieldOwner;
 use crate::plan::status::{self, STATUS_REASON_CHARACTERS_MAX, reason};
+use crate::ports::ActionKind;
 use LeadState::{Disqualified, Open, Qualified};
 use OpportunityState::{Lost, Open as Running, Won};
 use ReferralStatus::{Active, Closed, New, Other};
@@ -268,6 +269,12 @@ fn a_closing_over_there_is_answered_once_on_an_open_lead() {
     // A seller opens it again: that is the seller's business.
     let reopened = done.later(minutes(1)).lead(Open, 1);
     assert!(reopened.plan().action.is_none());
+    // A lead that is being closed may refuse its other columns: they go first, and by themselves.
+    let says_more = closed("disqualify").says("more");
+    let first = says_more.plan().action;
+    assert!(first.as_ref().is_some_and(|action| action.kind() == ActionKind::Update), "{first:?}");
+    let status = says_more.written().row.lead.present().map(|lead| lead.status.state);
+    assert_eq!(status, Some(Disqualified));
     // A lead found for a referral that was closed when first seen was never ours to disqualify.
     let lead = row().lead_in(LeadStatus { state: Open, code: 1 });
     let first = row_of(policy("disqualify")).referral(Closed).found(&[lead]);

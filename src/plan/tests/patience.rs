@@ -56,6 +56,20 @@ fn every_fault_says_how_the_row_goes_on() {
 }
 
 #[test]
+fn a_referral_id_that_another_lead_holds_does_not_keep_the_rest_from_the_lead() {
+    let changed = changed().with(|policy| policy.referral_column = Some("new_id".into()));
+    let with_id = |sample: &Sample| match sample.plan().action {
+        Some(Action::Update { draft, .. }) => Some((draft.columns.len(), draft.columns.contains_key("new_id"))),
+        _ => None,
+    };
+    assert_eq!(with_id(&changed), Some((2, true)));
+    let (refused, next) = after(changed.clone(), Fault::Conflict, Some("0x80060892"), false);
+    assert_eq!((next, with_id(&refused)), (Next::Read, Some((1, false))));
+    let (moved_on, next) = after(changed, Fault::Conflict, None, false);
+    assert_eq!((next, with_id(&moved_on)), (Next::Read, Some((2, true))));
+}
+
+#[test]
 fn what_is_refused_is_a_dead_letter_until_something_changes() {
     let (dead, _) = after(changed(), Fault::Refused, Some("0x80044331"), false);
     let letter =

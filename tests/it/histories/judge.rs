@@ -164,9 +164,11 @@ impl Pair<'_> {
         let company = self.document["customerProfile"]["name"].as_str().unwrap_or_default();
         let theirs = self.lead(lead, "companyname").as_str().unwrap_or_default();
         let is_plain = company.chars().count() <= 40 && !company.contains('&');
-        // Without a common base, or after a merge, the lead's value stays once the referral moves (owner crm).
+        // Without a common base, or after a merge, the lead's value stays once the referral moves (owner crm). The referral
+        // may name the master as well: when leads alone were written until after the merge.
         let is_named = self.document["externalReferenceId"].as_str() == Some(lead.to_string().as_str());
-        let is_ours = is_named && self.edited_companies.is_some_and(|edited| !edited.contains(&lead));
+        let is_ours =
+            is_named && !self.is_master(lead) && self.edited_companies.is_some_and(|edited| !edited.contains(&lead));
         if is_plain && company != theirs && is_ours {
             found.push(format!("its company is {company}, that of lead {lead} is {theirs}"));
         }
@@ -175,6 +177,13 @@ impl Pair<'_> {
 
     fn is_merged(&self, lead: Option<Uuid>) -> bool {
         lead.is_some_and(|lead| *self.lead(lead, "merged") == Value::Bool(true))
+    }
+
+    /// Another lead was merged into it.
+    fn is_master(&self, lead: Uuid) -> bool {
+        let (crm, lead) = (&self.world.crm, lead.to_string());
+        let is_into = |id: &Uuid| crm.value(Table::Lead, *id, "_masterid_value").as_str() == Some(lead.as_str());
+        crm.ids(Table::Lead).iter().any(is_into)
     }
 
     fn lead(&self, lead: Uuid, property: &str) -> &Value {
