@@ -46,10 +46,18 @@ pub(super) struct WriteBacks {
 /// What the pass and its workers share.
 #[derive(Default)]
 struct Lane {
-    queue: Mutex<VecDeque<(u64, Ready)>>,
+    queue: Mutex<Queue>,
     done: Mutex<Vec<Done>>,
     is_stopped: AtomicBool,
     progress: Notify,
+}
+
+/// What is on record and not in anybody's hands, and who is there to take it. Both under one lock: a worker that leaves
+/// because nothing waits must not be counted by who puts something there.
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<(u64, Ready)>,
+    workers: usize,
 }
 
 impl WriteBacks {
@@ -94,10 +102,20 @@ impl Lane {
     }
 
     fn next(&self) -> Option<(u64, Ready)> {
-        if self.is_stopped.load(Ordering::Relaxed) {
-            return None;
-        }
-        lock(&self.queue).pop_front()
+        let mut queue = lock(&self.queue);
+        let next = match self.is_stopped.load(Ordering::Relaxed) {
+            true => None,
+            false => queue.items.pop_front(),
+        };
+        queue.workers -= usize::from(next.is_none());
+        next
+    }
+
+    /// Lets more wait; returns how many workers are missing, who count as there from now on.
+    fn put(&self, more: impl IntoIterator<Item = (u64, Ready)>) -> usize {
+        let mut queue = lock(&self.queue);
+        queue.items.extend(more);
+        WORKERS - std::mem::replace(&mut queue.workers, WORKERS)
     }
 }
 
@@ -257,7 +275,7 @@ impl Pass<'_> {
 
     /// What is on record and was not tried waits again.
     async fn take_back_untried(&mut self) -> Result<(), CycleError> {
-        let untried = std::mem::take(&mut *lock(&self.write_backs.lane.queue));
+        let untried = std::mem::take(&mut lock(&self.write_backs.lane.queue).items);
         if untried.is_empty() {
             return Ok(());
         }
@@ -287,9 +305,9 @@ impl Pass<'_> {
         *self.attempted.entry(ActionKind::WriteBack).or_default() += next.len();
         let commit = self.ports.store.intend(next.iter().map(|ready| ready.action.intended()).collect()).await?;
         self.write_backs.under_way.extend(next.iter().map(|ready| ready.row.id));
-        lock(&self.write_backs.lane.queue).extend(next.into_iter().map(|ready| (commit, ready)));
+        let missing = self.write_backs.lane.put(next.into_iter().map(|ready| (commit, ready)));
         while self.write_backs.workers.try_join_next().is_some() {}
-        while self.write_backs.workers.len() < WORKERS {
+        for _ in 0..missing {
             let (lane, remotes) = (Arc::clone(&self.write_backs.lane), Remotes::of(self.ports));
             self.write_backs.workers.spawn(lane.work(remotes, self.setup.policy.clone()));
         }
