@@ -225,10 +225,16 @@ impl Client {
     }
 
     fn timeout(&self, call: &Call) -> Duration {
-        call.timeout.unwrap_or(match call.effect {
+        let one = match call.effect {
             Effect::Read => self.settings.read_timeout.get(),
             Effect::Write => self.settings.write_timeout.get(),
-        })
+        };
+        match call.timeout {
+            // A batch gets no more time than its items would get one by one.
+            Some(most) if call.items > 1 => most.min(one.saturating_mul(call.items)),
+            Some(timeout) => timeout,
+            None => one,
+        }
     }
 
     /// After this time no further attempt is begun: every attempt and every pause at its longest.
