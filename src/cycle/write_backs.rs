@@ -6,17 +6,14 @@
 //! is over stays due in the ledger.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
-
-use super::apply::{Done, Ready, Remotes, Sent, send_one};
+use super::apply::Ready;
+use super::lane::Lane;
 use super::rows::is_older;
+use super::sending::Remotes;
 use super::{Budget, CycleError, Mode, Pass};
 use crate::model::{Entry, ExternalReference, Fault, ReferralId, ReferralStatus, RemoteError, Side, Standing};
-use crate::plan::{Outcome, Policy, Row};
+use crate::plan::Row;
 use crate::ports::{ActionKind, Batch};
 
 /// Write-backs that wait in memory; more of them stay due in the ledger.
@@ -24,9 +21,6 @@ pub(super) const WRITE_BACKS_MAX: usize = 1000;
 
 /// Write-backs of one intent record: as many as leave in a few seconds.
 const INTENDED_MAX: usize = 16;
-
-/// Write-backs in flight at once (partner-center §1.9: few at once; the adapter's own limit may be narrower).
-const WORKERS: usize = 2;
 
 /// So many that are due are not read one by one: a sweep lists a hundred of them with one request.
 const READ_SINGLY_MAX: usize = 100;
@@ -39,25 +33,7 @@ pub(super) struct WriteBacks {
     /// On record: waiting for a worker, in its hands, or done and not settled.
     under_way: BTreeSet<ReferralId>,
     is_overfull: bool,
-    lane: Arc<Lane>,
-    workers: JoinSet<()>,
-}
-
-/// What the pass and its workers share.
-#[derive(Default)]
-struct Lane {
-    queue: Mutex<Queue>,
-    done: Mutex<Vec<Done>>,
-    is_stopped: AtomicBool,
-    progress: Notify,
-}
-
-/// What is on record and not in anybody's hands, and who is there to take it. Both under one lock: a worker that leaves
-/// because nothing waits must not be counted by who puts something there.
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<(u64, Ready)>,
-    workers: usize,
+    lane: Lane,
 }
 
 impl WriteBacks {
@@ -83,39 +59,6 @@ impl WriteBacks {
 
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.under_way.is_empty()
-    }
-}
-
-impl Lane {
-    /// One worker: takes what is on record until there is nothing more, or until the side cannot be written to.
-    async fn work(self: Arc<Self>, remotes: Remotes, policy: Policy) {
-        while let Some((commit, mut ready)) = self.next() {
-            let sent = send_one(&remotes, &policy, &mut ready.row, &mut ready.action).await;
-            if let Sent::Outcome(Outcome::Failed(error)) = &sent
-                && error.stops_side()
-            {
-                self.is_stopped.store(true, Ordering::Relaxed);
-            }
-            lock(&self.done).push((commit, ready, sent));
-            self.progress.notify_one();
-        }
-    }
-
-    fn next(&self) -> Option<(u64, Ready)> {
-        let mut queue = lock(&self.queue);
-        let next = match self.is_stopped.load(Ordering::Relaxed) {
-            true => None,
-            false => queue.items.pop_front(),
-        };
-        queue.workers -= usize::from(next.is_none());
-        next
-    }
-
-    /// Lets more wait; returns how many workers are missing, who count as there from now on.
-    fn put(&self, more: impl IntoIterator<Item = (u64, Ready)>) -> usize {
-        let mut queue = lock(&self.queue);
-        queue.items.extend(more);
-        WORKERS - std::mem::replace(&mut queue.workers, WORKERS)
     }
 }
 
@@ -186,7 +129,7 @@ impl Pass<'_> {
     pub(super) async fn finish_write_backs(&mut self) -> Result<(), CycleError> {
         loop {
             if !self.has_time() || !self.may_write() {
-                self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
+                self.write_backs.lane.stop();
             }
             let again = self.serve_write_backs().await?;
             self.send(again).await?;
@@ -200,8 +143,7 @@ impl Pass<'_> {
                     _ => return Ok(()),
                 }
             }
-            let lane = Arc::clone(&self.write_backs.lane);
-            lane.progress.notified().await;
+            self.write_backs.lane.progress().await;
         }
     }
 
@@ -250,14 +192,13 @@ impl Pass<'_> {
 
     /// Nothing is begun, and what is in flight ends; returns writes of other kinds that follow from it.
     async fn rest_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
-        self.write_backs.lane.is_stopped.store(true, Ordering::Relaxed);
-        while self.write_backs.workers.join_next().await.is_some() {}
+        self.write_backs.lane.rest().await;
         self.settle_write_backs().await
     }
 
     async fn settle_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
-        let is_stopped = self.write_backs.lane.is_stopped.load(Ordering::Relaxed) || !self.may_write();
-        let done = std::mem::take(&mut *lock(&self.write_backs.lane.done));
+        let is_stopped = self.write_backs.lane.is_stopped() || !self.may_write();
+        let done = self.write_backs.lane.take_done();
         if is_stopped {
             self.take_back_untried().await?;
         }
@@ -265,7 +206,7 @@ impl Pass<'_> {
             self.write_backs.under_way.remove(&ready.row.id);
         }
         if self.write_backs.under_way.is_empty() {
-            self.write_backs.lane.is_stopped.store(false, Ordering::Relaxed);
+            self.write_backs.lane.go_on();
         }
         match done.is_empty() {
             true => Ok(Vec::new()),
@@ -275,7 +216,7 @@ impl Pass<'_> {
 
     /// What is on record and was not tried waits again.
     async fn take_back_untried(&mut self) -> Result<(), CycleError> {
-        let untried = std::mem::take(&mut lock(&self.write_backs.lane.queue).items);
+        let untried = self.write_backs.lane.take_untried();
         if untried.is_empty() {
             return Ok(());
         }
@@ -290,13 +231,14 @@ impl Pass<'_> {
 
     /// Puts the next write-backs on record and sees to it that somebody sends them.
     async fn intend_write_backs(&mut self) -> Result<(), CycleError> {
+        let batch_max = INTENDED_MAX.min(self.setup.settings.batch_max.max(1) as usize);
         let mut next: Vec<Ready> = Vec::new();
-        let batch_max = self.setup.settings.batch_max.max(1) as usize;
-        while next.len() < INTENDED_MAX.min(batch_max) {
-            let Some(ready) = self.write_backs.waiting.pop_front() else { break };
-            next.push(ready);
+        // Those that operators hold make room for others.
+        while next.len() < batch_max && !self.write_backs.waiting.is_empty() {
+            let room = (batch_max - next.len()).min(self.write_backs.waiting.len());
+            next.extend(self.write_backs.waiting.drain(..room));
+            self.heed_operators(&mut next)?;
         }
-        self.heed_operators(&mut next)?;
         if next.is_empty() || !self.may_write() {
             self.write_backs.waiting.extend(next);
             return Ok(());
@@ -305,12 +247,8 @@ impl Pass<'_> {
         *self.attempted.entry(ActionKind::WriteBack).or_default() += next.len();
         let commit = self.ports.store.intend(next.iter().map(|ready| ready.action.intended()).collect()).await?;
         self.write_backs.under_way.extend(next.iter().map(|ready| ready.row.id));
-        let missing = self.write_backs.lane.put(next.into_iter().map(|ready| (commit, ready)));
-        while self.write_backs.workers.try_join_next().is_some() {}
-        for _ in 0..missing {
-            let (lane, remotes) = (Arc::clone(&self.write_backs.lane), Remotes::of(self.ports));
-            self.write_backs.workers.spawn(lane.work(remotes, self.setup.policy.clone()));
-        }
+        let on_record = next.into_iter().map(|ready| (commit, ready));
+        self.write_backs.lane.put(on_record, &Remotes::of(self.ports), &self.setup.policy);
         Ok(())
     }
 
@@ -330,8 +268,4 @@ impl Pass<'_> {
 
 fn throttled(until: crate::model::Timestamp) -> RemoteError {
     RemoteError::new(Side::Portal, "write back", Fault::Throttled { until })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

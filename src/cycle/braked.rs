@@ -1,0 +1,244 @@
+//! Kinds of writes with a brake: judged over everything planned, sent or held as a whole.
+
+use std::collections::BTreeSet;
+
+use super::apply::Ready;
+use super::{CycleError, Mode, OLD_OUTCOMES, Pass, VANISHED_BRAKE};
+use crate::model::{Closing, Entry, ReferralId, Side, Standing, Timestamp};
+use crate::plan::{Action, Hold, Row, RowPlan, brakes};
+use crate::ports::{ActionKind, Batch, LatchedBrake};
+
+/// Entries read at once when a set is looked for.
+const SCAN_STEP: usize = 500;
+
+impl Pass<'_> {
+    /// Kinds with a brake wait until the last page is planned; acceptances and closings always have one.
+    pub(super) fn is_braked(&self, kind: ActionKind) -> bool {
+        if self.released.contains(&kind) {
+            return false;
+        }
+        brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
+    }
+
+    /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
+    /// Vanished leads are judged when the last page of the pass is planned: they are in no hurry.
+    pub(super) async fn braked(&mut self, is_last: bool) -> Result<(), CycleError> {
+        let mut held = Vec::new();
+        if is_last {
+            self.judge_vanished().await?;
+        }
+        self.judge_old_outcomes().await?;
+        self.prove_sight().await?;
+        for brake in brakes::brakes(&self.setup.brakes) {
+            let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
+                .into_iter()
+                .partition(|(_, plan)| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind));
+            self.deferred = others;
+            let is_irreversible = matches!(brake.kind, ActionKind::Accept | ActionKind::Close);
+            if is_irreversible && !self.may_send_irreversible() {
+                held.extend(mine);
+                continue;
+            }
+            // Nothing planned proves nothing while not everything was looked at.
+            let is_whole = self.down.is_empty() && !self.is_incomplete && self.has_time();
+            if mine.is_empty() && !is_whole {
+                continue;
+            }
+            let window = self.window(brake.kind);
+            let actions: Vec<&Action> = mine.iter().filter_map(|(_, plan)| plan.action.as_ref()).collect();
+            let digest = brakes::digest(&actions);
+            let approved = self.decisions.approved.clone();
+            match brakes::judge(brake, &actions, &window, |digest| approved.contains(digest), self.ports.clock.now()) {
+                Some(latch) => {
+                    self.latch(brake.name, latch);
+                    held.extend(mine);
+                }
+                None => {
+                    if self.mode != Mode::Forecast {
+                        self.unlatch(brake.name);
+                    }
+                    self.consume(&digest);
+                    if self.may_write() && !mine.is_empty() {
+                        let planned = mine.len();
+                        self.count_braked(brake.kind, planned).await?;
+                        let queue = mine.into_iter().filter_map(|(row, plan)| Ready::of(row, plan)).collect();
+                        self.released.insert(brake.kind);
+                        let before = self.attempted.get(&brake.kind).copied().unwrap_or(0);
+                        self.send(queue).await?;
+                        self.released.remove(&brake.kind);
+                        let sent = self.attempted.get(&brake.kind).copied().unwrap_or(0) - before;
+                        self.uncount_braked(brake.kind, planned.saturating_sub(sent)).await?;
+                    }
+                }
+            }
+        }
+        self.deferred.extend(held);
+        Ok(())
+    }
+
+    /// Counts what a brake still holds back at the end of a pass.
+    pub(super) fn note_braked(&mut self) {
+        // Rows that the brake on vanished leads held are looked at by every pass: none is gone any more.
+        if !self.has_held_vanished && self.down.is_empty() && !self.is_incomplete {
+            self.unlatch(VANISHED_BRAKE);
+        }
+        self.report.pending += self.deferred.len() as u64;
+        for brake in brakes::brakes(&self.setup.brakes) {
+            let is_held = |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind);
+            let count = self.deferred.iter().filter(|(_, plan)| is_held(plan)).count() as u64;
+            if count > 0 && self.decisions.brakes.contains_key(brake.name) {
+                *self.report.holds.entry(Hold::Brake { name: brake.name }.name().to_owned()).or_default() += count;
+            }
+        }
+    }
+
+    /// Vanished leads are nobody's news until the brake has judged how many there are.
+    async fn judge_vanished(&mut self) -> Result<(), CycleError> {
+        if self.vanished.is_empty() {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.vanished);
+        let ids: Vec<ReferralId> = rows.iter().map(|(row, _)| row.id).collect();
+        let linked = self.ports.store.counters()?.by_standing.get(&Standing::Linked).copied().unwrap_or(0);
+        let approved = self.decisions.approved.clone();
+        let now = self.ports.clock.now();
+        match brakes::judge_vanished(&ids, linked, &self.setup.brakes, |digest| approved.contains(digest), now) {
+            Some(latch) => {
+                self.report.pending += latch.count;
+                self.latch(VANISHED_BRAKE, latch);
+                self.has_held_vanished = true;
+                let vanished = Hold::LeadVanished.bit();
+                let later = |row: Row| {
+                    row.entry.map(|entry| {
+                        let holds = entry.holds | vanished;
+                        (row.id, Some(Entry { look_at: Some(now), holds, ..entry }))
+                    })
+                };
+                let entries: Vec<_> = rows.into_iter().filter_map(|(row, _)| later(row)).collect();
+                if self.may_write() {
+                    self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
+                }
+                Ok(())
+            }
+            None => {
+                self.unlatch(VANISHED_BRAKE);
+                self.consume(&brakes::digest_vanished(&ids));
+                self.is_vanish_judged = true;
+                let acted = self.act(rows).await;
+                self.is_vanish_judged = false;
+                acted
+            }
+        }
+    }
+
+    /// Outcomes older than their link are listed together; an approval of exactly these lets them settle.
+    async fn judge_old_outcomes(&mut self) -> Result<(), CycleError> {
+        let Some(latch) = self.decisions.brakes.get(OLD_OUTCOMES).cloned() else { return Ok(()) };
+        if !self.decisions.approved.contains(&latch.digest) || !self.may_write() {
+            return Ok(());
+        }
+        let bit = 1 << self.old_outcome_bit();
+        let (mut after, mut rows) = (None, Vec::new());
+        loop {
+            let entries = self.ports.store.scan(after, SCAN_STEP)?;
+            let Some((last, _)) = entries.last() else { break };
+            after = Some(*last);
+            for (id, entry) in entries.into_iter().filter(|(_, entry)| entry.holds & bit != 0) {
+                let outcome =
+                    entry.outcome.map(|outcome| crate::model::ObservedOutcome { is_approved: true, ..outcome });
+                rows.push(Row { entry: Some(Entry { outcome, ..entry }), ..Row::new(id) });
+            }
+        }
+        self.unlatch(OLD_OUTCOMES);
+        self.consume(&latch.digest);
+        let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();
+        if digest_of_old_outcomes(&ids) != latch.digest {
+            tracing::warn!(
+                "the set of outcomes older than their link has changed since it was listed; it is listed anew"
+            );
+            self.note_old_outcomes(&ids);
+            return Ok(());
+        }
+        self.process(rows).await
+    }
+
+    /// An approval is used up by what it released.
+    pub(super) fn consume(&mut self, digest: &str) {
+        if self.decisions.approved.remove(digest) {
+            self.consumed.insert(digest.to_owned());
+        }
+    }
+
+    /// The bit of "outcome older than the link" in an entry.
+    pub(super) fn old_outcome_bit(&self) -> u8 {
+        let name = Hold::OutcomeOlderThanLink { closing: Closing::Won }.name();
+        crate::plan::HOLD_NAMES.iter().position(|known| *known == name).map_or(0, |index| index as u8)
+    }
+
+    fn window(&self, kind: ActionKind) -> Vec<Timestamp> {
+        match kind {
+            ActionKind::Close => self.decisions.closings.clone(),
+            ActionKind::Accept => self.decisions.acceptances.clone(),
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => {
+                vec![self.ports.clock.now(); self.attempted.get(&kind).copied().unwrap_or(0)]
+            }
+        }
+    }
+
+    /// Counters pass the durable barrier before the writes they count.
+    async fn count_braked(&mut self, kind: ActionKind, count: usize) -> Result<(), CycleError> {
+        let now = self.ports.clock.now();
+        let window = match kind {
+            ActionKind::Close => &mut self.decisions.closings,
+            ActionKind::Accept => &mut self.decisions.acceptances,
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => return Ok(()),
+        };
+        window.retain(|at| now.since(*at) < brakes::HOUR);
+        window.extend(std::iter::repeat_n(now, count));
+        self.keep_decisions().await?;
+        Ok(())
+    }
+
+    /// Irreversible steps wait while the leads side is not known, the referrals side is down or there is no time left.
+    fn may_send_irreversible(&self) -> bool {
+        // What was planned while writing was stopped rests on a ledger that remembers nothing of this pass: a lead that
+        // this pass saw reopened may look as it did before.
+        let is_remembered = !self.was_stopped;
+        let is_possible = is_remembered && self.is_up(Side::Portal) && self.has_time();
+        self.mode == Mode::Forecast || (self.is_crm_observed && self.is_up(Side::Crm) && is_possible)
+    }
+
+    /// Takes back what was counted and not even tried.
+    async fn uncount_braked(&mut self, kind: ActionKind, count: usize) -> Result<(), CycleError> {
+        let window = match kind {
+            ActionKind::Close => &mut self.decisions.closings,
+            ActionKind::Accept => &mut self.decisions.acceptances,
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => return Ok(()),
+        };
+        window.truncate(window.len().saturating_sub(count));
+        if count > 0 {
+            self.keep_decisions().await?;
+        }
+        Ok(())
+    }
+
+    /// Notes outcomes older than their link as one set that can be approved.
+    pub(super) fn note_old_outcomes(&mut self, ids: &BTreeSet<ReferralId>) {
+        if ids.is_empty() {
+            return;
+        }
+        let digest = digest_of_old_outcomes(ids);
+        let reason = format!(
+            "{} outcomes are older than the link to their lead and are not sent; `referrald approve {digest}` sends them",
+            ids.len()
+        );
+        let latch = LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
+        self.latch(OLD_OUTCOMES, latch);
+    }
+}
+
+/// Names the exact set of outcomes older than their link.
+fn digest_of_old_outcomes(ids: &BTreeSet<ReferralId>) -> String {
+    let mut lines: Vec<String> = ids.iter().map(|id| format!("older outcome {id}")).collect();
+    brakes::digest_lines(&mut lines)
+}
