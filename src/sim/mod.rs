@@ -4,6 +4,7 @@
 
 pub mod checker;
 pub mod clock;
+mod configuration;
 mod customers;
 pub mod direct;
 pub mod dynamics;

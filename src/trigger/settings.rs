@@ -39,6 +39,8 @@ pub struct WebhookSettings {
     pub trust_anchors_file: Option<PathBuf>,
     /// Names of which the signing certificate must carry one, as common name or DNS name.
     pub certificate_names: Vec<String>,
+    /// Keys of which the signing certificate must carry one: base64 of the SHA-256 of its SubjectPublicKeyInfo. Empty: any.
+    pub pinned_keys: Vec<String>,
     /// Signature algorithms that are taken.
     pub algorithms: Vec<String>,
     /// PEM file with the certificate chain of our own TLS; absent: plain http, for a reverse proxy in front.

@@ -14,7 +14,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use referrald::sim::dynamics::Table;
@@ -32,7 +32,7 @@ async fn main() {
     world.populate(seed, count);
     let simulator = Simulator::start(world, Duration::ZERO).await.unwrap();
     std::fs::create_dir_all(&directory).unwrap();
-    configure(&simulator, &directory);
+    simulator.configure(&directory, "").unwrap();
     say("ready");
     tokio::task::spawn_blocking(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -72,53 +72,4 @@ fn carry_out(world: &mut World, order: &Value) -> Result<(), String> {
     let count = order["count"].as_u64().ok_or("neither `referral`, `lead` nor `count`")?;
     world.populate(count + 1000, usize::try_from(count).unwrap_or(1));
     Ok(())
-}
-
-/// Configuration and secrets, as `tests/it/stage.rs` writes them.
-fn configure(simulator: &Simulator, directory: &Path) {
-    let options = simulator.with(|world| world.options.clone());
-    let path = |name: &str| directory.join(name).display().to_string();
-    std::fs::write(path("secret"), &options.client.1).unwrap();
-    std::fs::write(path("refresh"), &options.first_refresh_token).unwrap();
-    let text = format!(
-        r#"writes = "both"
-
-[partner_center]
-base_url = "{portal}"
-requests_per_minute = 600000
-
-[partner_center.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{secret}"
-refresh_token_file = "{refresh}"
-
-[dataverse]
-url = "{crm}"
-requests_per_minute = 600000
-
-[dataverse.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{secret}"
-
-[state]
-directory = "{state}"
-
-[status]
-settle_time = "0s"
-settle_time_lost = "0s"
-"#,
-        portal = simulator.portal_url,
-        crm = simulator.crm_url,
-        authority = simulator.authority_url,
-        tenant = options.tenant,
-        client = options.client.0,
-        secret = path("secret"),
-        refresh = path("refresh"),
-        state = path("state"),
-    );
-    std::fs::write(path("referrald.toml"), text).unwrap();
 }

@@ -86,48 +86,7 @@ impl Stage {
 
     /// Writes the configuration; `more` is appended.
     pub fn configure(&self, more: &str) {
-        let options = self.simulator.with(|world| world.options.clone());
-        std::fs::write(self.path("secret"), &options.client.1).unwrap();
-        if !self.path("refresh").exists() {
-            std::fs::write(self.path("refresh"), &options.first_refresh_token).unwrap();
-        }
-        let secret = self.path("secret").display().to_string();
-        let text = format!(
-            r#"
-writes = "both"
-[partner_center]
-base_url = "{portal}"
-requests_per_minute = 600000
-[partner_center.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{secret}"
-refresh_token_file = "{refresh}"
-[dataverse]
-url = "{crm}"
-requests_per_minute = 600000
-[dataverse.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{secret}"
-[state]
-directory = "{state}"
-[status]
-settle_time = "0s"
-settle_time_lost = "0s"
-{more}
-"#,
-            portal = self.simulator.portal_url,
-            crm = self.simulator.crm_url,
-            authority = self.simulator.authority_url,
-            tenant = options.tenant,
-            client = options.client.0,
-            refresh = self.path("refresh").display(),
-            state = self.state().display(),
-        );
-        std::fs::write(self.path("referrald.toml"), text).unwrap();
+        self.simulator.configure(self.directory.path(), more).unwrap();
     }
 
     /// Lays further configuration over the file, as a drop-in; an empty text takes it away again.

@@ -6,6 +6,7 @@ use super::super::problem::Origin;
 use super::Rules;
 use super::sign_in::FileKind;
 use crate::trigger::webhook::signed::Algorithm;
+use crate::trigger::webhook::signer::Pin;
 use crate::trigger::webhook::source::{Kind, Sources};
 
 impl Rules<'_> {
@@ -134,6 +135,15 @@ impl Rules<'_> {
                     KeyPath::from("webhook.algorithms").child(index.to_string()),
                     "this algorithm is not known",
                     "choose \"rsa-sha256\", \"rsa-sha384\" or \"rsa-sha512\"",
+                );
+            }
+        }
+        for (index, text) in webhook.pinned_keys.iter().enumerate() {
+            if Pin::parse(text).is_none() {
+                self.error(
+                    KeyPath::from("webhook.pinned_keys").child(index.to_string()),
+                    "this is no base64 of a SHA-256",
+                    "write the 44 characters that the command in `config/default.toml` prints",
                 );
             }
         }

@@ -228,6 +228,7 @@ fn url_rules() {
     );
     let nobody = "[webhook]\nlisten = \"127.0.0.1:1\"\ncertificate_names = []";
     check(nobody, Severity::Error, "webhook.certificate_names", "verified");
+    check("[webhook]\npinned_keys = [\"AAAA\"]", Severity::Error, "webhook.pinned_keys.0", "SHA-256");
     check("[observability]\nlisten = \"0.0.0.0:1\"", Severity::Warning, "observability.listen", "no sign-in");
     let both = "[webhook]\nlisten = \"127.0.0.1:1\"\n[observability]\nlisten = \"127.0.0.1:1\"";
     check(both, Severity::Error, "observability.listen", "same address");

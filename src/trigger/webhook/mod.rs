@@ -40,7 +40,7 @@ use desk::Desk;
 use fetch::{Fetch, HttpFetch};
 use ringer::{Pace, Ringer};
 use signed::Algorithm;
-use signer::Trust;
+use signer::{Pin, Trust};
 use source::{Kind, Sources};
 use tally::{Counts, Tally};
 use verify::Rules;
@@ -219,6 +219,13 @@ pub fn rules(settings: &WebhookSettings) -> Result<(Rules, Sources), Vec<String>
             }
         }
     }
+    let mut pins = Vec::new();
+    for (index, text) in settings.pinned_keys.iter().enumerate() {
+        match Pin::parse(text) {
+            Some(pin) => pins.push(pin),
+            None => problems.push(format!("webhook.pinned_keys.{index}: this is no base64 of a SHA-256")),
+        }
+    }
     let trust = match &settings.trust_anchors_file {
         None => Ok(Trust::built_in(&settings.certificate_names)),
         Some(file) => read_limited(file)
@@ -228,6 +235,7 @@ pub fn rules(settings: &WebhookSettings) -> Result<(Rules, Sources), Vec<String>
     let trust = trust.map_err(|why| problems.push(why)).ok();
     match (certificate_sources, intermediate_sources, trust) {
         (Some(certificate_sources), Some(intermediate_sources), Some(trust)) if problems.is_empty() => {
+            let trust = trust.pinned(pins);
             Ok((Rules { algorithms, certificate_sources, trust }, intermediate_sources))
         }
         _ => Err(problems),

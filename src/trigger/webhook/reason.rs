@@ -51,6 +51,8 @@ pub enum Reason {
     KeyRefused,
     /// The RSA key is too short.
     KeyTooShort,
+    /// The key is none of the configured ones.
+    KeyNotPinned,
     /// The signature is not as long as the key.
     SignatureLength,
     /// The signature does not fit body and key.
@@ -84,6 +86,7 @@ impl Reason {
             NameRefused => "name-refused",
             KeyRefused => "key-refused",
             KeyTooShort => "key-too-short",
+            KeyNotPinned => "key-not-pinned",
             SignatureLength => "signature-length",
             SignatureWrong => "signature-wrong",
         }
@@ -123,6 +126,9 @@ impl Reason {
             NameRefused => "the certificate carries none of webhook.certificate_names",
             KeyRefused => "the certificate's key is no RSA key",
             KeyTooShort => "the certificate's RSA key is shorter than 2048 bits",
+            KeyNotPinned => {
+                "the certificate's key is none of webhook.pinned_keys; if Microsoft has renewed it, add the new one"
+            }
             SignatureLength => "the signature is not as long as the certificate's key",
             SignatureWrong => "the signature does not fit this body: one byte differs, or another key signed it",
         }
@@ -152,6 +158,7 @@ impl Reason {
             | NameRefused
             | KeyRefused
             | KeyTooShort
+            | KeyNotPinned
             | SignatureLength
             | SignatureWrong => StatusCode::UNAUTHORIZED,
         }
@@ -168,7 +175,7 @@ impl std::fmt::Display for Reason {
 mod tests {
     use super::Reason::{self, *};
 
-    const ALL: [Reason; 24] = [
+    const ALL: [Reason; 25] = [
         NoSignature,
         NoCertificateUrl,
         NoAlgorithm,
@@ -191,6 +198,7 @@ mod tests {
         NameRefused,
         KeyRefused,
         KeyTooShort,
+        KeyNotPinned,
         SignatureLength,
         SignatureWrong,
     ];

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::ring as algorithms;
@@ -50,6 +51,22 @@ const CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     names: Vec<String>,
+    pins: Vec<Pin>,
+}
+
+/// A public key that is believed: the SHA-256 of its SubjectPublicKeyInfo, in DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin([u8; SHA256_OUTPUT_LEN]);
+
+impl Pin {
+    /// Reads it as base64; `None` when the text is something else.
+    pub fn parse(text: &str) -> Option<Pin> {
+        STANDARD.decode(text).ok()?.try_into().ok().map(Pin)
+    }
+
+    fn of(certificate: &X509Certificate<'_>) -> Option<Pin> {
+        digest(&SHA256, certificate.public_key().raw).as_ref().try_into().ok().map(Pin)
+    }
 }
 
 impl Trust {
@@ -63,7 +80,7 @@ impl Trust {
         };
         let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().filter(is_ours);
         let anchors = roots.filter_map(|der| Some(webpki::anchor_from_trusted_cert(der).ok()?.to_owned())).collect();
-        Trust { anchors, names: names.to_vec() }
+        Trust { anchors, names: names.to_vec(), pins: Vec::new() }
     }
 
     /// The roots of a PEM text.
@@ -80,8 +97,13 @@ impl Trust {
         }
         match anchors.is_empty() {
             true => Err("it holds no PEM certificate".to_owned()),
-            false => Ok(Trust { anchors, names: names.to_vec() }),
+            false => Ok(Trust { anchors, names: names.to_vec(), pins: Vec::new() }),
         }
+    }
+
+    /// The same, and only certificates with one of these keys; with any, when there is none.
+    pub fn pinned(self, pins: Vec<Pin>) -> Self {
+        Trust { pins, ..self }
     }
 
     /// How many roots there are.
@@ -161,7 +183,7 @@ pub struct Signer {
 
 impl Signer {
     /// Judges a certificate: readable, in its time, for signatures, of Microsoft Corporation and nobody else, with a
-    /// configured name and an RSA key of at least 2048 bits; chained to a root we trust, and for server or client
+    /// configured name and an RSA key of at least 2048 bits, one of the pinned ones if there are any; chained to a root we trust, and for server or client
     /// authentication or for nothing in particular. The chain comes last: only for a certificate that claims all the
     /// rest is it worth asking for intermediates.
     ///
@@ -190,6 +212,9 @@ impl Signer {
         organization(&certificate)?;
         name(&certificate, &trust.names)?;
         let signature_bytes = key_bytes(&certificate)?;
+        if !trust.pins.is_empty() && !Pin::of(&certificate).is_some_and(|pin| trust.pins.contains(&pin)) {
+            return Err(Reason::KeyNotPinned);
+        }
 
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.millis().unsigned_abs()));
         let entity = EndEntityCert::try_from(leaf).map_err(reason_of)?;

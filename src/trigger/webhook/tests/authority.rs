@@ -45,6 +45,10 @@ impl Key {
         Key { ring, public }
     }
 
+    pub(super) fn public_pem(&self) -> String {
+        self.public.public_key_pem()
+    }
+
     pub(super) fn sign_as(&self, body: &[u8], encoding: &'static dyn RsaEncoding) -> Vec<u8> {
         let mut signature = vec![0; self.ring.public().modulus_len()];
         self.ring.sign(encoding, &SystemRandom::new(), body, &mut signature).expect("signed");

@@ -5,8 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls_pki_types::pem::PemObject;
 
 use super::super::reason::Reason;
+use super::super::signer::Pin;
 use super::authority::*;
 
 #[test]
@@ -251,6 +253,27 @@ fn certificates_that_are_not_in_order_fail_by_the_rule_they_break() {
         assert_eq!(judge(leaf, intermediates, trust(&[&root])), Err(*expected), "{name}");
     }
     println!("{} certificates refused", cases.len());
+}
+
+#[test]
+fn with_pinned_keys_only_these_are_believed() {
+    let root = Authority::root("Root");
+    let (first, second) = (root.leaf(&FIRST), root.leaf(&SECOND));
+    let pin = |pem: &[u8]| {
+        let key = rustls_pki_types::SubjectPublicKeyInfoDer::from_pem_slice(pem).expect("a public key");
+        Pin::parse(&STANDARD.encode(ring::digest::digest(&ring::digest::SHA256, &key))).expect("a pin")
+    };
+    let (one, other) = (pin(FIRST.public_pem().as_bytes()), pin(SECOND.public_pem().as_bytes()));
+    let pinned = |pins: &[Pin]| trust(&[&root]).pinned(pins.to_vec());
+    let judge_second = |trust| judge_body(&second, &[], trust, &SECOND.sign(BODY), BODY);
+    assert_eq!(judge(&first, &[], pinned(&[one])), Ok(()));
+    assert_eq!(judge_second(pinned(&[one])), Err(Reason::KeyNotPinned), "chained to a trusted root all the same");
+    assert_eq!(judge_second(pinned(&[one, other])), Ok(()), "the key that comes after a renewal");
+    assert_eq!(judge_second(pinned(&[])), Ok(()), "none is pinned");
+    assert_eq!(judge(&self_signed(&FIRST), &[], pinned(&[one])), Err(Reason::IssuerUnknown), "a pin replaces no rule");
+    for text in ["", "AAAA", "sha256/AAAA", &"A".repeat(44)] {
+        assert_eq!(Pin::parse(text), None, "{text}");
+    }
 }
 
 #[test]
