@@ -50,6 +50,7 @@ impl Pass<'_> {
                 break;
             }
         }
+        self.read_whole_table().await?;
         self.list_old_outcomes()
     }
 
@@ -58,7 +59,7 @@ impl Pass<'_> {
     }
 
     /// Scans can wait for another day.
-    fn may_scan(&self) -> bool {
+    pub(super) fn may_scan(&self) -> bool {
         self.both_up() && self.has_enough(Side::Portal) && self.has_enough(Side::Crm)
     }
 

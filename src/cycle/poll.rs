@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::observe::linked_lead;
 use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
-use crate::model::{Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
+use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
 use crate::plan::{Action, Row, RowPlan, Seen, status};
 use crate::ports::{ActionKind, Batch, Memo};
 
@@ -18,7 +18,14 @@ impl Pass<'_> {
         if !self.is_up(Side::Crm) {
             return Ok(());
         }
-        let Some(leads) = self.poll_leads().await? else { return Ok(()) };
+        let Some(followed) = self.follow_changes().await? else { return Ok(()) };
+        let leads = match followed.is_all {
+            true => Vec::new(),
+            false => match self.poll_leads().await? {
+                Some(leads) => leads,
+                None => return Ok(()),
+            },
+        };
         let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
         let has_begun = self.begin_watermarks().await?;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
@@ -29,7 +36,9 @@ impl Pass<'_> {
             row.lead = Seen::from(lead);
             rows.insert(id, row);
         }
-        let mut unread = Vec::new();
+        self.add_rows(&mut rows, &followed.news)?;
+        let unseen = |(_, row): (&ReferralId, &Row)| row.lead.present().is_none().then(|| linked_lead(row)).flatten();
+        let mut unread: Vec<LeadId> = rows.iter().filter_map(unseen).collect();
         for lead in spoken.keys().copied() {
             let Some(id) = self.ports.store.by_lead(lead)? else { continue };
             let Some(entry) = self.ports.store.get(id)? else { continue };
@@ -48,7 +57,7 @@ impl Pass<'_> {
             self.doubt(&mut rows, &spoken).await?;
         }
         self.is_incomplete |= !is_observed;
-        self.is_crm_observed = is_observed && has_begun;
+        self.is_crm_observed = is_observed && has_begun && !self.is_cut;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
     }
@@ -90,9 +99,14 @@ impl Pass<'_> {
     /// A linked lead in another version than the one on record. Our own writes come back by the thousands after an import,
     /// so they are left out page by page.
     fn is_news(&self, lead: &Lead) -> Result<bool, CycleError> {
-        let Some(id) = self.ports.store.by_lead(lead.id)? else { return Ok(false) };
+        self.is_another_version(lead.id, lead.etag.as_ref())
+    }
+
+    /// The same of a lead of which only the version is known.
+    pub(super) fn is_another_version(&self, lead: LeadId, etag: Option<&ETag>) -> Result<bool, CycleError> {
+        let Some(id) = self.ports.store.by_lead(lead)? else { return Ok(false) };
         let Some(entry) = self.ports.store.get(id)? else { return Ok(false) };
-        let is_known = entry.link.as_ref().is_some_and(|link| link.etag.is_some() && link.etag == lead.etag);
+        let is_known = entry.link.as_ref().is_some_and(|link| link.etag.is_some() && link.etag.as_ref() == etag);
         Ok(!is_known || entry.standing == Standing::LeadGone)
     }
 
@@ -189,7 +203,7 @@ impl Pass<'_> {
     /// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
     /// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
     /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
-    fn after_poll(
+    pub(super) fn after_poll(
         &self,
         mark: Option<Watermark>,
         server_time: Option<Timestamp>,
@@ -244,6 +258,9 @@ impl Pass<'_> {
     /// The watermarks of the leads side move last, past rows whose fate is written down.
     pub(super) fn advance(&mut self) {
         self.has_advanced = true;
+        if let Some(next) = self.tracking_next.take().filter(|_| self.may_write() && !self.is_incomplete) {
+            self.memo.tracking = Some(next);
+        }
         if self.may_write() && !self.is_incomplete && self.is_crm_observed {
             self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
             self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);

@@ -18,6 +18,7 @@ use super::process;
 use super::status::{DealClock, Status};
 use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine};
 use crate::config::Settings;
+use crate::crm::dataverse::settings::Observe;
 use crate::cycle::{self, Budget, CycleError, Explanation, Forecast, Report, Setup};
 use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
 use crate::plan::Policy;
@@ -168,6 +169,7 @@ impl Reconciler {
             brakes: settings.brakes.clone(),
             poll_overlap: settings.dataverse.poll_overlap.get(),
             poll_pages_max: settings.dataverse.poll_pages_max,
+            tracks_changes: settings.dataverse.observe == Observe::Delta,
             use_updated_filter: settings.partner_center.use_updated_filter,
             adopt: settings.link.adopt.clone(),
             sweep_after_pause: settings.schedule.sweep_on_start_after.get(),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::http::{Dialect, Exchange};
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Tracked};
 
 use api::Api;
 use knowledge::Loaded;
@@ -31,6 +31,7 @@ pub mod setup;
 
 mod api;
 mod batch;
+mod changes;
 mod knowledge;
 mod metadata;
 mod outcome;
@@ -49,6 +50,7 @@ pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::por
 }
 
 pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT};
+pub use changes::SWITCH_ON;
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;
 pub use reading::{CHUNKS_IN_FLIGHT, STRAY_CURRENCIES_MAX};
@@ -189,6 +191,10 @@ impl Crm for Dataverse {
             })
             .await?;
         Ok(self.leads_of(OPERATION, page.rows, &live).await?.page(page.next, page.server_time))
+    }
+
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
+        self.changes(link).await
     }
 
     async fn opportunities_changed_since(

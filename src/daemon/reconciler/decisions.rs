@@ -255,6 +255,7 @@ impl Reconciler {
         memo.partner_organization = None;
         memo.is_sweep_due = true;
         memo.lead_reading = Some(None);
+        memo.tracking = None; // A link belongs to its organization.
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
         self.ports.store.decide(Box::new(|decisions| drop(decisions.brakes.remove(cycle::ORGANIZATION_BRAKE)))).await?;
         ground.identity_at = None;
