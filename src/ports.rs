@@ -649,6 +649,10 @@ pub struct Memo {
     // A memo of an earlier program ends before one of these; nothing is the default of each (`store::sled::codec`).
     /// How far change tracking of leads has come; `None` where leads are polled.
     pub tracking: Option<Tracking>,
+    /// What the sweep under way has met: the sum of [`crate::plan::brakes::weight`] over known referrals, each once.
+    pub sweep_met: u128,
+    /// Referrals of its last page: one that moved onto the next page is not met twice.
+    pub sweep_page: Vec<ReferralId>,
 }
 
 /// How far change tracking of leads has come (`dataverse.observe = "delta"`). Leads are polled as well until it is

@@ -219,7 +219,12 @@ impl Reconciler {
         if setup.policy.writes == Writes::Off {
             return self.plan_while_off(setup, &mut ground, budget, stop).await;
         }
-        cycle::run(&self.ports, setup, budget, stop).await
+        let is_sweep_asked = setup.is_sweep_asked;
+        let result = cycle::run(&self.ports, setup, budget, stop).await;
+        if result.is_err() {
+            self.is_sweep_asked.fetch_or(is_sweep_asked, Ordering::Relaxed); // Nobody wrote down that it was asked for.
+        }
+        result
     }
 
     /// Closed windows that a former process was told of hold for the first request of this one, too.

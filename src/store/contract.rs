@@ -739,6 +739,8 @@ pub(super) fn full_memo() -> Memo {
         is_stopped_cleanly: false,
         configuration: u64::MAX,
         tracking: Some(Tracking::Whole { next: Some(Cursor("changes".to_owned())), pages: 23 }),
+        sweep_met: u128::MAX,
+        sweep_page: vec![referral(24)],
     }
 }
 

@@ -244,7 +244,7 @@ fn visibility_is_judged_from_a_few_known_referrals_up() {
     assert!(judge(5, 99, false));
     assert!(!judge(5, 3, false));
     assert!(judge(5, 3, true), "an empty list");
-    let sweep = |missing, known| brakes::judge_sweep(missing, known, &settings(), |_| false, NOW).is_some();
+    let sweep = |missing, known| brakes::misses_many(missing, known, &settings());
     assert!(!sweep(4, 4));
     assert!(!sweep(33, 100));
     assert!(sweep(34, 100));
