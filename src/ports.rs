@@ -158,8 +158,14 @@ pub trait Crm: Send + Sync {
     /// Reads what the live organization allows; also (re)configures the adapter's column selection and currencies.
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError>;
 
-    /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists.
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError>;
+    /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists: those
+    /// with a value there, and `also` these.
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError>;
 
     /// One page of the lead table's changes, by change tracking (dataverse §4.1). `link` is what the page before ended with;
     /// `None` begins anew, with the whole table.
@@ -653,6 +659,9 @@ pub struct Memo {
     pub sweep_met: u128,
     /// Referrals of its last page: one that moved onto the next page is not met twice.
     pub sweep_page: Vec<ReferralId>,
+    /// Linked leads whose referral id column is empty, as of a master that another lead was merged into: a poll asks for
+    /// them by id. The last ones, at most [`crate::cycle::UNNAMED_MAX`].
+    pub unnamed: Vec<LeadId>,
 }
 
 /// How far change tracking of leads has come (`dataverse.observe = "delta"`). Leads are polled as well until it is

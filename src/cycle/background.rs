@@ -377,7 +377,7 @@ impl Pass<'_> {
 }
 
 /// Entries whose lead can still have news: the referral is open, or the lead is.
-fn is_alive(entry: &crate::model::Entry) -> bool {
+pub(super) fn is_alive(entry: &crate::model::Entry) -> bool {
     let is_open = matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
     is_open || entry.link.as_ref().is_some_and(|link| link.status.state == LeadState::Open)
 }

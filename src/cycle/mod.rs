@@ -33,6 +33,7 @@ use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 
 pub use explain::{Explanation, explain};
+pub use poll::UNNAMED_MAX;
 pub use report::{Forecast, Report, Sentence, Tried};
 pub use settings::CycleSettings;
 pub use spending::{Budgets, Left, Meter};
@@ -350,6 +351,7 @@ impl<'a> Pass<'a> {
         // A row whose referral was not read may be decided again by the page that lists it.
         self.decided.extend(rows.iter().filter(|row| row.referral.present().is_some()).map(|row| row.id));
         let planned = self.plan_rows(rows).await?;
+        self.note_unnamed(&planned);
         self.act(planned).await
     }
 

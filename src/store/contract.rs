@@ -741,6 +741,7 @@ pub(super) fn full_memo() -> Memo {
         tracking: Some(Tracking::Whole { next: Some(Cursor("changes".to_owned())), pages: 23 }),
         sweep_met: u128::MAX,
         sweep_page: vec![referral(24)],
+        unnamed: vec![crate::model::LeadId::new(uuid::Uuid::from_u128(25))],
     }
 }
 

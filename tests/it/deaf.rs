@@ -72,8 +72,13 @@ impl<T: Crm> Crm for Deaf<T> {
         self.0.schema().await
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
-        self.0.leads_changed_since(since, cursor).await
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
+        self.0.leads_changed_since(since, also, cursor).await
     }
 
     async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {

@@ -172,14 +172,23 @@ impl Crm for Dataverse {
         Ok(Arc::clone(&self.load().await?.schema))
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
         const OPERATION: &str = "list changed leads";
         let live = self.live().await?;
         let page = self
             .poll(OPERATION, cursor, || {
                 let since = format!("{} ge {}", contract::MODIFIED, literal(since));
                 let filter = match &live.referral_column {
-                    Some(column) => format!("{column} ne null and {since}"),
+                    Some(column) if also.is_empty() => format!("{column} ne null and {since}"),
+                    Some(column) => {
+                        let also: Vec<String> = also.iter().map(LeadId::to_string).collect();
+                        format!("({column} ne null or {}) and {since}", query::any_of(contract::LEAD_ID, &also))
+                    }
                     None => since,
                 };
                 let options = [

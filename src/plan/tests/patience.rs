@@ -92,8 +92,7 @@ fn a_dead_letter_is_tried_again_when_its_mapping_changes() {
     // The other way: a seller's edit that the referral did not take.
     let edited = row_with(FieldOwner::Crm, true).referral(Active).linked(Active).open().shows("seller's");
     let (dead, _) = after(edited, Fault::Refused, None, false);
-    let back =
-        "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)";
+    let back = "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)";
     check(remapped(dead.clone()), back);
     check(remapped(dead).says("new"), no_base);
 }

@@ -341,13 +341,19 @@ impl Crm for DirectCrm {
         Ok(Arc::new(schema))
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
         let query = match cursor {
             Some(Cursor(query)) => query.clone(),
             None => {
                 let mut filter = format!("modifiedon ge {since}");
                 if let Some(column) = self.referral_column() {
-                    filter = format!("{column} ne null and {filter}");
+                    let also: String = also.iter().map(|lead| format!(" or leadid eq {lead}")).collect();
+                    filter = format!("({column} ne null{also}) and {filter}");
                 }
                 let order = encode("modifiedon asc,leadid asc");
                 format!("$select={}&$filter={}&$orderby={order}", self.select(), encode(&filter))

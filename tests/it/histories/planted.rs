@@ -281,8 +281,13 @@ impl Crm for PlantedCrm {
         self.inner.schema().await
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
-        self.yard.insist(Service::Crm, self.inner.leads_changed_since(since, cursor).await)
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
+        self.yard.insist(Service::Crm, self.inner.leads_changed_since(since, also, cursor).await)
     }
 
     async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
