@@ -158,8 +158,18 @@ pub trait Crm: Send + Sync {
     /// Reads what the live organization allows; also (re)configures the adapter's column selection and currencies.
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError>;
 
-    /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists.
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError>;
+    /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists: those
+    /// with a value there, and `also` these.
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError>;
+
+    /// One page of the lead table's changes, by change tracking (dataverse §4.1). `link` is what the page before ended with;
+    /// `None` begins anew, with the whole table.
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError>;
 
     /// Opportunities that came from leads, changed since, oldest first.
     async fn opportunities_changed_since(
@@ -223,6 +233,52 @@ pub trait Crm: Send + Sync {
 
     /// As [`Portal::allow`].
     fn allow(&self, allowance: Option<Allowance>);
+}
+
+/// What change tracking answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tracked {
+    /// Some of what changed.
+    Page(Changes),
+    /// The link is not taken any more: it is too old, or of another selection of columns.
+    Expired,
+    /// The service keeps no changes for us: why and what to do, for people.
+    Off(String),
+}
+
+/// One page of changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changes {
+    /// Leads that are new or changed, of whomever: as they were at some moment since.
+    pub changed: Vec<LeadVersion>,
+    /// Leads that were deleted, or that we may not see any more: a notice, and no proof.
+    pub gone: Vec<LeadId>,
+    /// Rows whose id could not be read.
+    pub defects: Vec<Defect>,
+    /// How to go on.
+    pub next: ChangeLink,
+    /// The `Date` header of the answer: server time.
+    pub server_time: Option<Timestamp>,
+}
+
+/// Which version of a lead there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeadVersion {
+    /// The lead.
+    pub id: LeadId,
+    /// Its version.
+    pub etag: Option<ETag>,
+    /// `modifiedon`.
+    pub modified: Option<Timestamp>,
+}
+
+/// Where a page of changes leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeLink {
+    /// The next page.
+    More(Cursor),
+    /// This was the last page: what changes from now on.
+    Later(Cursor),
 }
 
 /// How leads are searched for adoption.
@@ -596,6 +652,40 @@ pub struct Memo {
     pub is_stopped_cleanly: bool,
     /// Hash of mapping, status and write settings of the last cycle; a change has every entry looked at once.
     pub configuration: u64,
+    // A memo of an earlier program ends before one of these; nothing is the default of each (`store::sled::codec`).
+    /// How far change tracking of leads has come; `None` where leads are polled.
+    pub tracking: Option<Tracking>,
+    /// What the sweep under way has met: the sum of [`crate::plan::brakes::weight`] over known referrals, each once.
+    pub sweep_met: u128,
+    /// Referrals of its last page: one that moved onto the next page is not met twice.
+    pub sweep_page: Vec<ReferralId>,
+    /// Linked leads whose referral id column is empty, as of a master that another lead was merged into: a poll asks for
+    /// them by id. The last ones, at most [`crate::cycle::UNNAMED_MAX`].
+    pub unnamed: Vec<LeadId>,
+}
+
+/// How far change tracking of leads has come (`dataverse.observe = "delta"`). Leads are polled as well until it is
+/// [`Tracking::Proven`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Tracking {
+    /// The whole table is being read, page by page.
+    Whole {
+        /// The next page; `None` for the first.
+        next: Option<Cursor>,
+        /// Pages read so far.
+        pages: u32,
+    },
+    /// The whole table was read: what changed since comes by this link.
+    Fresh(Cursor),
+    /// What changed since the last pass comes by this link.
+    Proven(Cursor),
+    /// The service keeps no changes for us.
+    Off {
+        /// Why, for people.
+        why: String,
+        /// When it is asked again.
+        again: Timestamp,
+    },
 }
 
 /// A sweep under way.

@@ -29,18 +29,16 @@ impl Pass<'_> {
             return Ok(());
         }
         self.prepare_backfill().await?;
-        if self.memo.is_sweep_due && self.memo.sweep.is_none() && self.has_time() && self.may_scan() {
-            self.learn_organization().await?;
-            self.peek().await?;
-            self.memo.sweep = Some(SweepCursor { began: self.began, ..SweepCursor::default() });
-            self.memo.entries_at_sweep = Some(self.ports.store.counters()?.entries);
-            self.memo.is_sweep_due = false;
-        }
         self.was_stopped = is_stopped;
-        while self.memo.sweep.is_some() && self.has_time() && self.may_scan() {
-            self.allow();
-            if !self.sweep_page().await? {
-                break;
+        // Asked for while one was under way: what that one had read by then may be another by now.
+        let has_second = self.setup.is_sweep_asked && self.memo.sweep.is_some();
+        for _ in 0..=usize::from(has_second) {
+            self.begin_sweep().await?;
+            while self.memo.sweep.is_some() && self.has_time() && self.may_scan() {
+                self.allow();
+                if !self.sweep_page().await? {
+                    break;
+                }
             }
         }
         let may_read = self.may_write() || self.mode == Mode::Forecast;
@@ -50,7 +48,22 @@ impl Pass<'_> {
                 break;
             }
         }
+        self.read_whole_table().await?;
         self.list_old_outcomes()
+    }
+
+    /// Begins the sweep that is due, when none is under way.
+    async fn begin_sweep(&mut self) -> Result<(), CycleError> {
+        if !self.memo.is_sweep_due || self.memo.sweep.is_some() || !self.has_time() || !self.may_scan() {
+            return Ok(());
+        }
+        self.learn_organization().await?;
+        self.peek().await?;
+        self.memo.sweep = Some(SweepCursor { began: self.began, ..SweepCursor::default() });
+        self.memo.entries_at_sweep = Some(self.ports.store.counters()?.entries);
+        (self.memo.sweep_met, self.memo.sweep_page) = (0, Vec::new());
+        self.memo.is_sweep_due = false;
+        Ok(())
     }
 
     pub(super) fn both_up(&self) -> bool {
@@ -58,7 +71,7 @@ impl Pass<'_> {
     }
 
     /// Scans can wait for another day.
-    fn may_scan(&self) -> bool {
+    pub(super) fn may_scan(&self) -> bool {
         self.both_up() && self.has_enough(Side::Portal) && self.has_enough(Side::Crm)
     }
 
@@ -77,7 +90,7 @@ impl Pass<'_> {
             self.memo.is_sweep_due = true;
         }
         if self.setup.is_sweep_asked {
-            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+            self.memo.is_sweep_due = true; // While one is under way: one more after it.
             self.memo.lead_reading.get_or_insert(None);
         }
         // Only a sweep can say that all is well again.
@@ -169,15 +182,31 @@ impl Pass<'_> {
         self.report.referrals_seen += page.items.len() as u64;
         self.note_defects("referral", &page.defects);
         let created = self.attempted.get(&ActionKind::Create).copied();
-        let mut gone = Vec::new();
+        let (mut gone, mut unknown) = (Vec::new(), Vec::new());
+        let mut page_ids = Vec::with_capacity(page.items.len());
+        let before = std::mem::take(&mut self.memo.sweep_page);
+        let mut met = self.memo.sweep_met;
         for referral in &page.items {
-            if let Some(entry) = self.ports.store.get(referral.id)? {
-                sweep.met += 1;
-                if entry.standing == Standing::LeadGone {
-                    gone.push(referral.id);
+            if page_ids.contains(&referral.id) {
+                continue;
+            }
+            page_ids.push(referral.id);
+            let is_again = before.contains(&referral.id);
+            match self.ports.store.get(referral.id)? {
+                Some(entry) => {
+                    if !is_again {
+                        sweep.met += 1;
+                        met = met.wrapping_add(brakes::weight(referral.id));
+                    }
+                    if entry.standing == Standing::LeadGone {
+                        gone.push(referral.id);
+                    }
                 }
+                None if !is_again => unknown.push(referral.id),
+                None => {}
             }
         }
+        self.memo.sweep_page = before; // Until this page is done.
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
         let mut listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
@@ -198,6 +227,12 @@ impl Pass<'_> {
         if self.is_incomplete && !self.both_up() {
             return Ok(false); // This page is read again by the next pass.
         }
+        for id in unknown {
+            if self.ports.store.get(id)?.is_some() {
+                met = met.wrapping_add(brakes::weight(id));
+            }
+        }
+        (self.memo.sweep_met, self.memo.sweep_page) = (met, page_ids);
         sweep.pages += 1;
         sweep.cursor = page.next;
         let is_over = sweep.cursor.is_none();
@@ -228,20 +263,38 @@ impl Pass<'_> {
         Ok(rows)
     }
 
+    /// The sum over all known referrals that the sweep under way has not met.
+    fn not_met(&self) -> Result<u128, CycleError> {
+        let (mut sum, mut after) = (0u128, None);
+        loop {
+            let entries = self.ports.store.scan(after, READING_STEP)?;
+            let Some((last, _)) = entries.last() else { return Ok(sum.wrapping_sub(self.memo.sweep_met)) };
+            after = Some(*last);
+            sum = entries.iter().fold(sum, |sum, (id, _)| sum.wrapping_add(brakes::weight(*id)));
+        }
+    }
+
     async fn finish_sweep(&mut self, sweep: &SweepCursor) -> Result<(), CycleError> {
         let known = self.ports.store.counters()?.entries;
         let now = self.ports.clock.now();
         let known_before = known.min(self.memo.entries_at_sweep.unwrap_or(0));
         let approved = self.decisions.approved.clone();
         let missing = known_before.saturating_sub(sweep.met);
-        match brakes::judge_sweep(missing, known_before, &self.setup.brakes, |digest| approved.contains(digest), now) {
+        let latch = match brakes::misses_many(missing, known_before, &self.setup.brakes) {
+            true => {
+                let (set, settings) = (self.not_met()?, &self.setup.brakes);
+                brakes::judge_sweep(missing, known_before, set, settings, |digest| approved.contains(digest), now)
+            }
+            false => None,
+        };
+        match latch {
             Some(latch) => self.latch(SWEEP_BRAKE, latch),
             None => self.unlatch(SWEEP_BRAKE),
         }
         tracing::info!(pages = sweep.pages, "sweep finished");
         self.finish_backfill().await?;
         if self.was_stopped {
-            self.memo.is_sweep_due = !self.decisions.brakes.contains_key(SWEEP_BRAKE); // Nothing of it was recorded.
+            self.memo.is_sweep_due |= !self.decisions.brakes.contains_key(SWEEP_BRAKE); // Nothing of it was recorded.
         } else {
             self.memo.is_rescan = false;
         }
@@ -324,7 +377,7 @@ impl Pass<'_> {
 }
 
 /// Entries whose lead can still have news: the referral is open, or the lead is.
-fn is_alive(entry: &crate::model::Entry) -> bool {
+pub(super) fn is_alive(entry: &crate::model::Entry) -> bool {
     let is_open = matches!(entry.referral_status, ReferralStatus::New | ReferralStatus::Active);
     is_open || entry.link.as_ref().is_some_and(|link| link.status.state == LeadState::Open)
 }

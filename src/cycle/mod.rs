@@ -20,6 +20,7 @@ mod sending;
 pub mod settings;
 pub mod spending;
 mod stamps;
+mod tracking;
 mod write_backs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +33,11 @@ use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 
 pub use explain::{Explanation, explain};
+pub use poll::UNNAMED_MAX;
 pub use report::{Forecast, Report, Sentence, Tried};
 pub use settings::CycleSettings;
 pub use spending::{Budgets, Left, Meter};
+pub use tracking::TRACKING_AGAIN;
 
 /// How long a pass may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub struct Setup {
     pub poll_overlap: Duration,
     /// Pages of one poll of leads; beyond, linked leads are read by id.
     pub poll_pages_max: u32,
+    /// Changed leads are heard of by change tracking.
+    pub tracks_changes: bool,
     /// Ask for `updatedDateTime ge`.
     pub use_updated_filter: bool,
     /// Ways to find an existing lead, in this order.
@@ -145,6 +150,10 @@ struct Pass<'a> {
     /// Where the watermarks of the leads side go at the end.
     leads_high: Option<crate::model::Watermark>,
     opportunities_high: Option<crate::model::Watermark>,
+    /// Where change tracking goes on, once what it told has been accounted for.
+    tracking_next: Option<crate::ports::Tracking>,
+    /// Not all that changed was read: the rest comes with the next pass.
+    is_cut: bool,
     /// Writes tried in this pass, by kind.
     attempted: BTreeMap<crate::ports::ActionKind, usize>,
     /// Writing was stopped when the background scans began.
@@ -213,6 +222,8 @@ impl<'a> Pass<'a> {
             is_sighted: false,
             leads_high: None,
             opportunities_high: None,
+            tracking_next: None,
+            is_cut: false,
             attempted: BTreeMap::new(),
             is_vanish_judged: false,
             has_held_vanished: false,
@@ -340,6 +351,7 @@ impl<'a> Pass<'a> {
         // A row whose referral was not read may be decided again by the page that lists it.
         self.decided.extend(rows.iter().filter(|row| row.referral.present().is_some()).map(|row| row.id));
         let planned = self.plan_rows(rows).await?;
+        self.note_unnamed(&planned);
         self.act(planned).await
     }
 
@@ -404,6 +416,7 @@ impl<'a> Pass<'a> {
         if let Some(job) = self.decisions.backfill.as_ref().filter(|job| job.finished.is_none()) {
             self.report.progress.push(format!("backfill of {}: {} leads rewritten", backfill::words(job), job.written));
         }
+        self.report.progress.extend(self.tracking_words());
         if let Some(sweep) = &self.memo.sweep {
             self.report.progress.push(format!("sweep: {} pages read, {} known referrals met", sweep.pages, sweep.met));
         }

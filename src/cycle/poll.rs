@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::background::is_alive;
 use super::observe::linked_lead;
 use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
-use crate::model::{Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
+use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
 use crate::plan::{Action, Row, RowPlan, Seen, status};
 use crate::ports::{ActionKind, Batch, Memo};
+
+/// Linked leads with an empty referral id column that a poll asks for by id: what fits into its URL.
+pub const UNNAMED_MAX: usize = 50;
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
@@ -18,7 +22,14 @@ impl Pass<'_> {
         if !self.is_up(Side::Crm) {
             return Ok(());
         }
-        let Some(leads) = self.poll_leads().await? else { return Ok(()) };
+        let Some(followed) = self.follow_changes().await? else { return Ok(()) };
+        let leads = match followed.is_all {
+            true => Vec::new(),
+            false => match self.poll_leads().await? {
+                Some(leads) => leads,
+                None => return Ok(()),
+            },
+        };
         let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
         let has_begun = self.begin_watermarks().await?;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
@@ -29,7 +40,9 @@ impl Pass<'_> {
             row.lead = Seen::from(lead);
             rows.insert(id, row);
         }
-        let mut unread = Vec::new();
+        self.add_rows(&mut rows, &followed.news)?;
+        let unseen = |(_, row): (&ReferralId, &Row)| row.lead.present().is_none().then(|| linked_lead(row)).flatten();
+        let mut unread: Vec<LeadId> = rows.iter().filter_map(unseen).collect();
         for lead in spoken.keys().copied() {
             let Some(id) = self.ports.store.by_lead(lead)? else { continue };
             let Some(entry) = self.ports.store.get(id)? else { continue };
@@ -48,7 +61,7 @@ impl Pass<'_> {
             self.doubt(&mut rows, &spoken).await?;
         }
         self.is_incomplete |= !is_observed;
-        self.is_crm_observed = is_observed && has_begun;
+        self.is_crm_observed = is_observed && has_begun && !self.is_cut;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
     }
@@ -90,19 +103,25 @@ impl Pass<'_> {
     /// A linked lead in another version than the one on record. Our own writes come back by the thousands after an import,
     /// so they are left out page by page.
     fn is_news(&self, lead: &Lead) -> Result<bool, CycleError> {
-        let Some(id) = self.ports.store.by_lead(lead.id)? else { return Ok(false) };
+        self.is_another_version(lead.id, lead.etag.as_ref())
+    }
+
+    /// The same of a lead of which only the version is known.
+    pub(super) fn is_another_version(&self, lead: LeadId, etag: Option<&ETag>) -> Result<bool, CycleError> {
+        let Some(id) = self.ports.store.by_lead(lead)? else { return Ok(false) };
         let Some(entry) = self.ports.store.get(id)? else { return Ok(false) };
-        let is_known = entry.link.as_ref().is_some_and(|link| link.etag.is_some() && link.etag == lead.etag);
+        let is_known = entry.link.as_ref().is_some_and(|link| link.etag.is_some() && link.etag.as_ref() == etag);
         Ok(!is_known || entry.standing == Standing::LeadGone)
     }
 
     /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
     pub(super) async fn poll_leads(&mut self) -> Result<Option<Vec<Lead>>, CycleError> {
         let since = self.poll_since(self.memo.leads_seen);
+        let unnamed = self.unnamed()?;
         let (mut leads, mut cursor, mut pages, mut server_time) = (Vec::<Lead>::new(), None, 0u32, None);
         let mut newest = None;
         loop {
-            let page = match self.ports.crm.leads_changed_since(since, cursor.as_ref()).await {
+            let page = match self.ports.crm.leads_changed_since(since, &unnamed, cursor.as_ref()).await {
                 Ok(page) => page,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
@@ -142,6 +161,44 @@ impl Pass<'_> {
         }
         self.leads_high = self.after_poll(self.memo.leads_seen, server_time, newest);
         Ok(Some(leads))
+    }
+
+    /// Linked leads that a poll by the referral id column would not show. Those that nobody has to watch any more are
+    /// forgotten.
+    fn unnamed(&mut self) -> Result<Vec<LeadId>, CycleError> {
+        if self.setup.policy.referral_column.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut watched = Vec::new();
+        for lead in std::mem::take(&mut self.memo.unnamed) {
+            let Some(id) = self.ports.store.by_lead(lead)? else { continue };
+            if self.ports.store.get(id)?.is_some_and(|entry| is_alive(&entry)) {
+                watched.push(lead);
+            }
+        }
+        self.memo.unnamed.clone_from(&watched);
+        Ok(watched)
+    }
+
+    /// Notes which linked leads have an empty referral id column, so that the next poll shows them all the same.
+    pub(super) fn note_unnamed(&mut self, planned: &[(Row, RowPlan)]) {
+        if self.setup.policy.referral_column.is_none() {
+            return;
+        }
+        for (row, plan) in planned {
+            let Some(lead) = row.lead.present() else { continue };
+            let link = plan.entry.as_ref().and_then(|entry| entry.link.as_ref());
+            let is_linked = link.is_some_and(|link| link.lead == lead.id);
+            let unnamed = &mut self.memo.unnamed;
+            let known = unnamed.iter().position(|one| *one == lead.id);
+            match (known, is_linked && lead.referral.is_none()) {
+                (None, true) => unnamed.push(lead.id),
+                (Some(at), false) => drop(unnamed.remove(at)),
+                (None, false) | (Some(_), true) => {}
+            }
+        }
+        let surplus = self.memo.unnamed.len().saturating_sub(UNNAMED_MAX);
+        self.memo.unnamed.drain(..surplus); // They are read every night, as without a column.
     }
 
     /// Polls changed opportunities, by the lead they came from.
@@ -189,7 +246,7 @@ impl Pass<'_> {
     /// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
     /// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
     /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
-    fn after_poll(
+    pub(super) fn after_poll(
         &self,
         mark: Option<Watermark>,
         server_time: Option<Timestamp>,
@@ -203,14 +260,17 @@ impl Pass<'_> {
     }
 
     /// Before irreversible steps their leads are read by id and decided again: all of them in a pass whose poll showed no
-    /// lead at all (whoever has lost the role gets no further than this), and those that a poll may not show. With a column
-    /// for the referral id it asks for leads that have a value there, and the master of a merged lead has none.
+    /// lead at all (whoever has lost the role gets no further than this), and those that a poll may not show: with a column
+    /// for the referral id it asks for leads that have a value there, and the master of a merged lead has none. After a
+    /// pause, and until linked leads have been read by id where that is due, so may be what no poll shows: a deletion, an
+    /// opportunity that speaks for another lead by now.
     pub(super) async fn prove_sight(&mut self) -> Result<(), CycleError> {
         if !self.is_crm_observed || !self.may_write() {
             return Ok(());
         }
         let is_blind = !self.is_sighted;
-        let is_partial = self.setup.policy.referral_column.is_some();
+        let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some();
+        let is_partial = self.setup.policy.referral_column.is_some() || is_behind;
         let is_unproven = |row: &Row| is_blind || (is_partial && matches!(row.lead, Seen::Unseen));
         let is_irreversible = |plan: &RowPlan| {
             let kind = plan.action.as_ref().map(Action::kind);
@@ -244,6 +304,9 @@ impl Pass<'_> {
     /// The watermarks of the leads side move last, past rows whose fate is written down.
     pub(super) fn advance(&mut self) {
         self.has_advanced = true;
+        if let Some(next) = self.tracking_next.take().filter(|_| self.may_write() && !self.is_incomplete) {
+            self.memo.tracking = Some(next);
+        }
         if self.may_write() && !self.is_incomplete && self.is_crm_observed {
             self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
             self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);

@@ -18,6 +18,7 @@ use super::process;
 use super::status::{DealClock, Status};
 use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine};
 use crate::config::Settings;
+use crate::crm::dataverse::settings::Observe;
 use crate::cycle::{self, Budget, CycleError, Explanation, Forecast, Report, Setup};
 use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
 use crate::plan::Policy;
@@ -168,6 +169,7 @@ impl Reconciler {
             brakes: settings.brakes.clone(),
             poll_overlap: settings.dataverse.poll_overlap.get(),
             poll_pages_max: settings.dataverse.poll_pages_max,
+            tracks_changes: settings.dataverse.observe == Observe::Delta,
             use_updated_filter: settings.partner_center.use_updated_filter,
             adopt: settings.link.adopt.clone(),
             sweep_after_pause: settings.schedule.sweep_on_start_after.get(),
@@ -217,7 +219,12 @@ impl Reconciler {
         if setup.policy.writes == Writes::Off {
             return self.plan_while_off(setup, &mut ground, budget, stop).await;
         }
-        cycle::run(&self.ports, setup, budget, stop).await
+        let is_sweep_asked = setup.is_sweep_asked;
+        let result = cycle::run(&self.ports, setup, budget, stop).await;
+        if result.is_err() {
+            self.is_sweep_asked.fetch_or(is_sweep_asked, Ordering::Relaxed); // Nobody wrote down that it was asked for.
+        }
+        result
     }
 
     /// Closed windows that a former process was told of hold for the first request of this one, too.

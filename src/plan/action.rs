@@ -360,6 +360,11 @@ pub enum Hold {
     ReferralMissing,
     /// The lead is gone together with many others: the brake decides.
     LeadVanished,
+    /// Another lead holds the referral's id, so this one's column stays empty.
+    ReferralIdTaken {
+        /// The lead with the empty column.
+        lead: LeadId,
+    },
 }
 
 impl Hold {
@@ -391,12 +396,13 @@ impl Hold {
             Hold::Brake { .. } => "brake",
             Hold::ReferralMissing => "referral missing",
             Hold::LeadVanished => "lead vanished",
+            Hold::ReferralIdTaken { .. } => "referral id taken",
         }
     }
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 19] = [
+pub const HOLD_NAMES: [&str; 20] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -416,6 +422,7 @@ pub const HOLD_NAMES: [&str; 19] = [
     "referral missing",
     "lead vanished",
     "flapping",
+    "referral id taken",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -489,6 +496,10 @@ impl fmt::Display for Hold {
             Hold::LeadVanished => {
                 f.write_str("its lead is gone together with many others; the brake leads vanished holds it")
             }
+            Hold::ReferralIdTaken { lead } => write!(
+                f,
+                "another lead holds the id of the referral, so the column of lead {lead} stays empty; when the other one has let it go, `release` tries again (referral_id_column)"
+            ),
             Hold::ReferralMissing => f.write_str("the referral cannot be read any more; its lead is left alone"),
         }
     }

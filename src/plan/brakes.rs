@@ -135,19 +135,22 @@ pub fn judge_visibility(
     Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest, reason })
 }
 
-/// Judges visibility on a finished sweep: by ids, how many known referrals it did not meet.
+/// So many known referrals were missing from a complete listing that visibility may be lost.
+pub fn misses_many(missing: u64, known: u64, settings: &BrakeSettings) -> bool {
+    let is_many = known >= settings.visibility_min && missing * 100 > known * settings.visibility_missing_percent;
+    settings.visibility_min > 0 && settings.visibility_missing_percent > 0 && is_many
+}
+
+/// Judges visibility on a finished sweep that missed many known referrals; `set` is the sum of [`weight`] over all of them.
 pub fn judge_sweep(
     missing: u64,
     known: u64,
+    set: u128,
     settings: &BrakeSettings,
     is_approved: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Option<LatchedBrake> {
-    let is_many = known >= settings.visibility_min && missing * 100 > known * settings.visibility_missing_percent;
-    if settings.visibility_min == 0 || settings.visibility_missing_percent == 0 || !is_many {
-        return None;
-    }
-    let digest = digest_lines(&mut [format!("{missing} of {known} not listed")]);
+    let digest = digest_lines(&mut [format!("not listed {set:032x}")]);
     if is_approved(&digest) {
         return None;
     }
@@ -155,6 +158,13 @@ pub fn judge_sweep(
         "{missing} of {known} known referrals were missing from a complete listing: visibility is lost, probably a role (Referrals admin); nothing is written until a sweep meets them again (brakes.visibility_missing_percent); if the loss is meant, `referrald approve {digest}` goes on"
     );
     Some(LatchedBrake { since: now, count: missing, limit: settings.visibility_missing_percent, digest, reason })
+}
+
+/// What one id adds to the sum that stands for a set of ids. A sweep of a million has no room for the set itself, and
+/// subtracts what it met from what is known.
+pub fn weight(id: ReferralId) -> u128 {
+    let hash = ring::digest::digest(&ring::digest::SHA256, id.uuid().as_bytes());
+    hash.as_ref().iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte))
 }
 
 /// The digest that names an exact set of actions: 12 hexadecimal digits.

@@ -175,7 +175,7 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
         return recalled(memory, sight, now);
     }
     if memory.mapping != sight.mapping {
-        return mapping_changed(memory, sight);
+        return mapping_changed(memory, sight, now);
     }
     let (base_referral, base_lead) = halves(memory.base);
     let referral =
@@ -243,7 +243,7 @@ fn recalled(memory: &GroupMemory, sight: &Sight<'_>, now: Timestamp) -> (Merge, 
     let believed = GroupMemory { base: Base::Common { referral: base_referral, lead: base_lead }, ..memory.clone() };
     if memory.mapping != sight.mapping {
         return match sight.is_referral_proven && sight.is_lead_proven {
-            true => mapping_changed(&believed, sight),
+            true => mapping_changed(&believed, sight, now),
             false => first_sight(sight),
         };
     }
@@ -304,8 +304,10 @@ fn date_moves(next: &mut GroupMemory, sight: &Sight<'_>, now: Timestamp) {
 
 /// Records the halves under a new mapping: a change of mapping moves no lead.
 ///
-/// What moved before or together with it cannot be told from the change itself: it is never taken for agreed.
-fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<GroupMemory>) {
+/// What moved before or together with it cannot be told from the change itself: it is never taken for agreed. Only what
+/// was on its way already (a write that keeps being refused, say) stays so where the other side still shows, read by the
+/// new mapping, what both had agreed on.
+fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
     let (Some(referral), Some(lead)) = (sight.referral, sight.lead) else {
         // A lead alone changes nothing; a referral that moves asks for its lead, which many rows read at once.
         let decision = if sight.referral.is_some() { Merge::NeedLead } else { Merge::Rest };
@@ -314,6 +316,16 @@ fn mapping_changed(memory: &GroupMemory, sight: &Sight<'_>) -> (Merge, Option<Gr
     let (referral, lead) = (referral.fingerprint, lead.fingerprint);
     if is_equal(sight, referral, lead) {
         return (Merge::Rest, Some(common(sight, referral, lead)));
+    }
+    if let Base::Common { referral: base_referral, lead: base_lead } = memory.base {
+        let is_underway = match (memory.referral_moved, memory.lead_moved) {
+            (Some(_), None) => lead == base_lead,
+            (None, Some(_)) => sight.is_two_way && referral == base_referral,
+            (None, None) | (Some(_), Some(_)) => false,
+        };
+        if is_underway {
+            return merge_bases(Some(&GroupMemory { mapping: sight.mapping, ..memory.clone() }), sight, now);
+        }
     }
     let referral_waits = memory.referral_moved.is_some() || sight.is_referral_new;
     let lead_waits = memory.lead_moved.is_some() || sight.is_lead_new;

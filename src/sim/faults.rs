@@ -66,10 +66,12 @@ pub enum Class {
     VanishingRows,
     /// A wrong `Date` header.
     ClockSkew,
+    /// A delta link is older than the service keeps changes.
+    DeltaExpired,
 }
 
 /// Every class.
-pub const CLASSES: [Class; 23] = [
+pub const CLASSES: [Class; 24] = [
     Class::Throttle,
     Class::ThrottleBare,
     Class::ServerError,
@@ -93,6 +95,7 @@ pub const CLASSES: [Class; 23] = [
     Class::RoleLost,
     Class::VanishingRows,
     Class::ClockSkew,
+    Class::DeltaExpired,
 ];
 
 /// Which trouble comes how often.
@@ -267,6 +270,7 @@ impl Class {
             Class::TokenExpiry => "token expiry",
             Class::VanishingRows => "vanishing rows",
             Class::ClockSkew => "clock skew",
+            Class::DeltaExpired => "delta link expired",
         }
     }
 
@@ -298,6 +302,7 @@ impl Class {
                 service != Service::Authority
             }
             Class::MfaDemanded => service == Service::Portal,
+            Class::DeltaExpired => service == Service::Crm && request.query.contains("$deltatoken="),
             Class::Throttle | Class::ThrottleBare => service != Service::Authority,
             Class::ServerError | Class::HtmlError | Class::HtmlSuccess | Class::ResetBefore | Class::ResetAfter => true,
             Class::Slow | Class::Hang | Class::Truncated => true,
@@ -322,6 +327,7 @@ impl Class {
             },
             Class::HtmlError => Answer::html([502, 503, 504][turn.rng.random_range(0..3)]),
             Class::HtmlSuccess => Answer::html(200),
+            Class::DeltaExpired => super::dynamics::delta::expired(),
             Class::ResetBefore => Answer { delivery: Delivery::Reset, ..Answer::empty(0) },
             Class::ServerError | Class::Hang if turn.rng.random_bool(0.5) => server_error(service, turn.rng),
             _ => return None,

@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::ports::{
     ActionKind, Backfill, Batch, Counters, Cursor, Decisions, Groups, HistoryLine, IntendedAction, LatchedBrake, Memo,
-    Opening, Pruned, RequestsToday, StateStore, SweepCursor,
+    Opening, Pruned, RequestsToday, StateStore, SweepCursor, Tracking,
 };
 use crate::store::{MemoryStore, NEWEST_MAX, OUTCOME_BYTES_MAX, SledStore};
 
@@ -738,6 +738,10 @@ pub(super) fn full_memo() -> Memo {
         requests_today: RequestsToday { day: 20, portal: 21, crm: 22 },
         is_stopped_cleanly: false,
         configuration: u64::MAX,
+        tracking: Some(Tracking::Whole { next: Some(Cursor("changes".to_owned())), pages: 23 }),
+        sweep_met: u128::MAX,
+        sweep_page: vec![referral(24)],
+        unnamed: vec![crate::model::LeadId::new(uuid::Uuid::from_u128(25))],
     }
 }
 

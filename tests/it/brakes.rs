@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use referrald::cycle::{CLOCK_BRAKE, ORGANIZATION_BRAKE};
+use referrald::cycle::{CLOCK_BRAKE, ORGANIZATION_BRAKE, SWEEP_BRAKE};
 use referrald::daemon::{DecisionRequest, Detail, Engine};
 use referrald::plan::settings::OnReferralClosed;
-use referrald::ports::{ActionKind, Batch, Memo, StateStore};
+use referrald::ports::{ActionKind, Batch, Memo, StateStore, SweepCursor};
 use referrald::sim::Service;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -253,4 +253,59 @@ async fn a_plan_whose_every_action_is_held_says_so() {
     town.edit_referral(referrals[5], "/details/dealValue", json!(77));
     let mixed = forecast().await;
     assert!(mixed.actions.len() == 5 && !mixed.is_held, "{mixed:#?}");
+}
+
+/// Hides referrals from every listing for a day.
+fn hide(town: &Town, referrals: &[Uuid]) {
+    let until = town.clock.at().plus(Duration::from_secs(86_400));
+    referrals.iter().for_each(|referral| town.world().portal.hide(*referral, until));
+}
+
+#[tokio::test]
+async fn the_brake_of_a_sweep_is_released_by_the_name_of_exactly_the_missing_ones() {
+    let town = Town::new(57);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 20).await;
+    let sweep = async |count| {
+        host.engine.ask_for_sweep();
+        cycles(&town, &host, count).await;
+        digest(&host, SWEEP_BRAKE)
+    };
+    hide(&town, &referrals[..8]);
+    let first = sweep(1).await;
+    assert!(!first.is_empty());
+    assert_eq!(sweep(1).await, first, "the same set has the same name");
+    // As many as before, and others: what was approved were not these.
+    approve(&host, first.clone()).await;
+    town.world().portal.hide(referrals[0], town.clock.at());
+    hide(&town, &referrals[8..9]);
+    let second = sweep(1).await;
+    assert!(!second.is_empty() && second != first, "{second} {first}");
+    approve(&host, second).await;
+    assert_eq!(sweep(1).await, "", "released");
+}
+
+#[tokio::test]
+async fn a_sweep_asked_for_while_one_is_under_way_is_one_more_after_it() {
+    let town = Town::new(58);
+    let host = town.host(1, |_| {});
+    linked(&town, &host, 4).await;
+    cycles(&town, &host, 2).await;
+    let sweeps = |town: &Town| {
+        let world = town.world();
+        let records = world.journal.records().iter();
+        let is_sweep =
+            |path: &str| path.contains("createdDateTime") && path.contains("asc") && !path.contains("filter");
+        records.filter(|record| is_sweep(&record.path)).count()
+    };
+    let mut memo = host.store.memo().unwrap();
+    memo.sweep = Some(SweepCursor { began: town.clock.at(), ..SweepCursor::default() });
+    host.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
+    host.engine.ask_for_sweep();
+    let before = sweeps(&town);
+    cycles(&town, &host, 3).await;
+    assert_eq!(sweeps(&town), before + 2, "the one under way, and one more");
+    host.engine.ask_for_sweep();
+    cycles(&town, &host, 3).await;
+    assert_eq!(sweeps(&town), before + 3);
 }

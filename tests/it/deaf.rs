@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use referrald::model::{
     ETag, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Timestamp,
 };
-use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan};
+use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan, Tracked};
 use uuid::Uuid;
 
 /// Once set, no write is answered.
@@ -72,8 +72,17 @@ impl<T: Crm> Crm for Deaf<T> {
         self.0.schema().await
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
-        self.0.leads_changed_since(since, cursor).await
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
+        self.0.leads_changed_since(since, also, cursor).await
+    }
+
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
+        self.0.lead_changes(link).await
     }
 
     async fn opportunities_changed_since(

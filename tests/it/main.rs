@@ -42,6 +42,7 @@ mod stage;
 mod state;
 mod torture;
 mod town;
+mod tracking;
 mod transcripts;
 mod trouble;
 mod two_daemons;

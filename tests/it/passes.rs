@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use referrald::config::{HumanDuration, Settings};
 use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
-use referrald::daemon::{DecisionRequest, Engine, Reconciler};
+use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
 use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
 use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StateStore};
@@ -413,4 +413,121 @@ async fn a_closing_for_a_master_that_no_poll_shows_is_proven_by_a_look_at_it() {
         bench.pass().await;
     }
     assert_eq!(bench.status_of(referral), "New", "it was opened again");
+}
+
+/// A referral whose lead was merged into a seller's own, which has no referral id.
+async fn merged(settings: impl FnOnce(&mut Settings)) -> (Bench, Uuid, Uuid) {
+    let (bench, referrals) = Bench::with(3, |all| {
+        all.referral_id_column = Some("new_referralid".to_owned());
+        settings(all);
+    });
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    let loser = bench.lead_of(referrals[0]);
+    let master = bench.world().add_lead(json!({"subject": "the seller's own", "lastname": "One"})).unwrap();
+    bench.world().merge_leads(master, loser).unwrap();
+    bench.pass().await;
+    assert_eq!(bench.lead_of(referrals[0]), master);
+    (bench, referrals[0], master)
+}
+
+#[tokio::test]
+async fn a_master_without_the_referral_id_is_polled_all_the_same() {
+    let (bench, referral, master) = merged(|_| {}).await;
+    // Long after whatever a poll overlaps.
+    bench.wait(3_600);
+    bench.pass().await;
+    bench.edit(Table::Lead, master, json!({"statuscode": 2}));
+    bench.pass().await;
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Active");
+    assert_eq!(bench.store.memo().unwrap().unnamed, [LeadId::new(master)]);
+}
+
+#[tokio::test]
+async fn a_referral_id_that_a_merged_lead_holds_is_refused_once_and_said() {
+    let (bench, referral, master) = merged(|_| {}).await;
+    // Somebody makes the referral name the master, which is how it would get the id.
+    bench.world().edit_referral(referral, |document| document["externalReferenceId"] = master.to_string().into());
+    let refused = || {
+        let world = bench.world();
+        let records = world.journal.records().iter();
+        records.filter(|record| record.method == "PATCH" && record.status == 412).count()
+    };
+    for number in 0..4 {
+        bench.edit(Table::Lead, master, json!({"jobtitle": format!("title {number}")}));
+        bench.world().edit_referral(referral, |document| document["favorite"] = (number % 2 == 0).into());
+        bench.pass().await;
+    }
+    assert_eq!(refused(), 1);
+    let status = bench.engine.status().await.unwrap();
+    assert_eq!(status.holds.get("referral id taken"), Some(&1), "{:?}", status.holds);
+    // Whoever does something about the other lead says so.
+    let loser = {
+        let world = bench.world();
+        let leads = world.crm.lead_ids();
+        let is_loser = |lead: &Uuid| *world.crm.value(Table::Lead, *lead, "new_referralid") == referral.to_string();
+        leads.into_iter().find(is_loser).unwrap()
+    };
+    bench.world().delete_lead(loser);
+    let which = Which::Ids(vec![ReferralId::new(referral)]);
+    bench.engine.decide(DecisionRequest::Release { which, group: None, take: None }).await.unwrap();
+    bench.pass().await;
+    bench.pass().await;
+    let shown = bench.world().crm.value(Table::Lead, master, "new_referralid").clone();
+    assert_eq!((shown, refused()), (referral.to_string().into(), 1));
+    assert_eq!(bench.engine.status().await.unwrap().holds.get("referral id taken"), None);
+}
+
+#[tokio::test]
+async fn opportunities_that_may_not_be_read_are_not_an_empty_list() {
+    let (bench, referrals) =
+        Bench::with(6, |settings| settings.status.settle_time = HumanDuration::parse("0s").unwrap());
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    let qualify = |referral: Uuid, with_opportunity| {
+        let lead = bench.lead_of(referral);
+        bench.world().qualify_lead(lead, with_opportunity).unwrap()
+    };
+    let (won, bare) = (referrals[0], referrals[1]);
+    let opportunity = qualify(won, true).unwrap();
+    qualify(bare, false);
+    bench.world().close_opportunity(opportunity, true).unwrap();
+    bench.world().options.crm.privileges_missing.insert("prvReadOpportunity".to_owned());
+    let before = bench.world().journal.writes().count();
+    let report = bench.pass().await;
+    assert!(report.sides.get(&Side::Crm).is_some_and(|why| why.contains("0x80040220")), "{:?}", report.sides);
+    assert_eq!(bench.world().journal.writes().count(), before, "nothing is known of any of them");
+    bench.world().options.crm.privileges_missing.clear();
+    for _ in 0..4 {
+        bench.pass().await;
+    }
+    // Qualified without any opportunity is an acceptance, and never a closing.
+    assert_eq!((bench.status_of(won), bench.status_of(bare)), ("Closed".to_owned(), "Active".to_owned()));
+}
+
+#[tokio::test]
+async fn an_opportunity_that_is_not_shown_any_more_closes_nothing() {
+    let (bench, referrals) = Bench::new(6);
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    let lead = bench.lead_of(referrals[0]);
+    let opportunity = bench.world().qualify_lead(lead, true).unwrap().unwrap();
+    bench.world().close_opportunity(opportunity, false).unwrap();
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    assert_eq!(bench.status_of(referrals[0]), "Active", "accepted, and the loss settles");
+    // Gone, or out of sight: the list is empty, with 200.
+    let key = bench.world().edit_row(Table::Opportunity, opportunity, json!({"originatingleadid@odata.bind": null}));
+    assert!(key.is_ok(), "{key:?}");
+    bench.engine.ask_for_sweep();
+    for _ in 0..3 {
+        bench.wait(40 * 3_600);
+        bench.pass().await;
+    }
+    assert_eq!(bench.status_of(referrals[0]), "Active");
 }

@@ -36,6 +36,8 @@ pub struct RawPage {
     pub rows: Vec<Value>,
     /// How to go on.
     pub next: Option<Cursor>,
+    /// How to ask for what changes later; only where changes are tracked, and on the last page (dataverse §4.1).
+    pub delta: Option<Cursor>,
     /// Server time.
     pub server_time: Option<Timestamp>,
 }
@@ -58,6 +60,12 @@ impl Api {
         self.page_of(operation, url, Some(&preference)).await
     }
 
+    /// Reads one page of our size of a table whose changes are tracked.
+    pub async fn tracked(&self, operation: &'static str, url: Url) -> Result<RawPage, RemoteError> {
+        let preference = format!("odata.track-changes,odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX));
+        self.page_of(operation, url, Some(&preference)).await
+    }
+
     async fn page_of(
         &self,
         operation: &'static str,
@@ -70,20 +78,23 @@ impl Api {
         let Some(rows) = rows else {
             return Err(malformed(operation, &answer, "the answer is no list of rows"));
         };
-        let next = match rows.next.as_deref().filter(|link| !link.is_empty()) {
-            None => None,
-            Some(link) => Some(self.root.keep(link).ok_or_else(|| {
+        let keep = |link: Option<&str>| {
+            match link.filter(|link| !link.is_empty()) {
+            None => Ok(None),
+            Some(link) => self.root.keep(link).map(Some).ok_or_else(|| {
                 malformed(
                     operation,
                     &answer,
                     "the link to the next page does not lead to this environment's Web API: set dataverse.url to the host that the service itself uses",
                 )
-            })?),
+            }),
+        }
         };
+        let (next, delta) = (keep(rows.next.as_deref())?, keep(rows.delta.as_deref())?);
         if next.as_ref().and_then(|next| self.root.resume(next)).is_some_and(|next| next == asked) {
             return Err(malformed(operation, &answer, "the link to the next page leads to the same page again"));
         }
-        Ok(RawPage { rows: rows.value, next, server_time: answer.server_time })
+        Ok(RawPage { rows: rows.value, next, delta, server_time: answer.server_time })
     }
 
     /// Continues a listing.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::http::{Dialect, Exchange};
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Tracked};
 
 use api::Api;
 use knowledge::Loaded;
@@ -31,6 +31,7 @@ pub mod setup;
 
 mod api;
 mod batch;
+mod changes;
 mod knowledge;
 mod metadata;
 mod outcome;
@@ -49,6 +50,7 @@ pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::por
 }
 
 pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT};
+pub use changes::SWITCH_ON;
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;
 pub use reading::{CHUNKS_IN_FLIGHT, STRAY_CURRENCIES_MAX};
@@ -170,14 +172,23 @@ impl Crm for Dataverse {
         Ok(Arc::clone(&self.load().await?.schema))
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
         const OPERATION: &str = "list changed leads";
         let live = self.live().await?;
         let page = self
             .poll(OPERATION, cursor, || {
                 let since = format!("{} ge {}", contract::MODIFIED, literal(since));
                 let filter = match &live.referral_column {
-                    Some(column) => format!("{column} ne null and {since}"),
+                    Some(column) if also.is_empty() => format!("{column} ne null and {since}"),
+                    Some(column) => {
+                        let also: Vec<String> = also.iter().map(LeadId::to_string).collect();
+                        format!("({column} ne null or {}) and {since}", query::any_of(contract::LEAD_ID, &also))
+                    }
                     None => since,
                 };
                 let options = [
@@ -189,6 +200,10 @@ impl Crm for Dataverse {
             })
             .await?;
         Ok(self.leads_of(OPERATION, page.rows, &live).await?.page(page.next, page.server_time))
+    }
+
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
+        self.changes(link).await
     }
 
     async fn opportunities_changed_since(

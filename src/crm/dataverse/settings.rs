@@ -13,6 +13,8 @@ pub struct DataverseSettings {
     pub url: Option<url::Url>,
     /// Value of the `tag` parameter of every write: lets plug-ins recognise ours.
     pub tag: String,
+    /// How changed leads are heard of.
+    pub observe: Observe,
     /// Rows per page of a poll.
     pub page_size: u32,
     /// Pages of one poll at most; beyond, linked leads are read by id.
@@ -31,6 +33,17 @@ pub struct DataverseSettings {
     pub requests_per_day: u64,
     /// Sign-in.
     pub auth: AuthSettings,
+}
+
+/// How changed leads are heard of (`dataverse.observe`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Observe {
+    /// By `modifiedon`.
+    #[default]
+    Poll,
+    /// By change tracking: deletions are heard of, too, and the whole lead table is looked at.
+    Delta,
 }
 
 /// What identifies a lead (`identity`).

@@ -25,6 +25,9 @@ pub struct Rows {
     /// How the service goes on.
     #[serde(rename = "@odata.nextLink", default)]
     pub next: Option<String>,
+    /// How to ask for what changes later.
+    #[serde(rename = "@odata.deltaLink", default)]
+    pub delta: Option<String>,
 }
 
 /// Reads JSON with or without a byte order mark.
@@ -116,7 +119,7 @@ pub fn currency_of(row: &Value) -> Option<Uuid> {
 }
 
 /// The version of a row.
-fn etag(row: &Map<String, Value>) -> Option<ETag> {
+pub fn etag(row: &Map<String, Value>) -> Option<ETag> {
     text(row, "@odata.etag").filter(|text| !text.is_empty()).map(|text| ETag(text.to_owned()))
 }
 
@@ -152,7 +155,8 @@ fn integer(row: &Map<String, Value>, name: &str) -> Option<i64> {
     row.get(name).and_then(Value::as_i64)
 }
 
-fn instant(row: &Map<String, Value>, name: &str) -> Option<Timestamp> {
+/// The instant in a column.
+pub fn instant(row: &Map<String, Value>, name: &str) -> Option<Timestamp> {
     text(row, name).and_then(Timestamp::parse)
 }
 

@@ -100,6 +100,8 @@ impl Reconciler {
             }
         };
         let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
+        let nobody = crate::model::LeadId::new(uuid::Uuid::nil());
+        let id_taken = crate::plan::Hold::ReferralIdTaken { lead: nobody }.bit();
         let freeing = which.clone();
         let is_whole = group.is_none() && take.is_none();
         let lift = move |decisions: &mut Decisions| {
@@ -117,9 +119,14 @@ impl Reconciler {
                 if is_changed {
                     entry.standing = Standing::Pending; // It searches its lead again.
                 }
+                let is_id_taken = group.is_none() && entry.holds & id_taken != 0;
+                if is_id_taken {
+                    entry.holds &= !id_taken; // It is tried once more.
+                    is_changed = true;
+                }
                 // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.
                 let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
-                if freed.contains(&id) {
+                if freed.contains(&id) || is_id_taken {
                     // What was seen while it was held was not weighed: both sides are read again.
                     entry.referral_etag = None;
                     entry.link.iter_mut().for_each(|link| link.etag = None);
@@ -255,6 +262,7 @@ impl Reconciler {
         memo.partner_organization = None;
         memo.is_sweep_due = true;
         memo.lead_reading = Some(None);
+        memo.tracking = None; // A link belongs to its organization.
         self.ports.store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
         self.ports.store.decide(Box::new(|decisions| drop(decisions.brakes.remove(cycle::ORGANIZATION_BRAKE)))).await?;
         ground.identity_at = None;

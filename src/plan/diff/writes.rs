@@ -16,12 +16,20 @@ impl Draft<'_> {
     /// A master stays without: the lead that was merged into it still holds the key, and is never written again. Where
     /// only the refusal tells that it is one, everything else is written without the column.
     pub(super) fn column(&mut self, link: &Link, writes: &mut Writes) {
-        let (Some(column), Some(lead)) = (&self.policy.referral_column, self.row.lead.present()) else { return };
+        let Some(column) = &self.policy.referral_column else { return };
+        let taken = Hold::ReferralIdTaken { lead: link.lead };
+        let Some(lead) = self.row.lead.present() else {
+            self.raised |= self.before & taken.bit();
+            return;
+        };
         let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
         let is_adopted = self.row.adoption.as_ref().is_some_and(|adoption| adoption.followed.is_empty());
         let is_meant = is_named || is_adopted || lead.id == self.policy.computed(self.row.id);
-        let is_free = lead.referral.is_none() && !self.row.is_key_taken;
-        if is_meant && is_free && link.status.state == LeadState::Open {
+        // Refused once, it is refused until somebody does something about the other lead, and says so.
+        let was_refused = self.row.is_key_taken || self.had(&taken);
+        if lead.referral.is_none() && was_refused {
+            self.holds.push(taken);
+        } else if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
             writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
             writes.also.push("the referral id (referral_id_column)");
         }

@@ -83,6 +83,21 @@ fn what_is_refused_is_a_dead_letter_until_something_changes() {
 }
 
 #[test]
+fn a_dead_letter_is_tried_again_when_its_mapping_changes() {
+    let remapped = |dead: Sample| dead.with(|policy| policy.configuration = 2).notes(|memory| memory.mapping ^= 1);
+    let (dead, _) = after(changed(), Fault::Refused, Some("0x80044331"), false);
+    check(remapped(dead.clone()), UPDATE);
+    let no_base = "hold: no common base for notes: both sides have a value; `release --take referral` or `--take lead` decides (mapping.groups.notes)";
+    check(remapped(dead).shows("seller's"), no_base);
+    // The other way: a seller's edit that the referral did not take.
+    let edited = row_with(FieldOwner::Crm, true).referral(Active).linked(Active).open().shows("seller's");
+    let (dead, _) = after(edited, Fault::Refused, None, false);
+    let back = "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)";
+    check(remapped(dead.clone()), back);
+    check(remapped(dead).says("new"), no_base);
+}
+
+#[test]
 fn a_failed_attempt_is_repeated_after_a_pause_and_ends_as_a_dead_letter() {
     let (mut sample, _) = after(changed(), Fault::Malformed, None, false);
     for attempt in 2..=8u16 {
@@ -244,7 +259,7 @@ fn visibility_is_judged_from_a_few_known_referrals_up() {
     assert!(judge(5, 99, false));
     assert!(!judge(5, 3, false));
     assert!(judge(5, 3, true), "an empty list");
-    let sweep = |missing, known| brakes::judge_sweep(missing, known, &settings(), |_| false, NOW).is_some();
+    let sweep = |missing, known| brakes::misses_many(missing, known, &settings());
     assert!(!sweep(4, 4));
     assert!(!sweep(33, 100));
     assert!(sweep(34, 100));

@@ -11,7 +11,10 @@ use crate::model::{
     ETag, Fault, Lead, LeadDraft, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, Owner, ReferralId,
     RemoteError, Side, Timestamp,
 };
-use crate::ports::{Allowance, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page};
+use crate::ports::{
+    Allowance, ChangeLink, Changes, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema,
+    LeadVersion, Page, Tracked,
+};
 
 use super::super::dynamics::{Kind, Table};
 use super::super::exchange::{Answer, Request, Service, encode};
@@ -338,19 +341,65 @@ impl Crm for DirectCrm {
         Ok(Arc::new(schema))
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
         let query = match cursor {
             Some(Cursor(query)) => query.clone(),
             None => {
                 let mut filter = format!("modifiedon ge {since}");
                 if let Some(column) = self.referral_column() {
-                    filter = format!("{column} ne null and {filter}");
+                    let also: String = also.iter().map(|lead| format!(" or leadid eq {lead}")).collect();
+                    filter = format!("({column} ne null{also}) and {filter}");
                 }
                 let order = encode("modifiedon asc,leadid asc");
                 format!("$select={}&$filter={}&$orderby={order}", self.select(), encode(&filter))
             }
         };
         self.page("list leads", "leads", &query, |row| self.decoded(row)).await
+    }
+
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
+        let operation = "track changes";
+        let query = link.map_or("$select=leadid,modifiedon,versionnumber", |Cursor(query)| query);
+        let prefer = format!("odata.track-changes,odata.maxpagesize={}", self.settings.page_size);
+        let request = Request::new("GET", &format!("{ROOT}/leads?{query}")).with("Prefer", &prefer);
+        let answer = match self.line.send(operation, request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return match error.code.as_deref() {
+                    Some("0x80044352") => Ok(Tracked::Expired),
+                    Some("0x80072491") => Ok(Tracked::Off("change tracking is off for the lead table".to_owned())),
+                    _ if error.fault == Fault::Refused && link.is_some() => Ok(Tracked::Expired),
+                    _ => Err(error),
+                };
+            }
+        };
+        let server_time = Line::server_time(&answer);
+        let body = answer.into_value();
+        let query_of = |name: &str| body[name].as_str().and_then(|link| link.split_once('?')).map(|(_, query)| query);
+        let next = match (query_of("@odata.nextLink"), query_of("@odata.deltaLink")) {
+            (Some(more), _) => ChangeLink::More(Cursor(more.to_owned())),
+            (None, Some(later)) => ChangeLink::Later(Cursor(later.to_owned())),
+            (None, None) => return Err(self.line.malformed(operation)),
+        };
+        let rows = body["value"].as_array().ok_or_else(|| self.line.malformed(operation))?;
+        let id = |row: &Value, name: &str| row[name].as_str().and_then(|text| Uuid::try_parse(text).ok());
+        let gone = rows.iter().filter(|row| row["reason"].is_string()).filter_map(|row| id(row, "id"));
+        let changed = rows.iter().filter_map(|row| {
+            let etag = text(row, "/@odata.etag").map(ETag);
+            Some(LeadVersion { id: LeadId::new(id(row, "leadid")?), etag, modified: stamp(row, "/modifiedon") })
+        });
+        Ok(Tracked::Page(Changes {
+            changed: changed.collect(),
+            gone: gone.map(LeadId::new).collect(),
+            defects: Vec::new(),
+            next,
+            server_time,
+        }))
     }
 
     async fn opportunities_changed_since(

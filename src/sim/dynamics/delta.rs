@@ -15,8 +15,15 @@ pub(super) fn is_wanted(request: &Request) -> bool {
     request.prefers("odata.track-changes") || request.raw_parameter("$deltatoken").is_some()
 }
 
-/// Where a reader stands: everything up to `version` is known; this reading ends at `until`.
+/// The answer to a link that was given out too long ago.
+pub(crate) fn expired() -> Answer {
+    let message = "Version stamp associated with the client has expired. Please perform a full sync.";
+    Answer::crm_error(400, "0x80044352", message)
+}
+
+/// Where a reader stands: everything up to `version` is known; this reading began at `from` and ends at `until`.
 struct Position {
+    from: u64,
     version: u64,
     until: u64,
     /// The first reading shows no deletions.
@@ -60,23 +67,25 @@ impl Dynamics {
             values.push(self.render(table, *id, select.as_deref(), None, request)?);
         }
         let base = request.query.split('&').filter(|pair| !pair.contains("token=")).collect::<Vec<_>>().join("&");
-        let link = |version: u64, until: u64, is_first: bool, began: Timestamp| {
+        let link = |from: u64, version: u64, until: u64, is_first: bool, began: Timestamp| {
             let kind = if is_first { "first" } else { "delta" };
-            let token = encode(&format!("{version}!{until}!{kind}!{}", began.millis()));
+            let token = encode(&format!("{from}!{version}!{until}!{kind}!{}", began.millis()));
             format!("{}{ROOT}{}?{base}&$deltatoken={token}", options.url, table.set())
         };
         let mut body = json!({"@odata.context": format!("{}{ROOT}$metadata#{}/$delta", options.url, table.set())});
         if has_more {
             let last = found.last().map_or(position.version, |(version, _)| *version);
-            body["@odata.nextLink"] = link(last, position.until, position.is_first, position.began).into();
+            body["@odata.nextLink"] =
+                link(position.from, last, position.until, position.is_first, position.began).into();
         } else {
-            // Deletions come last, and only of leads is a record kept.
+            // Deletions come last, those of the whole reading, and only of leads is a record kept.
             if table == Table::Lead && !position.is_first {
                 let context = format!("{}{ROOT}$metadata#leads/$deletedEntity", options.url);
-                let gone = self.deletions.iter().filter(|(_, version)| **version > position.version);
+                let gone =
+                    self.deletions.iter().filter(|(_, version)| (position.from + 1..=position.until).contains(version));
                 values.extend(gone.map(|(id, _)| json!({"@odata.context": context, "id": id, "reason": "deleted"})));
             }
-            body["@odata.deltaLink"] = link(position.until, 0, false, turn.now).into();
+            body["@odata.deltaLink"] = link(position.until, position.until, 0, false, turn.now).into();
         }
         body["value"] = Value::Array(values);
         Ok(Answer::json(200, body).with("preference-applied", "odata.track-changes"))
@@ -84,27 +93,29 @@ impl Dynamics {
 
     fn position(&self, options: &CrmOptions, request: &Request, now: Timestamp) -> Result<Position, Answer> {
         let Some(token) = request.raw_parameter("$deltatoken") else {
-            return Ok(Position { version: 0, until: self.versions, is_first: true, began: now });
+            return Ok(Position { from: 0, version: 0, until: self.versions, is_first: true, began: now });
         };
         let text = decode(token);
         let parts: Vec<&str> = text.split('!').collect();
         let position = match parts.as_slice() {
-            [version, until, kind, began] => version.parse().ok().zip(until.parse().ok()).zip(began.parse().ok()).map(
-                |((version, until), began): ((u64, u64), i64)| Position {
+            [from, version, until, kind, began] => {
+                let number = |text: &str| text.parse::<u64>().ok();
+                let place = number(from).zip(number(version)).zip(number(until)).zip(began.parse::<i64>().ok());
+                place.map(|(((from, version), until), began)| Position {
+                    from,
                     version,
                     until: if until == 0 { self.versions } else { until },
                     is_first: *kind == "first",
                     began: Timestamp::from_millis(began),
-                },
-            ),
+                })
+            }
             _ => None,
         };
         let Some(position) = position else {
             return Err(Answer::crm_error(400, "0x80060888", "The delta token is malformed."));
         };
         if now.since(position.began) > options.delta_life {
-            let message = "Version stamp associated with the client has expired. Please perform a full sync.";
-            return Err(Answer::crm_error(400, "0x80044352", message));
+            return Err(expired());
         }
         Ok(position)
     }

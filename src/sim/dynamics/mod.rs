@@ -5,7 +5,7 @@ pub mod columns;
 mod actions;
 mod batch;
 mod checks;
-mod delta;
+pub(crate) mod delta;
 mod limits;
 mod metadata;
 mod query;

@@ -475,6 +475,14 @@ fn delta_links_bring_changes_then_deletions_and_expire() {
     let (rows, link) = read(&mut world, link);
     assert_eq!((rows[0]["subject"].as_str(), rows[1]["reason"].as_str()), (Some("y"), Some("deleted")));
     assert_eq!(rows[1]["id"], ids[0].to_string());
+    // A deletion between two edits, and more edits than fit on a page: it comes on the last one.
+    world.edit_row(Table::Lead, ids[1], json!({"subject": "z"})).expect("edited");
+    world.delete_lead(ids[4]);
+    for id in [ids[2], ids[3]] {
+        world.edit_row(Table::Lead, id, json!({"subject": "z"})).expect("edited");
+    }
+    let (rows, link) = read(&mut world, link);
+    assert_eq!((rows.len(), rows[3]["id"].as_str()), (4, Some(ids[4].to_string().as_str())));
     world.clock().advance(Duration::from_secs(8 * 86_400));
     assert_eq!(code(&crm(&mut world, "GET", &link, &headers, None)), is(400, "0x80044352"));
 }

@@ -131,7 +131,7 @@ async fn polls_page_through_leads_and_opportunities() {
     let mut seen = Vec::new();
     let mut cursor = None;
     loop {
-        let page = crm.leads_changed_since(start, cursor.as_ref()).await.expect("a page");
+        let page = crm.leads_changed_since(start, &[], cursor.as_ref()).await.expect("a page");
         seen.extend(page.items);
         cursor = page.next;
         if cursor.is_none() {

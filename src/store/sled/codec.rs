@@ -72,6 +72,20 @@ pub(super) fn unseal<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T,
     }
 }
 
+/// As [`unseal`] of a value that has grown at its end since: what an earlier program did not write is nothing, which
+/// encodes as zero.
+pub(super) fn unseal_grown<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+    const GROWN_MAX: usize = 8;
+    let whole = unseal(what, bytes);
+    if whole.is_ok() {
+        return whole;
+    }
+    let (format, body) = unwrap(what, bytes)?;
+    let padded = [body, &[0; GROWN_MAX]].concat();
+    let longer = (1..=GROWN_MAX).filter(|_| format <= FORMAT);
+    longer.map(|zeros| decode(what, &padded[..body.len() + zeros])).find(Result::is_ok).unwrap_or(whole)
+}
+
 /// Checks an envelope; returns the format and the body.
 pub(super) fn unwrap<'a>(what: &str, bytes: &'a [u8]) -> Result<(u32, &'a [u8]), Failure> {
     let damage = |how: &str| Failure::Damage(format!("{what}: {how}"));
@@ -153,7 +167,7 @@ pub(super) fn array_at<const N: usize>(what: &str, key: &[u8], at: usize) -> Res
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{FORMAT, Failure, instant_key, seal, sortable, unseal};
+    use super::{FORMAT, Failure, HEAD_BYTES, instant_key, seal, sortable, unseal, unseal_grown};
     use crate::model::{ReferralId, Timestamp};
 
     #[test]
@@ -174,6 +188,19 @@ mod tests {
         for length in 0..whole.len() {
             assert!(unseal::<(u64, String)>("value", &whole[..length]).is_err(), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_value_that_has_grown_is_read_as_it_was_before() {
+        let before = seal(&(7u64, "words".to_owned()));
+        type Grown = (u64, String, Option<u32>, Vec<u8>, u64);
+        assert_eq!(unseal_grown::<Grown>("value", &before), Ok((7, "words".to_owned(), None, Vec::new(), 0)));
+        let after = seal(&(7u64, "words".to_owned(), Some(3u32), vec![1u8], 300u64));
+        assert_eq!(unseal_grown::<Grown>("value", &after), Ok((7, "words".to_owned(), Some(3), vec![1], 300)));
+        assert!(unseal_grown::<(u64, u64)>("value", &before).is_err(), "other bytes are not made up");
+        let mut damaged = before;
+        damaged[HEAD_BYTES] ^= 1;
+        assert!(matches!(unseal_grown::<Grown>("value", &damaged), Err(Failure::Damage(_))));
     }
 
     #[test]

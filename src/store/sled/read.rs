@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::PoisonError;
 
 use super::bucket::{self, items_after};
-use super::codec::{Failure, array_at, join, seal, sortable, unseal};
+use super::codec::{Failure, array_at, join, seal, sortable, unseal, unseal_grown};
 use super::entry;
 use super::failure::from_sled;
 use super::ledger::{LeadLines, Ledger, LineV1, Name, TallyV1, instant_line, lead_bucket, newest_line};
@@ -88,7 +88,7 @@ impl Ledger {
 
     /// The memo.
     pub(super) fn memo(&self) -> Result<Memo, Failure> {
-        let memo = self.meta("memo")?.map(|bytes| unseal("the memo", &bytes));
+        let memo = self.meta("memo")?.map(|bytes| unseal_grown("the memo", &bytes));
         memo.transpose().map(Option::unwrap_or_default)
     }
 

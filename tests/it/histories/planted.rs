@@ -10,7 +10,7 @@ use referrald::model::{
     ETag, Fault, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, ReferralStatus, RemoteError, Side,
     Timestamp,
 };
-use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan};
+use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan, Tracked};
 use referrald::sim::exchange::{Request, Service};
 use referrald::sim::{DirectCrm, DirectPortal, World};
 use serde_json::json;
@@ -281,8 +281,17 @@ impl Crm for PlantedCrm {
         self.inner.schema().await
     }
 
-    async fn leads_changed_since(&self, since: Timestamp, cursor: Option<&Cursor>) -> Result<Page<Lead>, RemoteError> {
-        self.yard.insist(Service::Crm, self.inner.leads_changed_since(since, cursor).await)
+    async fn leads_changed_since(
+        &self,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
+        self.yard.insist(Service::Crm, self.inner.leads_changed_since(since, also, cursor).await)
+    }
+
+    async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
+        self.yard.insist(Service::Crm, self.inner.lead_changes(link).await)
     }
 
     async fn opportunities_changed_since(

@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use referrald::config::{HumanDuration, Settings};
-use referrald::crm::dataverse::settings::Identity;
+use referrald::crm::dataverse::settings::{Identity, Observe};
 use referrald::plan::settings::{FieldOwner, OnLeadDeleted, OnReferralClosed, Writes};
 use referrald::sim::faults::{CLASSES, Class};
 use referrald::sim::world::{ClosedLeads, Options, Paging};
@@ -35,6 +35,8 @@ pub struct Script {
     pub restarts: Vec<(usize, Ending)>,
     pub is_keyed: bool,
     pub has_column: bool,
+    /// Changed leads are heard of by change tracking.
+    pub tracks_changes: bool,
     pub is_sled: bool,
     pub has_tight_brakes: bool,
     pub may_recreate: bool,
@@ -107,7 +109,12 @@ impl Script {
         let rounds = ROUNDS;
         let classes = rng.random_range(4..=9);
         // Rare ones besides, so that each is met.
-        let faults = CLASSES.sample(&mut rng, classes).copied().collect();
+        let common: Vec<Class> = CLASSES.into_iter().filter(|class| *class != Class::DeltaExpired).collect();
+        let mut faults: Vec<Class> = common.sample(&mut rng, classes).copied().collect();
+        let tracks_changes = seed % 5 == 3;
+        if tracks_changes && seed.is_multiple_of(2) {
+            faults.push(Class::DeltaExpired);
+        }
         let mut restarts = Vec::new();
         if seed.is_multiple_of(2) {
             let ending = match seed % 12 {
@@ -154,6 +161,7 @@ impl Script {
             restarts,
             is_keyed,
             has_column: is_keyed || seed % 4 == 2,
+            tracks_changes,
             is_sled: seed % 64 == 7,
             has_tight_brakes: seed.is_multiple_of(5),
             may_recreate: seed % 7 == 3,
@@ -219,6 +227,9 @@ impl Script {
             }
         }
         settings.referral_id_column = self.has_column.then(|| COLUMN.to_owned());
+        if self.tracks_changes {
+            settings.dataverse.observe = Observe::Delta;
+        }
         if self.is_keyed {
             settings.identity = Identity::AlternateKey;
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::HumanDuration;
-use crate::crm::dataverse::settings::{DataverseSettings, Identity};
+use crate::crm::dataverse::settings::{DataverseSettings, Identity, Observe};
 use crate::crm::dataverse::{Dataverse, DataverseDialect};
 use crate::http::settings::{AuthSettings, EndpointVersion, Grant};
 use crate::http::{Answer, Call, Dialect, Effect, Exchange, RefusalVerdict};
@@ -261,6 +261,7 @@ pub fn settings() -> DataverseSettings {
         url: Some(HOST.parse().expect("a URL")),
         tag: "referrald".into(),
         page_size: 500,
+        observe: Observe::Poll,
         poll_pages_max: 10,
         ids_per_request: 50,
         poll_overlap: HumanDuration::from_seconds(300),

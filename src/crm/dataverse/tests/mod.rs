@@ -1,6 +1,7 @@
 //! The adapter against a scripted client stack.
 
 mod batch;
+mod changes;
 mod fake;
 mod reads;
 mod schema;

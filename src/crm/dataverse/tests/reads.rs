@@ -23,7 +23,7 @@ fn rows(rows: &[Value]) -> Reply {
 async fn the_poll_asks_for_our_leads_oldest_first() {
     let fake = Fake::new();
     fake.on(Method::GET, "/leads?", rows(&[lead_row()]));
-    let page = derived(&fake).leads_changed_since(since(), None).await.expect("a page");
+    let page = derived(&fake).leads_changed_since(since(), &[], None).await.expect("a page");
     let call = &fake.calls()[0];
     assert_eq!(
         call.url.as_str(),
@@ -42,12 +42,29 @@ async fn the_poll_asks_for_our_leads_oldest_first() {
 }
 
 #[tokio::test]
+async fn leads_without_a_value_in_the_column_are_polled_by_id() {
+    let fake = Fake::new();
+    fake.on(Method::GET, "/leads?", rows(&[]));
+    let (one, two) = (LeadId::new(Uuid::from_u128(1)), LeadId::new(Uuid::from_u128(2)));
+    derived(&fake).leads_changed_since(since(), &[one, two], None).await.expect("a page");
+    let url = fake.calls()[0].url.to_string();
+    let filter = format!(
+        "&$filter=(new_referralid%20ne%20null%20or%20leadid%20eq%20{one}%20or%20leadid%20eq%20{two})%20and%20modifiedon%20ge%20"
+    );
+    assert!(url.contains(&filter), "{url}");
+    let most = vec![one; crate::cycle::UNNAMED_MAX];
+    fake.on(Method::GET, "/leads?", rows(&[]));
+    derived(&fake).leads_changed_since(since(), &most, None).await.expect("a page");
+    assert!(fake.calls()[1].url.as_str().len() < crate::crm::dataverse::query::URL_BYTES_MAX);
+}
+
+#[tokio::test]
 async fn without_the_referral_id_column_every_lead_is_polled() {
     for column in [None, Some("new_absent")] {
         let fake = Fake::new();
         fake.metadata(ONE_COLUMN, raw(404, ""));
         fake.on(Method::GET, "/leads?", rows(&[]));
-        open(&fake, Identity::Derived, column).leads_changed_since(since(), None).await.expect("a page");
+        open(&fake, Identity::Derived, column).leads_changed_since(since(), &[], None).await.expect("a page");
         let url = fake.calls()[0].url.to_string();
         assert!(url.contains("&$filter=modifiedon%20ge%202026-03-01T08:10:00Z&"), "{url}");
         assert!(!url.contains("new_absent"), "{url}");
@@ -63,11 +80,11 @@ async fn the_next_page_is_asked_for_to_the_letter_and_with_the_same_preference()
          pagingcookie=%22%253ccookie%2520page%253d%25221%2522%253e%22%20istracking=%22False%22%20/%3E"
     );
     fake.on(Method::GET, "/leads?", ok(json!({"value": [], "@odata.nextLink": link})));
-    let page = dataverse.leads_changed_since(since(), None).await.expect("a page");
+    let page = dataverse.leads_changed_since(since(), &[], None).await.expect("a page");
     let cursor = page.next.expect("an empty page can have a next one");
     assert!(cursor.0.starts_with("/api/data/v9.2/leads?"), "no host is kept");
     fake.on(Method::GET, "$skiptoken", rows(&[lead_row()]));
-    let page = dataverse.leads_changed_since(since(), Some(&cursor)).await.expect("a page");
+    let page = dataverse.leads_changed_since(since(), &[], Some(&cursor)).await.expect("a page");
     let calls = fake.calls();
     assert_eq!(calls[1].url.as_str(), link);
     assert_eq!(header(&calls[1], "prefer"), "odata.maxpagesize=500");
@@ -82,11 +99,11 @@ async fn a_link_that_does_not_lead_on_is_malformed() {
     let cursor = Cursor("/api/data/v9.2/leads?$skiptoken=7".into());
     for next in [json!(link), json!(7)] {
         fake.on(Method::GET, "$skiptoken=7", ok(json!({"value": [], "@odata.nextLink": next})));
-        let error = dataverse.leads_changed_since(since(), Some(&cursor)).await.expect_err("a circle");
+        let error = dataverse.leads_changed_since(since(), &[], Some(&cursor)).await.expect_err("a circle");
         assert_eq!(error.fault, Fault::Malformed);
     }
     let damaged = Cursor("https://evil.example/".into());
-    let error = dataverse.leads_changed_since(since(), Some(&damaged)).await.expect_err("not sent");
+    let error = dataverse.leads_changed_since(since(), &[], Some(&damaged)).await.expect_err("not sent");
     assert_eq!((error.fault, fake.calls().len()), (Fault::Malformed, 2));
 }
 
@@ -105,7 +122,7 @@ async fn an_inner_listing_that_runs_in_a_circle_ends() {
 async fn a_row_that_cannot_be_read_is_a_defect_of_its_page_only() {
     let fake = Fake::new();
     fake.on(Method::GET, "/leads?", rows(&[json!({"leadid": "nonsense"}), json!(null), lead_row()]));
-    let page = derived(&fake).leads_changed_since(since(), None).await.expect("a page");
+    let page = derived(&fake).leads_changed_since(since(), &[], None).await.expect("a page");
     assert_eq!((page.items.len(), page.defects.len()), (1, 2));
 }
 
@@ -115,7 +132,7 @@ async fn answers_that_are_no_page_are_malformed() {
     {
         let fake = Fake::new();
         fake.on(Method::GET, "/leads?", reply);
-        let error = derived(&fake).leads_changed_since(since(), None).await.expect_err("no page");
+        let error = derived(&fake).leads_changed_since(since(), &[], None).await.expect_err("no page");
         assert_eq!((error.fault, error.request_id.as_deref()), (Fault::Malformed, Some("req-1")));
     }
 }
@@ -321,7 +338,7 @@ async fn the_page_size_stays_within_what_the_service_takes() {
         let settings = DataverseSettings { page_size: configured, ..settings() };
         let dataverse = Dataverse::open(&settings, Identity::Derived, None, mapped(), fake.clone()).expect("settings");
         fake.on(Method::GET, "/leads?", rows(&[]));
-        dataverse.leads_changed_since(since(), None).await.expect("a page");
+        dataverse.leads_changed_since(since(), &[], None).await.expect("a page");
         assert_eq!(header(&fake.calls()[0], "prefer"), format!("odata.maxpagesize={sent}"));
     }
 }
@@ -365,7 +382,7 @@ async fn only_so_many_foreign_currencies_are_looked_up() {
     for _ in 0..many {
         fake.on(Method::GET, "transactioncurrencies(", raw(404, ""));
     }
-    let page = derived(&fake).leads_changed_since(since(), None).await.expect("a page");
+    let page = derived(&fake).leads_changed_since(since(), &[], None).await.expect("a page");
     assert_eq!((page.items.len(), fake.count("transactioncurrencies(")), (many, STRAY_CURRENCIES_MAX));
 }
 
@@ -400,7 +417,7 @@ mod property {
                 }
                 fake.on(Method::GET, "/WhoAmI", ok(answer.clone()));
                 let _ = dataverse.identity().await;
-                let _ = dataverse.leads_changed_since(since(), None).await;
+                let _ = dataverse.leads_changed_since(since(), &[], None).await;
                 let _ = dataverse.opportunities_changed_since(since(), None).await;
                 let _ = dataverse.find(FindBy::Subject, &[referral()]).await;
                 let _ = dataverse.get(lead_id()).await;

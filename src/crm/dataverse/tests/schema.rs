@@ -190,9 +190,9 @@ async fn a_refusal_that_names_an_unknown_column_makes_a_later_call_read_the_sche
     for (age, readings) in [(Duration::ZERO, 1), (SCHEMA_AGE_MIN, 2), (Duration::ZERO, 2)] {
         tokio::time::advance(age).await;
         fake.on(Method::GET, "leads?", error(400, "0x80060888", "Could not find a property named 'new_gone'"));
-        assert_eq!(dataverse.leads_changed_since(since, None).await.expect_err("refused").fault, Fault::Refused);
+        assert_eq!(dataverse.leads_changed_since(since, &[], None).await.expect_err("refused").fault, Fault::Refused);
         fake.on(Method::GET, "leads?", ok(json!({"value": []})));
-        dataverse.leads_changed_since(since, None).await.expect("a page");
+        dataverse.leads_changed_since(since, &[], None).await.expect("a page");
         assert_eq!(fake.count(ATTRIBUTES), readings, "at an age of {age:?} more");
     }
 }

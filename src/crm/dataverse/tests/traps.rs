@@ -124,7 +124,7 @@ async fn trap_19_a_link_to_another_host_is_not_followed() {
         let fake = Fake::new();
         let link = format!("{host}/api/data/v9.2/leads?$skiptoken=1");
         fake.on(Method::GET, "/leads?", ok(json!({"value": [], "@odata.nextLink": link})));
-        let error = derived(&fake).leads_changed_since(Timestamp::EPOCH, None).await.expect_err("refused");
+        let error = derived(&fake).leads_changed_since(Timestamp::EPOCH, &[], None).await.expect_err("refused");
         assert_eq!(error.fault, Fault::Malformed);
         assert!(error.message.is_some_and(|message| message.contains("dataverse.url")));
         assert_eq!(fake.calls().len(), 1);
@@ -136,7 +136,7 @@ async fn trap_20_the_poll_includes_the_second_of_the_watermark() {
     let fake = Fake::new();
     fake.on(Method::GET, "/leads?", ok(json!({"value": []})));
     let since = Timestamp::parse("2026-03-01T08:10:59.999Z").expect("an instant");
-    derived(&fake).leads_changed_since(since, None).await.expect("a page");
+    derived(&fake).leads_changed_since(since, &[], None).await.expect("a page");
     let url = fake.calls()[0].url.to_string();
     assert!(url.contains("modifiedon%20ge%202026-03-01T08:10:59Z&"), "{url}");
 }
