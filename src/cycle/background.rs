@@ -169,19 +169,19 @@ impl Pass<'_> {
         self.report.referrals_seen += page.items.len() as u64;
         self.note_defects("referral", &page.defects);
         let created = self.attempted.get(&ActionKind::Create).copied();
-        let mut gone = Vec::new();
+        let (mut gone, mut known) = (Vec::new(), Vec::with_capacity(page.items.len()));
         for referral in &page.items {
-            if let Some(entry) = self.ports.store.get(referral.id)? {
-                sweep.met += 1;
-                if entry.standing == Standing::LeadGone {
-                    gone.push(referral.id);
-                }
+            let entry = self.ports.store.get(referral.id)?;
+            sweep.met += u64::from(entry.is_some());
+            if entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone) {
+                gone.push(referral.id);
             }
+            known.push(entry);
         }
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
         let mut listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
-        let mut rows = self.join(items)?;
+        let mut rows = self.join_known(items, known);
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
         loop {
