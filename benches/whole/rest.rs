@@ -1,4 +1,6 @@
 //! The built program at rest: start, memory, and what a cycle with nothing new costs it.
+//!
+//! Another build of the program is measured with `REFERRALD_BENCH_PROGRAM=/path/to/referrald`.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -92,7 +94,10 @@ fn await_ready(notes: &UnixDatagram, child: &mut Child) -> Option<()> {
 }
 
 fn program(directory: &Path, command: &str) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_referrald"));
+    let built = std::env::var_os("REFERRALD_BENCH_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_referrald").into());
+    let mut program = Command::new(built);
+    // As the unit has it.
+    program.env("MALLOC_ARENA_MAX", "2");
     program.arg("--config").arg(directory.join("referrald.toml")).arg(command);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("REFERRALD_")) {
         program.env_remove(name);
