@@ -182,35 +182,36 @@ impl Pass<'_> {
         self.report.referrals_seen += page.items.len() as u64;
         self.note_defects("referral", &page.defects);
         let created = self.attempted.get(&ActionKind::Create).copied();
-        let (mut gone, mut unknown) = (Vec::new(), Vec::new());
+        let (mut gone, mut unknown, mut known) = (Vec::new(), Vec::new(), Vec::with_capacity(page.items.len()));
         let mut page_ids = Vec::with_capacity(page.items.len());
         let before = std::mem::take(&mut self.memo.sweep_page);
         let mut met = self.memo.sweep_met;
         for referral in &page.items {
-            if page_ids.contains(&referral.id) {
-                continue;
-            }
-            page_ids.push(referral.id);
-            let is_again = before.contains(&referral.id);
-            match self.ports.store.get(referral.id)? {
-                Some(entry) => {
-                    if !is_again {
-                        sweep.met += 1;
-                        met = met.wrapping_add(brakes::weight(referral.id));
+            let entry = self.ports.store.get(referral.id)?;
+            if !page_ids.contains(&referral.id) {
+                page_ids.push(referral.id);
+                let is_again = before.contains(&referral.id);
+                match &entry {
+                    Some(entry) => {
+                        if !is_again {
+                            sweep.met += 1;
+                            met = met.wrapping_add(brakes::weight(referral.id));
+                        }
+                        if entry.standing == Standing::LeadGone {
+                            gone.push(referral.id);
+                        }
                     }
-                    if entry.standing == Standing::LeadGone {
-                        gone.push(referral.id);
-                    }
+                    None if !is_again => unknown.push(referral.id),
+                    None => {}
                 }
-                None if !is_again => unknown.push(referral.id),
-                None => {}
             }
+            known.push(entry);
         }
         self.memo.sweep_page = before; // Until this page is done.
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
         let mut listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
-        let mut rows = self.join(items)?;
+        let mut rows = self.join_known(items, known);
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
         loop {

@@ -44,13 +44,18 @@ impl Pass<'_> {
 
     /// Rows for listed referrals: those that changed, joined with what the leads side showed.
     pub(super) fn join(&mut self, referrals: Vec<Referral>) -> Result<Vec<Row>, CycleError> {
+        let known: Result<Vec<_>, _> = referrals.iter().map(|referral| self.ports.store.get(referral.id)).collect();
+        Ok(self.join_known(referrals, known?))
+    }
+
+    /// As [`Pass::join`], with the entries of these referrals as they were looked up just now.
+    pub(super) fn join_known(&mut self, referrals: Vec<Referral>, known: Vec<Option<Entry>>) -> Vec<Row> {
         let mut rows = Vec::new();
-        for referral in referrals {
+        for (referral, known) in referrals.into_iter().zip(known) {
             let id = referral.id;
             if self.decisions.has_forgotten(&self.ports.store.fingerprint_key(), id) {
                 continue;
             }
-            let known = self.ports.store.get(id)?;
             if known.as_ref().is_some_and(|entry| is_older(entry, &referral)) {
                 continue; // A listing that lags behind what we saw or wrote since.
             }
@@ -70,7 +75,7 @@ impl Pass<'_> {
             row.referral = Seen::from(referral);
             rows.push(row);
         }
-        Ok(rows)
+        rows
     }
 
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.

@@ -1,5 +1,6 @@
 //! Nouns: plain values that every other module speaks in. No input or output, no async, no clock.
 
+pub mod document;
 pub mod entry;
 pub mod fault;
 pub mod lead;
@@ -7,6 +8,7 @@ pub mod referral;
 pub mod time;
 pub mod watermark;
 
+pub use document::Document;
 pub use entry::{
     Base, Cause, Deal, Entry, ExternalReference, Flips, GroupMemory, Link, Moved, ObservedOutcome, Standing, Take,
     Trouble,

@@ -1,11 +1,9 @@
 //! The referral: what Partner Center knows of one deal.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Timestamp;
+use super::{Document, Timestamp};
 
 /// One referral, decoded leniently; `document` keeps everything the service said (partner-center §1.6).
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +43,7 @@ pub struct Referral {
     /// A deal registration is attached (Won waits, spec 5).
     pub has_registration: bool,
     /// The whole answer: the source of every mapping expression.
-    pub document: Arc<Value>,
+    pub document: Document,
 }
 
 /// A referral's id in lower-case hyphenated form.

@@ -23,7 +23,7 @@ use serde_json::Value;
 use super::canonical::Misfit;
 use super::contact::Contacts;
 use super::expression::Table;
-use crate::model::Referral;
+use crate::model::{Document, Referral};
 
 /// Instructions one template may take; memory counts too, 64 bytes as one instruction.
 pub const TEMPLATE_FUEL: u64 = 100_000;
@@ -103,7 +103,7 @@ impl Scene {
     /// Sets the scene.
     pub(super) fn new(referral: &Referral, contacts: &Contacts<'_>, may_contact: bool) -> Self {
         let root =
-            |hides_people: bool| Arc::new(Place { document: Arc::clone(&referral.document), way: None, hides_people });
+            |hides_people: bool| Arc::new(Place { document: referral.document.clone(), way: None, hides_people });
         let person = |position: Option<usize>| {
             let people = root(false).at(Step::Name(Arc::from("customerProfile"))).at(Step::Name(Arc::from("team")));
             minijinja::Value::from_dyn_object(position.map_or(people.clone(), |at| people.at(Step::At(at))))
@@ -149,7 +149,7 @@ impl Object for Stage {
 /// A container in the document, found again from its root each time: only the text that is asked for is copied.
 #[derive(Debug)]
 struct Place {
-    document: Arc<Value>,
+    document: Document,
     way: Option<(Arc<Place>, Step)>,
     hides_people: bool,
 }
@@ -171,7 +171,7 @@ impl Place {
 
     fn at(self: &Arc<Self>, step: Step) -> Arc<Place> {
         let way = Some((Arc::clone(self), step));
-        Arc::new(Place { document: Arc::clone(&self.document), way, hides_people: self.hides_people })
+        Arc::new(Place { document: self.document.clone(), way, hides_people: self.hides_people })
     }
 
     /// A value in this place as templates see it: scalars are converted, containers stay where they are.

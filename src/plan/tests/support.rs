@@ -187,7 +187,7 @@ impl Sample {
             invited_by: None,
             consent_to_contact: None,
             has_registration: false,
-            document: Arc::new(self.document.clone()),
+            document: self.document.clone().into(),
         }
     }
 
@@ -209,7 +209,7 @@ impl Sample {
         self.referral_is(|referral| {
             let mut document = (*referral.document).clone();
             edit(&mut document);
-            referral.document = Arc::new(document);
+            referral.document = document.into();
             referral.etag = Some(ETag("\"r2\"".to_owned()));
         })
     }
@@ -474,7 +474,7 @@ pub(super) fn echo(row: &Row, action: &Action) -> Outcome {
                     path => *document.pointer_mut(path).expect("a path of the document") = operation.value.clone(),
                 }
             }
-            referral.document = Arc::new(document);
+            referral.document = document.into();
             referral.etag = referral.etag.map(|etag| ETag(format!("{etag}+")));
             Outcome::ReferralWritten(Some(Box::new(referral)))
         }

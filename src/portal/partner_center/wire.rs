@@ -1,20 +1,19 @@
 //! The JSON of referrals, read leniently: one odd field never costs a referral, one odd row never costs a page.
 //!
-//! A page is parsed once, straight into one tree per row, and that tree becomes the referral's document. Only when that
-//! fails (a row nested too deeply, broken text) is the page taken apart row by row, to save the intact ones.
+//! Of a row only what the engine itself looks at is decoded at once, and its text is kept: a sweep compares versions and
+//! throws almost every row away, which costs a third of building its tree. A row that might not become a tree (nested
+//! deeply, broken escapes) is tried at once, so that a document can always be looked into.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr as _;
-use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::model::{
-    ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus, Timestamp,
+    Document, ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus, Timestamp,
 };
 use crate::ports::Defect;
 
@@ -46,18 +45,18 @@ pub(super) enum NextLink {
 /// Decodes a page. The error is a sentence without values.
 pub(super) fn page(body: &[u8]) -> Result<DecodedPage, String> {
     let body = without_mark(body);
-    match intact_page(body) {
-        Ok(page) => Ok(page),
-        Err(_) => {
-            salvaged_page(&String::from_utf8_lossy(body)).map_err(|error| unreadable("a page of referrals", &error))
-        }
-    }
+    let page = match serde_json::from_slice::<Envelope<'_>>(body) {
+        Ok(envelope) => Ok(decoded(&envelope)),
+        // Foreign bytes cost a letter.
+        Err(_) => serde_json::from_str::<Envelope<'_>>(&String::from_utf8_lossy(body)).map(|page| decoded(&page)),
+    };
+    page.map_err(|error| unreadable("a page of referrals", &error))
 }
 
 /// Decodes one referral. The error is a sentence without values.
 pub(super) fn referral_from_bytes(body: &[u8]) -> Result<Referral, String> {
-    let document = serde_json::from_slice(without_mark(body)).map_err(|error| unreadable("a referral", &error))?;
-    referral(document).map_err(|defect| format!("the answer is no referral: {}", defect.reason))
+    let tree: Value = serde_json::from_slice(without_mark(body)).map_err(|error| unreadable("a referral", &error))?;
+    row_of(tree).map_err(|defect| format!("the answer is no referral: {}", defect.reason))
 }
 
 /// The body of a write (partner-center §1.8).
@@ -66,43 +65,219 @@ pub(super) fn patch_body(patch: &Patch) -> Value {
     operations.map(|operation| json!({ "op": "replace", "path": operation.path, "value": operation.value })).collect()
 }
 
-/// Decodes one row; its tree is kept as the document.
-fn referral(document: Value) -> Result<Referral, Defect> {
-    let Value::Object(mut row) = document else {
+/// Decodes one row of a page.
+fn row(text: &str) -> Result<Referral, Defect> {
+    if !text.starts_with('{') {
+        return Err(Defect { id: None, reason: "not an object".to_owned() });
+    }
+    let broken = |error| Defect { id: id_of_broken_row(text), reason: unreadable("a referral", &error) };
+    if is_doubtful(text) {
+        return row_of(serde_json::from_str(text).map_err(broken)?);
+    }
+    let parts: Parts = serde_json::from_str(text).map_err(broken)?;
+    referral(parts, || {
+        Document::later(text.into(), |text| {
+            let mut tree = serde_json::from_str(text).expect("what might not become a tree was tried at once");
+            mend_shapes(&mut tree);
+            tree
+        })
+    })
+}
+
+/// As [`row`], from its tree, which becomes the document.
+fn row_of(mut tree: Value) -> Result<Referral, Defect> {
+    let Value::Object(fields) = &tree else {
         return Err(Defect { id: None, reason: "not an object".to_owned() });
     };
-    let id = match row.get("id") {
-        None | Some(Value::Null) => return Err(Defect { id: None, reason: "no id".to_owned() }),
-        Some(Value::String(text)) => ReferralId::parse(text)
+    let mut parts = Parts::default();
+    for (name, value) in fields {
+        if let Some(part) = Part::named(name) {
+            parts.0[part as usize] = value.clone();
+        }
+    }
+    mend_shapes(&mut tree);
+    referral(parts, || tree.into())
+}
+
+/// True for a text that is JSON and yet might not become a tree: nested deeply, half of a surrogate pair, or a key that
+/// the library takes for one of its own.
+fn is_doubtful(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let brackets = bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    brackets > BRACKETS_MAX
+        || text.contains("\"$")
+        || bytes.windows(3).any(|three| matches!(three, [b'\\', b'u', b'd' | b'D']))
+        || text.contains("\\u0024")
+}
+
+/// A row with no more opening brackets cannot be nested deeper than the library follows (128).
+const BRACKETS_MAX: usize = 120;
+
+/// What the engine looks at in a row; everything else is the mapping's business.
+#[derive(Clone, Copy)]
+enum Part {
+    Id,
+    ETag,
+    Etag,
+    ODataEtag,
+    Status,
+    Substatus,
+    Created,
+    Updated,
+    Expires,
+    ExternalReference,
+    Engagement,
+    Organization,
+    Type,
+    Qualification,
+    Direction,
+    IsSpam,
+    InviteContext,
+    Consent,
+    Registrations,
+    RegistrationStatus,
+}
+
+impl Part {
+    const COUNT: usize = Part::RegistrationStatus as usize + 1;
+
+    fn named(name: &str) -> Option<Part> {
+        Some(match name {
+            "id" => Part::Id,
+            "eTag" => Part::ETag,
+            "etag" => Part::Etag,
+            "@odata.etag" => Part::ODataEtag,
+            "status" => Part::Status,
+            "substatus" => Part::Substatus,
+            "createdDateTime" => Part::Created,
+            "updatedDateTime" => Part::Updated,
+            "expirationDateTime" => Part::Expires,
+            "externalReferenceId" => Part::ExternalReference,
+            "engagementId" => Part::Engagement,
+            "organizationId" => Part::Organization,
+            "type" => Part::Type,
+            "qualification" => Part::Qualification,
+            "direction" => Part::Direction,
+            "isSpam" => Part::IsSpam,
+            "inviteContext" => Part::InviteContext,
+            "consent" => Part::Consent,
+            "registrations" => Part::Registrations,
+            "registrationStatus" => Part::RegistrationStatus,
+            _ => return None,
+        })
+    }
+}
+
+/// The parts of one row; what is absent is null.
+#[derive(Default)]
+struct Parts([Value; Part::COUNT]);
+
+impl Parts {
+    fn value(&self, part: Part) -> &Value {
+        &self.0[part as usize]
+    }
+
+    /// Text that says something: not null, not blank.
+    fn text(&self, part: Part) -> Option<&str> {
+        self.value(part).as_str().filter(|text| !text.trim().is_empty())
+    }
+
+    /// An enum word, or nothing.
+    fn word(&self, part: Part) -> &str {
+        self.text(part).unwrap_or_default().trim()
+    }
+
+    fn instant(&self, part: Part) -> Option<Timestamp> {
+        self.text(part).and_then(Timestamp::parse)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PartsVisitor)
+    }
+}
+
+struct PartsVisitor;
+
+impl<'de> Visitor<'de> for PartsVisitor {
+    type Value = Parts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a referral")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Parts, A::Error> {
+        let mut parts = Parts::default();
+        while let Some(Named(part)) = fields.next_key()? {
+            match part {
+                Some(part) => parts.0[part as usize] = fields.next_value()?,
+                None => {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// The name of a field, as far as it is one of ours.
+struct Named(Option<Part>);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl Visitor<'_> for Names {
+            type Value = Named;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a field")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Named, E> {
+                Ok(Named(Part::named(name)))
+            }
+        }
+
+        deserializer.deserialize_str(Names)
+    }
+}
+
+fn referral(parts: Parts, document: impl FnOnce() -> Document) -> Result<Referral, Defect> {
+    let id = match parts.value(Part::Id) {
+        Value::Null => return Err(Defect { id: None, reason: "no id".to_owned() }),
+        Value::String(text) => ReferralId::parse(text)
             .ok_or_else(|| Defect { id: printable(text), reason: "its id is no GUID".to_owned() })?,
-        Some(_) => return Err(Defect { id: None, reason: "its id is no text".to_owned() }),
+        _ => return Err(Defect { id: None, reason: "its id is no text".to_owned() }),
     };
-    mend_shapes(&mut row);
+    let etag = [Part::ETag, Part::Etag, Part::ODataEtag].into_iter().find_map(|part| parts.text(part));
     Ok(Referral {
         id,
-        etag: ["eTag", "etag", "@odata.etag"].iter().find_map(|name| text(&row, name)).map(|tag| ETag(tag.to_owned())),
-        status: status(word(&row, "status")),
-        substatus: substatus(word(&row, "substatus")),
-        created: instant(&row, "createdDateTime"),
-        updated: instant(&row, "updatedDateTime"),
-        expires: instant(&row, "expirationDateTime"),
-        external_reference: scalar(row.get("externalReferenceId")),
-        engagement: identifier(row.get("engagementId")),
-        organization: identifier(row.get("organizationId")),
-        kind: kind(word(&row, "type")),
-        qualification: qualification(word(&row, "qualification")),
-        is_outgoing: word(&row, "direction").eq_ignore_ascii_case("Outgoing"),
-        is_spam: flag(row.get("isSpam")).unwrap_or(false),
-        invited_by: identifier(at(&row, &["inviteContext", "invitedBy", "organizationId"])),
-        consent_to_contact: flag(at(&row, &["consent", "consentToContact"])),
-        has_registration: has_registration(&row),
-        document: Arc::new(Value::Object(row)),
+        etag: etag.map(|tag| ETag(tag.to_owned())),
+        status: status(parts.word(Part::Status)),
+        substatus: substatus(parts.word(Part::Substatus)),
+        created: parts.instant(Part::Created),
+        updated: parts.instant(Part::Updated),
+        expires: parts.instant(Part::Expires),
+        external_reference: scalar(parts.value(Part::ExternalReference)),
+        engagement: identifier(parts.value(Part::Engagement)),
+        organization: identifier(parts.value(Part::Organization)),
+        kind: kind(parts.word(Part::Type)),
+        qualification: qualification(parts.word(Part::Qualification)),
+        is_outgoing: parts.word(Part::Direction).eq_ignore_ascii_case("Outgoing"),
+        is_spam: flag(parts.value(Part::IsSpam)).unwrap_or(false),
+        invited_by: identifier(at(parts.value(Part::InviteContext), &["invitedBy", "organizationId"])),
+        consent_to_contact: flag(at(parts.value(Part::Consent), &["consentToContact"])),
+        has_registration: has_registration(&parts),
+        document: document(),
     })
 }
 
 /// Gives the documented misshapes one shape, so that a mapping need not know them (partner-center §1.6, §4 row 14):
 /// a person or list of ids sent as a bare object becomes a list, a deal value sent as text becomes its exact number.
-fn mend_shapes(row: &mut Map<String, Value>) {
+fn mend_shapes(tree: &mut Value) {
+    let Value::Object(row) = tree else { return };
     as_list(row.get_mut("team"));
     if let Some(Value::Object(customer)) = row.get_mut("customerProfile") {
         as_list(customer.get_mut("team"));
@@ -168,33 +343,19 @@ fn qualification(word: &str) -> Qualification {
 }
 
 /// A registration is attached, or the service says that one is under way.
-fn has_registration(row: &Map<String, Value>) -> bool {
-    let is_attached = match row.get("registrations") {
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::Object(one)) => !one.is_empty(),
+fn has_registration(parts: &Parts) -> bool {
+    let is_attached = match parts.value(Part::Registrations) {
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(one) => !one.is_empty(),
         _ => false,
     };
-    let status = word(row, "registrationStatus");
+    let status = parts.word(Part::RegistrationStatus);
     is_attached || !(status.is_empty() || status.eq_ignore_ascii_case("None"))
 }
 
-/// Text that says something: not null, not blank.
-fn text<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    row.get(name)?.as_str().filter(|text| !text.trim().is_empty())
-}
-
-/// An enum word, or nothing.
-fn word<'a>(row: &'a Map<String, Value>, name: &str) -> &'a str {
-    text(row, name).unwrap_or_default().trim()
-}
-
-fn instant(row: &Map<String, Value>, name: &str) -> Option<Timestamp> {
-    text(row, name).and_then(Timestamp::parse)
-}
-
 /// Text or a number as trimmed text; `None` when blank.
-fn scalar(value: Option<&Value>) -> Option<String> {
-    let text = match value? {
+fn scalar(value: &Value) -> Option<String> {
+    let text = match value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
         _ => return None,
@@ -203,13 +364,13 @@ fn scalar(value: Option<&Value>) -> Option<String> {
 }
 
 /// An id that is compared with others of its kind: GUIDs in one spelling, other words (`msft`) as they are.
-fn identifier(value: Option<&Value>) -> Option<String> {
+fn identifier(value: &Value) -> Option<String> {
     let text = scalar(value)?;
     Some(uuid::Uuid::try_parse(&text).map_or(text, |guid| guid.as_hyphenated().to_string()))
 }
 
-fn flag(value: Option<&Value>) -> Option<bool> {
-    match value? {
+fn flag(value: &Value) -> Option<bool> {
+    match value {
         Value::Bool(flag) => Some(*flag),
         Value::String(text) if text.trim().eq_ignore_ascii_case("true") => Some(true),
         Value::String(text) if text.trim().eq_ignore_ascii_case("false") => Some(false),
@@ -217,9 +378,8 @@ fn flag(value: Option<&Value>) -> Option<bool> {
     }
 }
 
-fn at<'a>(row: &'a Map<String, Value>, path: &[&str]) -> Option<&'a Value> {
-    let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(row.get(*first)?, |value, name| value.get(name))
+fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
+    path.iter().try_fold(value, |value, name| value.get(name)).unwrap_or(&Value::Null)
 }
 
 /// An id text that is safe to print, cut short.
@@ -242,26 +402,14 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// The quick way: every row becomes a tree in one pass over the body.
-pub(super) fn intact_page(body: &[u8]) -> serde_json::Result<DecodedPage> {
-    let envelope: Envelope<Value> = serde_json::from_slice(body)?;
-    Ok(decoded(envelope.next_link(), envelope.rows.into_iter().map(Ok)))
-}
-
-/// The patient way: finds where each row begins and ends, then reads each one alone.
-fn salvaged_page(body: &str) -> serde_json::Result<DecodedPage> {
-    let envelope: Envelope<&RawValue> = serde_json::from_str(body)?;
-    let rows = envelope.rows.iter().map(|raw| {
-        serde_json::from_str(raw.get())
-            .map_err(|error| Defect { id: id_of_broken_row(raw.get()), reason: unreadable("a referral", &error) })
-    });
-    Ok(decoded(envelope.next_link(), rows))
-}
-
-fn decoded(next_link: NextLink, rows: impl Iterator<Item = Result<Value, Defect>>) -> DecodedPage {
-    let mut page = DecodedPage { referrals: Vec::with_capacity(rows.size_hint().0), defects: Vec::new(), next_link };
-    for (position, row) in rows.enumerate() {
-        match row.and_then(referral) {
+fn decoded(envelope: &Envelope<'_>) -> DecodedPage {
+    let mut page = DecodedPage {
+        referrals: Vec::with_capacity(envelope.rows.len()),
+        defects: Vec::new(),
+        next_link: envelope.next_link(),
+    };
+    for (position, text) in envelope.rows.iter().enumerate() {
+        match row(text.get()) {
             Ok(referral) => page.referrals.push(referral),
             Err(defect) => {
                 page.defects.push(Defect { reason: format!("row {}: {}", position + 1, defect.reason), ..defect });
@@ -282,14 +430,14 @@ fn id_of_broken_row(row: &str) -> Option<String> {
 }
 
 /// The collection envelope (partner-center §1.4); its other members are informational and skipped unread.
-struct Envelope<Row> {
-    rows: Vec<Row>,
-    next_link: Option<Box<RawValue>>,
+struct Envelope<'a> {
+    rows: Vec<&'a RawValue>,
+    next_link: Option<&'a RawValue>,
 }
 
-impl<Row> Envelope<Row> {
+impl Envelope<'_> {
     fn next_link(&self) -> NextLink {
-        let Some(raw) = &self.next_link else {
+        let Some(raw) = self.next_link else {
             return NextLink::None;
         };
         match serde_json::from_str(raw.get()) {
@@ -301,16 +449,16 @@ impl<Row> Envelope<Row> {
     }
 }
 
-impl<'de, Row: Deserialize<'de>> Deserialize<'de> for Envelope<Row> {
+impl<'de> Deserialize<'de> for Envelope<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EnvelopeVisitor(PhantomData))
+        deserializer.deserialize_map(EnvelopeVisitor)
     }
 }
 
-struct EnvelopeVisitor<Row>(PhantomData<Row>);
+struct EnvelopeVisitor;
 
-impl<'de, Row: Deserialize<'de>> Visitor<'de> for EnvelopeVisitor<Row> {
-    type Value = Envelope<Row>;
+impl<'de> Visitor<'de> for EnvelopeVisitor {
+    type Value = Envelope<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a collection of referrals")

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use crate::model::{
-    ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, RemoteError, Side, Substatus,
-    Timestamp,
+    Document, ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, RemoteError, Side,
+    Substatus, Timestamp,
 };
 use crate::ports::{Allowance, Cursor, Defect, Page, Portal, Scan};
 
@@ -162,7 +162,7 @@ pub(super) fn decoded(document: Arc<Value>) -> Option<Referral> {
         invited_by: text(row, "/inviteContext/invitedBy/organizationId"),
         consent_to_contact: row.pointer("/consent/consentToContact").and_then(Value::as_bool),
         has_registration: row["registrations"].as_array().is_some_and(|list| !list.is_empty()),
-        document: Arc::default(),
+        document: Document::default(),
     };
-    Some(Referral { document, ..referral })
+    Some(Referral { document: document.into(), ..referral })
 }

@@ -1,7 +1,6 @@
 //! What the tests of the mapping share: the built-in mapping, an organization, referrals and leads.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
@@ -133,7 +132,7 @@ pub(in super::super) fn referral(document: Value) -> Referral {
         invited_by: None,
         consent_to_contact: Some(true),
         has_registration: false,
-        document: Arc::new(document),
+        document: document.into(),
     }
 }
 

@@ -283,13 +283,37 @@ fn depth_beside_the_rows_costs_nothing() {
 }
 
 #[test]
-fn intact_pages_are_read_in_one_pass() {
-    assert!(wire::intact_page(PAGE.as_bytes()).is_ok_and(|page| page.referrals.len() == 2));
-    let broken = PAGE.replacen("ERP upgrade", r"\ud800", 1);
-    assert!(wire::intact_page(broken.as_bytes()).is_err(), "only such a page is taken apart");
-    let referrals = wire::page(PAGE.as_bytes()).expect("a page").referrals;
-    for referral in referrals {
-        assert_eq!(std::sync::Arc::strong_count(&referral.document), 1, "the parsed tree itself, no copy of it");
+fn a_document_can_be_looked_into_whatever_it_is() {
+    let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    for (value, is_read) in [
+        (r#""\ud83d\ude00""#.to_owned(), true),
+        (r#""\uD83D""#.to_owned(), false),
+        (r#"{"$serde_json::private::Number": "x"}"#.to_owned(), false),
+        (r#"{"\u0024serde_json::private::RawValue": "x"}"#.to_owned(), false),
+        (r#"{"$\u0073erde_json::private::Number": "x"}"#.to_owned(), false),
+        (r#"{"$price": "x"}"#.to_owned(), true),
+        ("1e99999".to_owned(), true),
+        (deep(119), true),
+        (deep(126), true),
+        (deep(127), false),
+    ] {
+        let row = format!(r#"{{"id": "8f0c2b1e-0000-4000-8000-000000000001", "x": {value}}}"#);
+        let page = wire::page(format!(r#"{{"value": [{row}]}}"#).as_bytes()).expect("a page");
+        assert_eq!(
+            (page.referrals.len(), page.defects.len()),
+            (usize::from(is_read), usize::from(!is_read)),
+            "{value}"
+        );
+        if let Some(referral) = page.referrals.first() {
+            assert_eq!(*referral.document, serde_json::from_str::<Value>(&row).expect("it is JSON"));
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_page_and_the_same_one_by_itself_are_one_referral() {
+    for (row, listed) in rows().iter().zip(wire::page(PAGE.as_bytes()).expect("a page").referrals) {
+        assert_eq!(wire::referral_from_bytes(row.to_string().as_bytes()), Ok(listed));
     }
 }
 
@@ -403,6 +427,7 @@ proptest! {
         }
         let decoded = wire::page(json!({ "value": page }).to_string().as_bytes()).expect("the page is intact");
         prop_assert_eq!(decoded.referrals.len() + decoded.defects.len(), 5);
+        prop_assert!(decoded.referrals.iter().all(|referral| referral.document.is_object()));
         let found: BTreeSet<String> = decoded.referrals.iter().map(|referral| referral.id.to_string()).collect();
         for row in (0..5).filter(|row| *row != hit) {
             let expected = format!("8f0c2b1e-0000-4000-8000-{row:012}");
@@ -418,8 +443,9 @@ proptest! {
             let at = at.index(body.len());
             body[at] = byte;
         }
-        if let Err(reason) = wire::page(&body) {
-            prop_assert!(!reason.contains("Tailspin") && !reason.contains("Ada"));
+        match wire::page(&body) {
+            Ok(page) => prop_assert!(page.referrals.iter().all(|referral| referral.document.is_object())),
+            Err(reason) => prop_assert!(!reason.contains("Tailspin") && !reason.contains("Ada")),
         }
         let _ = wire::referral_from_bytes(&body);
     }

@@ -1,7 +1,4 @@
-//! How long the ledger takes: looking up, recording with the durable barrier, opening.
-//!
-//! Run with `cargo bench --bench ledger`. Disk and memory for each entry are measured by
-//! `cargo test --release --lib store::sled::tests::measures -- --ignored --nocapture`.
+//! The ledger: looking up, recording with the durable barrier, opening. Memory and disk: the bench `whole`.
 
 use divan::Bencher;
 use referrald::model::{
@@ -13,10 +10,6 @@ use referrald::store::SledStore;
 
 const ENTRIES: u128 = 100_000;
 const CACHE_BYTES: u64 = 16 << 20;
-
-fn main() {
-    divan::main();
-}
 
 #[divan::bench]
 fn get_one_of_100_000(bencher: Bencher) {
