@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Sources;
+use crate::config::unit::{Unit, instance};
 use crate::daemon::{DecisionRequest, Which};
 use crate::model::ReferralId;
 use crate::ports::Take;
@@ -16,6 +17,9 @@ pub struct Arguments {
     /// Configuration file [default: /etc/referrald/referrald.toml]
     #[arg(long, global = true, value_name = "FILE", env = "REFERRALD_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
+    /// The instance of referrald@NAME.service, instead of --config: its file is /etc/referrald/NAME/referrald.toml
+    #[arg(long, global = true, value_name = "NAME", value_parser = instance, conflicts_with = "config")]
+    instance: Option<String>,
     /// One setting for this call, above file and environment; stands before the command. A secret belongs into a file
     // Not global: of options that stand on both sides of the command only the latter would count.
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
@@ -31,7 +35,9 @@ pub struct Arguments {
 impl Arguments {
     /// What was said about the configuration.
     pub fn flags(&self) -> Flags {
-        let config = self.config.clone().filter(|file| !file.as_os_str().is_empty());
+        let named = self.config.clone().filter(|file| !file.as_os_str().is_empty());
+        let of_instance = self.instance.clone().map(|name| Unit { instance: Some(name) }.config_file());
+        let config = of_instance.or(named);
         Flags { config, set: self.set.clone() }
     }
 }
@@ -421,6 +427,17 @@ mod tests {
             let arguments = parse(line).expect(line);
             assert_eq!(arguments.flags().config.as_deref(), Some(std::path::Path::new("a.toml")), "{line}");
             assert!(arguments.json, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_instance_names_its_configuration_file() {
+        let file = |line: &str| parse(line).expect(line).flags().config;
+        let expected = Some(std::path::PathBuf::from("/etc/referrald/contoso/referrald.toml"));
+        assert_eq!(file("--instance contoso status"), expected);
+        assert_eq!(file("status --instance contoso"), expected);
+        for bad in ["--instance a/b status", "--instance .. status", "--config a --instance b status"] {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -18,7 +18,7 @@ use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
 use crate::observability::ObservabilitySettings;
 use crate::portal::partner_center::webhooks::WebhookApi;
-use crate::ports::{Batch, Clock, Memo, Opening, Ports, StateStore, StoreError};
+use crate::ports::{Batch, Clock, Crm, Memo, Opening, Portal, Ports, StateStore, StoreError};
 use crate::store::settings::StateSettings;
 use crate::telemetry::{self, LogSettings, TelemetryError};
 use crate::trigger::Bell;
@@ -133,9 +133,11 @@ impl Build for Product {
 
     async fn engine(&self, flags: &Flags, purpose: Purpose) -> Result<Arc<dyn Engine>, StartError> {
         let settings = load(flags)?;
-        let store = open_store(&settings.state, purpose).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (ports, credentials) = connect(&settings, store, clock)?;
+        // Before the ledger: nothing is made for a configuration that cannot be used.
+        let services = services(&settings, clock)?;
+        let store = open_store(&settings.state, purpose).await?;
+        let (ports, credentials) = services.over(store);
         let flags = flags.clone();
         let reload: Reload = Arc::new(move || match Settings::load(&flags.sources()) {
             Ok(loaded) => Ok(loaded.settings),
@@ -203,30 +205,46 @@ async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn S
     Ok(Arc::new(store))
 }
 
-/// Builds both adapters over the client stack.
+/// Builds both adapters over the client stack, and puts the ledger beside them.
 pub(super) fn connect(
     settings: &Settings,
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
 ) -> Result<(Ports, Vec<(Side, Credential)>), StartError> {
+    Ok(services(settings, clock)?.over(store))
+}
+
+/// Both services, ready to be asked; no file has been touched.
+struct Services {
+    portal: Arc<dyn Portal>,
+    crm: Arc<dyn Crm>,
+    clock: Arc<dyn Clock>,
+    credentials: Vec<(Side, Credential)>,
+}
+
+impl Services {
+    fn over(self, store: Arc<dyn StateStore>) -> (Ports, Vec<(Side, Credential)>) {
+        (Ports { portal: self.portal, crm: self.crm, store, clock: self.clock }, self.credentials)
+    }
+}
+
+fn services(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Services, StartError> {
     let crm_settings = &settings.dataverse;
     let portal_line = portal_line(settings, &clock)?;
     let crm_line = crm_line(settings, &clock)?;
     let columns = mapped_columns(settings);
     let portal_settings = portal::PortalSettings::PartnerCenter(settings.partner_center.clone());
     let column = settings.referral_id_column.as_deref();
-    let ports = Ports {
+    Ok(Services {
         portal: portal::open(&portal_settings, portal_line.client),
         crm: crm::open(crm_settings, settings.identity, column, columns, crm_line.client, Arc::clone(&clock))
             .map_err(StartError::Configuration)?,
-        store,
         clock,
-    };
-    let credentials = vec![
-        (Side::Portal, credential(portal_line.tokens, settings.partner_center.auth.grant)),
-        (Side::Crm, credential(crm_line.tokens, settings.dataverse.auth.grant)),
-    ];
-    Ok((ports, credentials))
+        credentials: vec![
+            (Side::Portal, credential(portal_line.tokens, settings.partner_center.auth.grant)),
+            (Side::Crm, credential(crm_line.tokens, settings.dataverse.auth.grant)),
+        ],
+    })
 }
 
 /// One service, ready to be asked.

@@ -29,6 +29,7 @@ use std::io::{self, Write};
 
 use clap::Parser;
 
+use crate::config::unit::Unit;
 use crate::control::{Client, ControlError, Place};
 use crate::cycle::CycleError;
 use crate::telemetry::{self, LogFormat, LogSettings};
@@ -51,6 +52,9 @@ pub fn main(build: &dyn Build) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code());
         }
     };
+    if let Some(file) = arguments.flags().sources().file {
+        Unit::set_for_this_process(&file);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
     let (mut out, mut trouble) = (anstream::stdout(), anstream::stderr());
     let code = match runtime {

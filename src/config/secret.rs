@@ -103,9 +103,10 @@ impl SecretSource {
                     return Ok(Path::new(&directory).join(name));
                 }
                 // Typed by hand, outside the service.
-                super::unit::credential(Path::new("/"), name).ok_or_else(|| {
+                let unit = super::unit::Unit::of_this_process();
+                unit.credential(Path::new("/"), name).ok_or_else(|| {
                     self.error(format!(
-                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set, and the unit referrald.service names none; add LoadCredential={name}:/path to it"
+                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set, and the unit {unit}.service names none; add LoadCredential={name}:/path to it (systemctl edit {unit})"
                     ))
                 })
             }

@@ -15,6 +15,7 @@ pub mod exports;
 mod index;
 pub mod keep;
 pub mod memory;
+pub mod owner;
 pub mod settings;
 pub mod sled;
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::unit::Unit;
 use crate::crm::dataverse::setup::privileges::{Held, Need};
 use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner};
 use crate::http::signin::claims::Claims;
@@ -139,7 +140,7 @@ pub enum LedgerFact {
         /// When the last cycle that saw both sides ended.
         last_success: Option<Timestamp>,
     },
-    /// Nobody runs, and it belongs to another user: what root opens leaves files that the daemon cannot use.
+    /// Nobody runs, and it belongs to another user than the one who asks.
     Foreign,
     /// Another process has it and does not answer.
     Held(String),
@@ -152,6 +153,8 @@ pub enum LedgerFact {
 /// The unit of systemd, as far as its files tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFact {
+    /// The unit that reads the configuration file.
+    pub unit: Unit,
     /// Its files; empty when none is installed.
     pub files: Vec<PathBuf>,
     /// The file that `ExecStart` names with `--config`.

@@ -15,7 +15,8 @@ use crate::cli::build::{Line, StartError, SystemClock, crm_line, mapped_columns,
 use crate::cli::schema::role::uses;
 use crate::cli::webhook::drift;
 use crate::config::secret::{SecretOrigin, SecretSource, read_limited};
-use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity, unit};
+use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity};
+use crate::config::unit::Unit;
 use crate::control::{Client, ControlError, Place};
 use crate::crm;
 use crate::crm::dataverse::settings::Identity;
@@ -285,9 +286,10 @@ async fn ledger(settings: &Settings) -> LedgerFact {
     if !directory.join("ledger").exists() || !directory.join("keep/fingerprint.key").exists() {
         return LedgerFact::Absent;
     }
-    // The owner of our own process directory is the user we act as.
+    // The owner of our own process directory is the user we act as. Root gives back what it makes by looking.
     let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid()).ok();
-    if owner(Path::new("/proc/self")) != owner(&directory) {
+    let ours = owner(Path::new("/proc/self"));
+    if ours != Some(0) && ours != owner(&directory) {
         return LedgerFact::Foreign;
     }
     let looked = tokio::task::spawn_blocking(move || store::recall(&directory, CACHE_BYTES)).await;
@@ -308,9 +310,10 @@ async fn ledger(settings: &Settings) -> LedgerFact {
 
 fn unit_fact(settings: &Settings, file: Option<&Path>) -> UnitFact {
     let root = Path::new("/");
-    let files = unit::files(root);
+    let unit = file.map(Unit::of_config).unwrap_or_default();
+    let files = unit.files(root);
     if files.is_empty() {
-        return UnitFact::default();
+        return UnitFact { unit, ..UnitFact::default() };
     }
     let is_installed = |path: &Path| path.is_absolute() && path.starts_with("/etc/referrald");
     let wanted = [
@@ -325,14 +328,15 @@ fn unit_fact(settings: &Settings, file: Option<&Path>) -> UnitFact {
         Some((file.to_owned(), mode & 0o004 != 0))
     });
     UnitFact {
-        config: unit::config(root),
+        config: unit.started_with(root),
         missing_credentials: wanted
             .into_iter()
-            .filter(|name| unit::credential(root, name).is_none())
+            .filter(|name| unit.credential(root, name).is_none())
             .cloned()
             .collect(),
         read,
         files,
+        unit,
     }
 }
 

@@ -15,14 +15,17 @@ use serde_json::json;
 use super::exit::Exit;
 use super::layout::row;
 use super::{Call, Failure, print_json};
-use crate::config::{Settings, Sources, unit};
+use crate::config::unit::Unit;
+use crate::config::{Settings, Sources};
 use crate::telemetry::{LogFormat, LogSettings};
 use answers::{Answers, Application};
 use ask::{Ask, Script, Terminal};
 use draft::Naming;
 
-/// The drop-in that passes the secrets to the unit.
-const DROP_IN: &str = "/etc/systemd/system/referrald.service.d/10-secrets.conf";
+/// The configuration as the package installs it: nobody has written anything into it yet.
+const PACKAGED: &str = include_str!("../../../config/package.toml");
+/// Where the package puts the JSON Schema of the configuration, for editors.
+const SCHEMA: &str = "/usr/share/referrald/referrald.schema.json";
 
 /// `init`.
 #[derive(Clone, Debug, Args)]
@@ -56,7 +59,7 @@ pub struct Init {
     /// Team in Dynamics that owns new leads
     #[arg(long, value_name = "ID")]
     owner_team: Option<String>,
-    /// State directory [default: /var/lib/referrald]
+    /// State directory [default: /var/lib/referrald, below it the name of an instance]
     #[arg(long, value_name = "DIRECTORY")]
     state: Option<PathBuf>,
     /// Sign-in service of a national cloud
@@ -72,11 +75,15 @@ Ask for what a first configuration needs, check each answer, and write it.
 
 Writes the configuration (--config, else /etc/referrald/referrald.toml) with writes = \"off\", and each secret into a file of \
 its own beside it, readable for its owner only. For /etc/referrald it also writes the drop-in that passes the secrets to the \
-service. Nothing is overwritten without --force, and secrets are never shown.";
+service. Nothing that anybody has written is overwritten without --force, and secrets are never shown.
+
+Several tenants: --instance NAME for each. Its configuration is /etc/referrald/NAME/referrald.toml, its state \
+/var/lib/referrald/NAME, its service referrald@NAME.";
 
 const EXAMPLES: &str = "\
 Examples:
   sudo referrald init
+  sudo referrald --instance contoso init
   printf '%s\\n' \"$SECRET\" | referrald --config ./referrald.toml init --non-interactive \\
     --tenant 11111111-2222-4333-8444-555555555555 --client 22222222-3333-4444-8555-666666666666 \\
     --url https://contoso.crm4.dynamics.com --state ./state";
@@ -87,16 +94,21 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let file = call.flags.config.clone().unwrap_or_else(|| Sources::DEFAULT_FILE.into());
     let file = std::path::absolute(&file)?;
     let secrets = file.parent().unwrap_or(Path::new("/")).join("secrets");
+    let unit = Unit::of_config(&file);
     // A service whose user may not read the files gets the secrets from its unit.
-    let is_installed = file == Path::new(Sources::DEFAULT_FILE) && !unit::files(Path::new("/")).is_empty();
-    if file.exists() && !init.force {
+    let is_installed = file == unit.config_file() && !unit.files(Path::new("/")).is_empty();
+    let is_untouched = std::fs::read_to_string(&file).is_ok_and(|text| text == PACKAGED);
+    if file.exists() && !init.force && !is_untouched {
         return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", file.display())));
     }
     let mut ask: Box<dyn Ask> = match init.non_interactive {
         true => Box::new(Script::new()?),
         false => Box::new(Terminal::new().map_err(Failure::Other)?),
     };
-    let answers = gather(init, ask.as_mut(), out).await?;
+    let mut answers = gather(init, ask.as_mut(), out).await?;
+    if let (None, Some(name)) = (&answers.state_directory, &unit.instance) {
+        answers.state_directory = Some(Settings::defaults().state.directory.join(name));
+    }
     let written = draft::secrets(&answers, &secrets);
     if let Some((path, _)) = written.iter().find(|(path, _)| path.exists() && !init.force) {
         return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", path.display())));
@@ -106,18 +118,19 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
         let path = path.display().to_string();
         move |error: std::io::Error| Failure::Other(format!("{path} cannot be written: {error}"))
     };
+    files::open_directory(file.parent().unwrap_or(Path::new("/"))).map_err(failed(&file))?;
     files::private_directory(&secrets).map_err(failed(&secrets))?;
     for (path, secret) in &written {
         files::write_secret(path, secret).map_err(failed(path))?;
     }
     if is_installed && !written.is_empty() {
-        let place = Path::new(DROP_IN);
-        if let Some(directory) = place.parent() {
-            std::fs::create_dir_all(directory).map_err(failed(place))?;
-        }
-        files::write_open(place, &draft::drop_in(&answers, &secrets)).map_err(failed(place))?;
+        let place = unit.drop_in();
+        files::open_directory(place.parent().unwrap_or(Path::new("/"))).map_err(failed(&place))?;
+        files::write_open(&place, &draft::drop_in(&answers, &secrets)).map_err(failed(&place))?;
     }
-    files::write_open(&file, &draft::configuration(&answers, naming, &secrets)).map_err(failed(&file))?;
+    let schema = Path::new(SCHEMA).exists().then(|| format!("#:schema file://{SCHEMA}\n")).unwrap_or_default();
+    let text = format!("{schema}{}", draft::configuration(&answers, naming, &secrets));
+    files::write_open(&file, &text).map_err(failed(&file))?;
     tell(call, &file, &written.into_iter().map(|(path, _)| path).collect::<Vec<_>>(), is_installed, out)
 }
 
@@ -128,10 +141,21 @@ fn tell(
     is_installed: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
-    let is_default = file == Path::new(Sources::DEFAULT_FILE);
-    let option = if is_default { String::new() } else { format!(" --config {}", file.display()) };
-    let sudo = if is_default { "sudo " } else { "" };
-    let next = ["login", "doctor"].map(|command| format!("{sudo}referrald{option} {command}"));
+    let unit = Unit::of_config(file);
+    let is_of_unit = file == unit.config_file();
+    let option = match &unit.instance {
+        Some(name) => format!(" --instance {name}"),
+        None if is_of_unit => String::new(),
+        None => format!(" --config {}", file.display()),
+    };
+    let sudo = if is_of_unit { "sudo " } else { "" };
+    let mut next: Vec<String> = ["login", "doctor"].map(|command| format!("{sudo}referrald{option} {command}")).into();
+    if is_installed {
+        if !secrets.is_empty() {
+            next.insert(0, "sudo systemctl daemon-reload".to_owned());
+        }
+        next.push(format!("sudo systemctl enable --now {unit}"));
+    }
     if call.is_json {
         print_json(out, &json!({"configuration": file, "secrets": secrets, "next": next}))?;
         return Ok(Exit::Fine);
@@ -142,7 +166,7 @@ fn tell(
         row(out, "Secret", &secret.display().to_string())?;
     }
     if is_installed && !secrets.is_empty() {
-        row(out, "Unit", &format!("{DROP_IN} passes them; `systemctl daemon-reload` makes it known"))?;
+        row(out, "Unit", &format!("{} passes them to {unit}.service", unit.drop_in().display()))?;
     }
     writeln!(out, "\nNext:\n")?;
     for command in next {

@@ -134,7 +134,10 @@ impl Desk<'_> {
             (Some(key), true) => steps.push(format!("have the index of {} built again", key.name)),
         }
         if steps.is_empty() && self.is_fine(&found) {
-            self.say(out, "nothing to do: everything is there")?;
+            match self.is_json {
+                true => self.print(&found, out)?,
+                false => self.say(out, "nothing to do: everything is there")?,
+            }
             return Ok(Exit::Fine);
         }
         if !steps.is_empty() {

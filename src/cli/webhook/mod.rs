@@ -8,19 +8,21 @@ mod verify;
 mod tests;
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use attend::{Attendant, DRIFT_INTERVAL};
 
 use super::arguments::WebhookCommand;
 use super::build::{load, webhook_api};
 use super::exit::Exit;
+use super::layout::fitted;
 use super::{Call, Failure, print_json};
 use crate::config::Settings;
 use crate::model::{Fault, RemoteError};
-use crate::portal::partner_center::webhooks::{Registration, TEST_EVENT, TestReport, WebhookApi};
+use crate::portal::partner_center::webhooks::{Registration, TEST_EVENT, TestAttempt, TestReport, WebhookApi};
 use crate::trigger::settings::WebhookSettings;
 
 /// How long the report of a test event is waited for.
@@ -39,15 +41,22 @@ pub(super) async fn webhook(
     if let WebhookCommand::Verify(evidence) = command {
         return verify::verify(&settings, evidence, call.is_json, out).await;
     }
-    let desk = Desk { api: webhook_api(&settings)?, settings: &settings, is_json: call.is_json };
-    match command {
+    let told = Mutex::default();
+    let desk = Desk { api: webhook_api(&settings)?, settings: &settings, is_json: call.is_json, told };
+    let ended = match command {
         WebhookCommand::Show => desk.show(out).await,
         WebhookCommand::Events => desk.events(out).await,
         WebhookCommand::Register { take_over } => desk.register(*take_over, out).await,
         WebhookCommand::Unregister => desk.unregister(out).await,
         WebhookCommand::Test => desk.test(out).await,
         WebhookCommand::Verify(_) => unreachable!("handled above"),
+    };
+    // Also when it failed: what was there before is worth knowing then.
+    let told = desk.told.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !told.is_empty() {
+        print_json(out, &told)?;
     }
+    ended
 }
 
 /// What is wrong with the registration, in a sentence with what to do; `None` when it is as configured.
@@ -77,6 +86,8 @@ struct Desk<'a> {
     api: WebhookApi,
     settings: &'a Settings,
     is_json: bool,
+    /// What the one JSON document will say.
+    told: Mutex<serde_json::Map<String, Value>>,
 }
 
 impl Desk<'_> {
@@ -91,7 +102,7 @@ impl Desk<'_> {
         match (&self.settings.webhook.url, &drift) {
             (None, _) => writeln!(out, "webhook.url is not set, so there is nothing to compare it with")?,
             (Some(_), None) => writeln!(out, "as configured")?,
-            (Some(_), Some(drift)) => writeln!(out, "{drift}")?,
+            (Some(_), Some(drift)) => write!(out, "{}", fitted(drift))?,
         }
         Ok(Exit::Fine)
     }
@@ -207,7 +218,9 @@ impl Desk<'_> {
             Fault::Throttled { .. } => Failure::Other(format!("{error}; two test events a minute are allowed")),
             _ => told(error),
         })?;
-        self.say(out, &format!("test event sent, correlation id {id}"))?;
+        if !self.is_json {
+            writeln!(out, "test event sent, correlation id {id}")?;
+        }
         let report = tokio::time::timeout(TEST_TIME_MAX, self.report(&id)).await.map_err(|_| {
             Failure::Other(format!(
                 "no report within {} s; Partner Center may try for hours, look at `referrald status`",
@@ -217,12 +230,10 @@ impl Desk<'_> {
         let report = report.map_err(told)?;
         let is_good = report.attempts.last().is_some_and(|attempt| is_success(&attempt.code));
         if self.is_json {
-            let attempts: Vec<_> = report
-                .attempts
-                .iter()
-                .map(|one| json!({"code": one.code, "message": one.message, "at": one.at}))
-                .collect();
-            print_json(out, &json!({"correlation_id": id, "status": report.status, "attempts": attempts}))?;
+            let attempt = |one: &TestAttempt| json!({"code": one.code, "message": one.message, "at": one.at});
+            self.note("correlation_id", json!(id));
+            self.note("status", json!(report.status));
+            self.note("attempts", report.attempts.iter().map(attempt).collect());
         } else {
             writeln!(out, "report: {}", report.status)?;
             for attempt in &report.attempts {
@@ -252,13 +263,22 @@ impl Desk<'_> {
 
     fn print(&self, out: &mut (dyn Write + Send), title: &str, found: Option<&Registration>) -> Result<(), Failure> {
         if self.is_json {
-            return print_json(out, &json!({ title: found.map(shape) }));
+            self.note(title, json!(found.map(shape)));
+            return Ok(());
         }
         print_registration(out, title, found)
     }
 
     fn say(&self, out: &mut (dyn Write + Send), text: &str) -> Result<(), Failure> {
-        if self.is_json { print_json(out, &json!({ "text": text })) } else { Ok(writeln!(out, "{text}")?) }
+        if self.is_json {
+            self.note("text", text.into());
+            return Ok(());
+        }
+        Ok(write!(out, "{}", fitted(text))?)
+    }
+
+    fn note(&self, key: &str, value: Value) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), value);
     }
 }
 
@@ -277,7 +297,7 @@ fn print_registration(out: &mut (dyn Write + Send), title: &str, found: Option<&
         None => writeln!(out, "{title}: nothing")?,
         Some(found) => {
             writeln!(out, "{title}: {}", found.url)?;
-            writeln!(out, "  events: {}", found.events.join(", "))?;
+            write!(out, "{}", fitted(&format!("  events: {}", found.events.join(", "))))?;
         }
     }
     Ok(())

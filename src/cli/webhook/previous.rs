@@ -28,7 +28,9 @@ pub(super) fn keep(state: &Path, registration: &Registration) -> Result<(), Stri
         let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         out.write_all(body.as_bytes())?;
         out.sync_all()?;
-        std::fs::rename(&fresh, &file)
+        std::fs::rename(&fresh, &file)?;
+        crate::store::owner::hand_over(state);
+        Ok(())
     };
     write().map_err(|error: std::io::Error| {
         format!("the registration before cannot be kept in {}: {error}; nothing was changed", file.display())

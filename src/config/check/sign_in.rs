@@ -6,6 +6,7 @@ use std::path::Path;
 use super::super::key::KeyPath;
 use super::super::problem::Severity;
 use super::Rules;
+use crate::config::unit::Unit;
 use crate::http::settings::{AuthSettings, Grant};
 
 /// What a file is expected to hold.
@@ -184,11 +185,13 @@ impl Rules<'_> {
             self.error(key, "this is no name of a credential", "write the name that LoadCredential= gives it");
             return;
         }
+        let unit = Unit::of_this_process();
         match self.environment.get("CREDENTIALS_DIRECTORY") {
+            None if unit.credential(Path::new("/"), name).is_some() => {}
             None => self.warning(
                 key,
                 "cannot be checked here: only the service sees its credentials",
-                format!("make sure that the unit has LoadCredential={name}:…"),
+                format!("make sure that the unit {unit}.service has LoadCredential={name}:…"),
             ),
             Some(directory) if !Path::new(directory).join(name).is_file() => {
                 self.error(

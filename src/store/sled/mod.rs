@@ -17,7 +17,7 @@ mod side;
 mod tests;
 mod verify;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +37,7 @@ pub use self::opening::{VERIFIED_CLEAN_MAX, VERIFIED_UNCLEAN_MAX};
 use super::exports::{self, Exports, PAGE_ENTRIES};
 use super::keep::{Keep, private_directory};
 use super::lock;
+use super::owner::Seat;
 use crate::model::{Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{
     Batch, Check, Counters, DecisionChange, Decisions, ExportsKept, HistoryLine, IntendedAction, Intent, Memo, Opening,
@@ -69,7 +70,7 @@ struct Inner {
     openings: AtomicU64,
     panics: AtomicU32,
     damage: Mutex<Option<String>>,
-    _lock: File,
+    _seat: Seat,
 }
 
 enum Access {
@@ -84,14 +85,16 @@ impl SledStore {
     ///
     /// As [`super::open`].
     pub fn open(directory: &Path, cache_bytes: u64, key: Option<[u8; 16]>) -> Result<Self, StoreError> {
-        let lock = take(directory)?;
+        let seat = take(directory)?;
         let keep = Keep::open(directory, key)?;
         let place = Place::new(directory, cache_bytes, keep.key());
         let (ledger, opening) = place.open()?;
         let access = RwLock::new(Access::Open(Arc::new(ledger)));
         let (openings, panics, damage) = (AtomicU64::new(1), AtomicU32::new(0), Mutex::default());
         let opening = Mutex::new(opening);
-        let inner = Inner { access, place, keep, opening, openings, panics, damage, _lock: lock };
+        // Now already, so that a command that is killed leaves nothing of root's behind.
+        seat.hand_over();
+        let inner = Inner { access, place, keep, opening, openings, panics, damage, _seat: seat };
         Ok(SledStore { inner: Arc::new(inner) })
     }
 
@@ -371,8 +374,8 @@ impl StateStore for SledStore {
     }
 }
 
-/// Takes a state directory for this process, at once or not at all. The lock ends with the returned file, also by kill.
-fn take(directory: &Path) -> Result<File, StoreError> {
+/// Takes a state directory for this process, at once or not at all. The lock ends with the returned seat, also by kill.
+fn take(directory: &Path) -> Result<Seat, StoreError> {
     let failed = |error: std::io::Error| StoreError::Failed {
         reason: format!(
             "cannot write to {}: {error}; make it a directory that belongs to the user that runs referrald, or set \
@@ -407,5 +410,5 @@ fn take(directory: &Path) -> Result<File, StoreError> {
         Err(error) => return Err(failed(error.into())),
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(file)
+    Ok(Seat::new(directory, file))
 }

@@ -14,6 +14,7 @@ use crate::model::Timestamp;
 use crate::ports::{Batch, Check, ExportCheck, Memo, StateStore, StoreError};
 use crate::store::exports::{self, Exports, Header, PAGE_ENTRIES, Reader, Unusable};
 use crate::store::keep::{Keep, move_to_side};
+use crate::store::owner::Seat;
 
 /// What an import took.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,13 +30,13 @@ pub struct Imported {
 }
 
 /// Opens the place of a ledger that no process has, and changes nothing in it.
-fn place(directory: &Path, cache_bytes: u64) -> Result<(File, Place), StoreError> {
+fn place(directory: &Path, cache_bytes: u64) -> Result<(Seat, Place), StoreError> {
     if !directory.is_dir() {
         return Err(StoreError::Failed { reason: format!("there is no state in {}", directory.display()) });
     }
-    let lock = take(directory)?;
+    let seat = take(directory)?;
     let keep = Keep::open(directory, None)?;
-    Ok((lock, Place::new(directory, cache_bytes, keep.key())))
+    Ok((seat, Place::new(directory, cache_bytes, keep.key())))
 }
 
 /// Reads everything in a state directory that no process has, and says what it found. Nothing is moved or mended. Blocks.
@@ -45,7 +46,7 @@ fn place(directory: &Path, cache_bytes: u64) -> Result<(File, Place), StoreError
 /// As [`crate::store::open`], and [`StoreError::Failed`] when there is no state directory. Damage is no error: the
 /// answer tells of it.
 pub fn examine(directory: &Path, cache_bytes: u64) -> Result<Check, StoreError> {
-    let (_lock, place) = place(directory, cache_bytes)?;
+    let (_seat, place) = place(directory, cache_bytes)?;
     let commit_expected = place.note().map_err(|failure| place.told(&failure))?.unwrap_or_default().commit;
     let looked = match fs::symlink_metadata(place.path()) {
         Ok(_) => place.apart(|place| {
@@ -81,7 +82,7 @@ pub fn examine(directory: &Path, cache_bytes: u64) -> Result<Check, StoreError> 
 ///
 /// As [`examine`]; also when the ledger is damaged.
 pub fn recall(directory: &Path, cache_bytes: u64) -> Result<Option<Memo>, StoreError> {
-    let (_lock, place) = place(directory, cache_bytes)?;
+    let (_seat, place) = place(directory, cache_bytes)?;
     if fs::symlink_metadata(place.path()).is_err() {
         return Ok(None);
     }
@@ -129,7 +130,7 @@ pub(super) fn check_exports(exports: &Exports) -> Vec<ExportCheck> {
 ///
 /// As [`examine`].
 pub fn set_aside(directory: &Path, cache_bytes: u64) -> Result<Option<PathBuf>, StoreError> {
-    let (_lock, place) = place(directory, cache_bytes)?;
+    let (_seat, place) = place(directory, cache_bytes)?;
     if fs::symlink_metadata(place.path()).is_err() {
         return Ok(None);
     }
@@ -146,7 +147,7 @@ pub fn set_aside(directory: &Path, cache_bytes: u64) -> Result<Option<PathBuf>, 
 ///
 /// As [`examine`]; also when the ledger is damaged, or `out` refuses something.
 pub fn export(directory: &Path, cache_bytes: u64, now: Timestamp, out: &mut dyn Write) -> Result<u64, StoreError> {
-    let (_lock, place) = place(directory, cache_bytes)?;
+    let (_seat, place) = place(directory, cache_bytes)?;
     if fs::symlink_metadata(place.path()).is_err() {
         let reason = format!("there is no ledger in {}", directory.display());
         return Err(StoreError::Failed { reason });

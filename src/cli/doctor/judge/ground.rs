@@ -21,7 +21,7 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
         let secrets: Vec<&SecretFact> =
             facts.secrets.iter().filter(|(of, _)| *of == side).map(|(_, secret)| secret).collect();
         desk.add(format!("secrets:{}", word(side)), format!("Secrets for {side}"), &["configuration"], || {
-            (!secrets.is_empty()).then(|| self::secrets(&secrets))
+            (!secrets.is_empty()).then(|| self::secrets(&secrets, &facts.unit))
         });
     }
     desk.add("state", "State directory", &["configuration"], || facts.state.as_ref().map(state));
@@ -73,7 +73,7 @@ fn configuration(facts: &Facts) -> Outcome {
     }
 }
 
-fn secrets(secrets: &[&SecretFact]) -> Outcome {
+fn secrets(secrets: &[&SecretFact], unit: &UnitFact) -> Outcome {
     for secret in secrets {
         let SecretFact { key, place, found } = secret;
         let expected = format!("the bare secret in {place}");
@@ -84,7 +84,7 @@ fn secrets(secrets: &[&SecretFact]) -> Outcome {
                 return Outcome::failed(
                     format!("{key}: there is no credential {name}: {reason}"),
                     format!("LoadCredential={name}:FILE under [Service] of the unit"),
-                    "systemctl edit referrald, and add that line with the file of the secret",
+                    format!("systemctl edit {}, and add that line with the file of the secret", unit.unit),
                 );
             }
             SecretFound::Unreadable(reason) => {
@@ -173,7 +173,8 @@ fn state(state: &StateFact) -> Outcome {
         StateFact::Found { path, strangers, .. } if !strangers.is_empty() => Outcome::failed(
             format!("files in {} belong to another user than it does, so the daemon cannot use them", path.display()),
             "one owner for all of it",
-            format!("chown -R --reference={0} {0}", path.display()),
+            // With a slash: the directory of a unit with `DynamicUser=` is a symbolic link, which chown would not follow.
+            format!("chown -R --reference={0} {0}/", path.display()),
         )
         .with(strangers.iter().take(5).map(|path| path.display().to_string()).collect()),
         StateFact::Found { path, is_writable: false, .. } => Outcome::failed(
@@ -254,7 +255,7 @@ fn unit(unit: &UnitFact) -> Outcome {
         return Outcome::failed(
             format!("the unit passes no credential {name}, and the configuration names it"),
             format!("LoadCredential={name}:FILE under [Service]"),
-            "systemctl edit referrald, and add that line with the file of the secret",
+            format!("systemctl edit {}, and add that line with the file of the secret", unit.unit),
         );
     }
     match (&unit.config, &unit.read) {
