@@ -14,7 +14,7 @@ use super::classify::{Closing, Judged, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
-use super::transport::{Request, SetupError, Transport};
+use super::transport::{Request, SetupError, Transport, Wire};
 use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
 use crate::ports::{Allowance, Clock, Traffic};
@@ -22,7 +22,7 @@ use crate::ports::{Allowance, Clock, Traffic};
 /// A client for one service: everything both adapters share.
 pub struct Client {
     dialect: Arc<dyn Dialect>,
-    transport: Transport,
+    wire: Arc<dyn Wire>,
     settings: HttpSettings,
     limiter: Limiter,
     gate: Gate,
@@ -47,7 +47,7 @@ impl Client {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
         Ok(Client {
-            transport: Transport::new(&base, http)?,
+            wire: Arc::new(Transport::new(&base, http)?),
             settings: http.clone(),
             limiter: Limiter::new(limits, Arc::clone(&clock))?,
             gate: Gate::new(dialect.side(), Arc::clone(&clock)),
@@ -60,13 +60,19 @@ impl Client {
         })
     }
 
+    /// The same client over another wire.
+    #[must_use]
+    pub fn over(self, wire: Arc<dyn Wire>) -> Self {
+        Client { wire, ..self }
+    }
+
     /// Sends one call: admission (gate, limiter, token, gate again), send, classify, and again while it makes sense.
     ///
     /// # Errors
     /// See `Effect` for what a lost answer means. `Fault::Throttled` comes at once, and nothing is sent, while the
     /// service is closed for longer than `retry_after_wait_max`.
     pub async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        if let Some(reason) = self.transport.refuse(&call.url) {
+        if let Some(reason) = self.wire.refuse(&call.url) {
             return Err(RemoteError::new(self.dialect.side(), call.operation, Fault::Refused).with_message(reason));
         }
         let mut deadline = None;
@@ -76,7 +82,7 @@ impl Client {
             let (permit, token) = self.admit(&call).await?;
             // Standing in line for the first time does not count.
             let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
-            let result = self.transport.send(self.request(&call, &token)).await;
+            let result = self.wire.send(self.request(&call, &token)).await;
             let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
             self.count(&judged);
             if let Some(closing) = judged.closing {

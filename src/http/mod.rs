@@ -23,7 +23,7 @@ use crate::model::{Fault, RemoteError, Side, Timestamp};
 
 pub use client::Client;
 pub use signin::Tokens;
-pub use transport::{Response, SetupError, check_base, install_crypto, is_loopback};
+pub use transport::{Lost, Request, Response, SetupError, Wire, check_base, install_crypto, is_loopback};
 
 /// One call, before limits, token and correlation headers are added.
 #[derive(Clone)]
