@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::classify::{Closing, Judged, Verdict, classify};
+use super::classify::{Judged, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
@@ -83,17 +83,19 @@ impl Client {
             // Standing in line for the first time does not count.
             let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
             let result = self.wire.send(self.request(&call, &token)).await;
+            let heard = result.as_ref().ok().map(|response| self.dialect.remaining(&response.headers));
             let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
             self.count(&judged);
+            if let Some(remaining) = heard {
+                self.limiter.learn(&permit, remaining, judged.closing.and_then(|closing| closing.facet));
+            }
             if let Some(closing) = judged.closing {
-                self.close(closing, &permit);
+                // A window of nothing must not make the next attempt follow at once.
+                self.gate.close(closing.window.max(self.settings.retry_delay.get()));
             }
             drop(permit);
             match judged.verdict {
-                Verdict::Done(answer) => {
-                    self.limiter.speed_up();
-                    return Ok(answer);
-                }
+                Verdict::Done(answer) => return Ok(answer),
                 Verdict::Final(error) => return Err(error),
                 Verdict::Renew(error) if is_renewed => return Err(error),
                 Verdict::Renew(_) => {
@@ -164,7 +166,7 @@ impl Client {
         let mut closings = 0;
         loop {
             self.gate.pass(self.settings.retry_after_wait_max.get()).await.map_err(throttled)?;
-            let permit = self.limiter.admit().await;
+            let permit = self.limiter.admit(call.effect, call.items).await;
             let token = self.tokens.bearer().await?;
             closings += 1;
             match self.gate.closed_until() {
@@ -212,14 +214,6 @@ impl Client {
         *traffic.outcomes.entry(word.to_owned()).or_default() += 1;
         let millis = u64::try_from(asked_to_wait.as_millis()).unwrap_or(u64::MAX);
         traffic.asked_to_wait_ms = traffic.asked_to_wait_ms.saturating_add(millis);
-    }
-
-    fn close(&self, closing: Closing, permit: &Permit) {
-        // A window of nothing must not make the next attempt follow at once.
-        self.gate.close(closing.window.max(self.settings.retry_delay.get()));
-        if closing.is_concurrency {
-            self.limiter.slow_down(permit);
-        }
     }
 
     /// A throttled failure tells the end of the window that is known by now.
