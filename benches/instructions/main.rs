@@ -34,7 +34,7 @@ fn main() {
     let portal = town.portal_saying(town.page_of_referrals(SIZE));
     count("decode_referrals", decode_referrals(&town, portal.as_ref()));
     let crm = town.crm_saying_leads();
-    let first = town.block_on(crm.leads_changed_since(Timestamp::from_seconds(0), None)).expect("a page");
+    let first = town.block_on(crm.leads_changed_since(Timestamp::from_seconds(0), &[], None)).expect("a page");
     drop(first); // From here on the answer is kept.
     count("decode_leads", decode_leads(&town, &crm));
 
@@ -80,5 +80,5 @@ fn decode_referrals(town: &Town, portal: &dyn Portal) -> usize {
 #[inline(never)]
 fn decode_leads(town: &Town, crm: &dyn Crm) -> usize {
     let since = Timestamp::from_seconds(0);
-    black_box(town.block_on(crm.leads_changed_since(since, None)).expect("the page is whole")).items.len()
+    black_box(town.block_on(crm.leads_changed_since(since, &[], None)).expect("the page is whole")).items.len()
 }

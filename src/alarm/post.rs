@@ -11,7 +11,7 @@ use url::Url;
 use crate::config::secret::SecretSource;
 use crate::http::retry::{delay, retry_after, spread};
 use crate::http::settings::HttpSettings;
-use crate::http::transport::{Lost, Request, Transport, check_base};
+use crate::http::transport::{Lost, Request, Transport, Wire, check_base};
 use crate::model::Timestamp;
 
 /// How long one delivery may take.

@@ -258,9 +258,8 @@ pub(super) struct Line {
 /// The line to the referrals API.
 pub(super) fn portal_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Line, StartError> {
     let portal = &settings.partner_center;
-    let limits = LimitSettings { requests_per_minute: portal.requests_per_minute, in_flight_max: portal.in_flight_max };
     let (side, section) = (Side::Portal, "partner_center.auth");
-    line(settings, clock, (side, section, &portal.auth), &portal.base_url, portal::dialect(), limits)
+    line(settings, clock, (side, section, &portal.auth), &portal.base_url, portal::dialect(), portal.limits())
 }
 
 /// The line to the Web API of Dataverse.
@@ -271,13 +270,9 @@ pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Li
             "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
         )
     })?;
-    let limits = LimitSettings {
-        requests_per_minute: crm_settings.requests_per_minute,
-        in_flight_max: crm_settings.in_flight_max,
-    };
     let (side, section) = (Side::Crm, "dataverse.auth");
     let dialect = crm::dialect(mapped_columns(settings));
-    line(settings, clock, (side, section, &crm_settings.auth), url, dialect, limits)
+    line(settings, clock, (side, section, &crm_settings.auth), url, dialect, crm_settings.limits())
 }
 
 /// The line to the webhook registration API.
@@ -287,7 +282,7 @@ pub(super) fn webhook_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Resul
         true => "partner_center.auth",
         false => "partner_center.webhook_auth",
     };
-    let limits = LimitSettings { requests_per_minute: portal.requests_per_minute, in_flight_max: 1 };
+    let limits = LimitSettings { in_flight_max: 1, ..portal.limits() };
     let auth = portal.webhook_sign_in();
     line(settings, clock, (Side::Portal, section, &auth), &portal.webhook_api_url, portal::dialect(), limits)
 }

@@ -1,9 +1,11 @@
 //! Scans that read everything: resumable, between other work, page by page.
 
-use super::{CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
-use crate::model::{LeadState, ReferralId, ReferralStatus, Side, Standing};
+use std::sync::Arc;
+
+use super::{Budget, CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
+use crate::model::{LeadState, Referral, ReferralId, ReferralStatus, RemoteError, Side, Standing};
 use crate::plan::{Row, brakes};
-use crate::ports::{ActionKind, Batch, Opening, Scan, SweepCursor};
+use crate::ports::{ActionKind, Batch, Cursor, Opening, Page, Portal, Scan, SweepCursor};
 
 /// Entries of one step of the reading by id.
 const READING_STEP: usize = 200;
@@ -161,7 +163,12 @@ impl Pass<'_> {
     /// Reads one page of the sweep; false when it cannot go on now.
     async fn sweep_page(&mut self) -> Result<bool, CycleError> {
         let Some(mut sweep) = self.memo.sweep.clone() else { return Ok(false) };
-        let page = match self.ports.portal.page(&Scan::Sweep, sweep.cursor.as_ref()).await {
+        let ahead = self.ahead.take().filter(|ahead| Some(&ahead.cursor) == sweep.cursor.as_ref());
+        let read = match ahead {
+            Some(ahead) => ahead.page,
+            None => self.ports.portal.page(&Scan::Sweep, sweep.cursor.as_ref()).await,
+        };
+        let page = match read {
             Ok(page) => page,
             Err(error) if self.waits_out(&error).await => return Ok(true),
             Err(error) => {
@@ -210,18 +217,16 @@ impl Pass<'_> {
         self.memo.sweep_page = before; // Until this page is done.
         let items = page.items;
         let mut gone_rows = self.rows_of_gone(&items, &gone)?;
-        let mut listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
+        let listed = if self.backfill.is_some() { items.clone() } else { Vec::new() };
         let mut rows = self.join_known(items, known);
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
-        loop {
-            listed = self.mark_for_backfill(&mut rows, listed)?;
-            self.process(std::mem::take(&mut rows)).await?;
-            self.after_backfill_page().await?;
-            if listed.is_empty() {
-                break;
-            }
-        }
+        let began = self.ports.clock.now();
+        let next = page.next.clone().filter(|_| self.has_time_for_another_page());
+        let ahead = look_ahead(Arc::clone(&self.ports.portal), next);
+        let (worked, ahead) = tokio::join!(self.work_on_page(rows, listed), ahead);
+        worked?;
+        (self.ahead, self.page_time) = (ahead, self.ports.clock.now().since(began));
         if self.attempted.get(&ActionKind::Create).copied() == created {
             self.make_room_for_write_backs().await?;
         }
@@ -247,6 +252,28 @@ impl Pass<'_> {
             self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
         }
         Ok(!is_over)
+    }
+
+    /// Decides and sends what one page of a sweep asks for.
+    async fn work_on_page(&mut self, mut rows: Vec<Row>, mut listed: Vec<Referral>) -> Result<(), CycleError> {
+        loop {
+            listed = self.mark_for_backfill(&mut rows, listed)?;
+            self.process(std::mem::take(&mut rows)).await?;
+            self.after_backfill_page().await?;
+            if listed.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// There will be time for the page after this one, if it takes as long as the last one did: what is read ahead and not
+    /// used is read again by the next pass.
+    fn has_time_for_another_page(&self) -> bool {
+        let later = self.ports.clock.now().plus(self.page_time);
+        match self.mode {
+            Mode::Write(Budget::Work(limit)) => self.has_time() && later.since(self.began) < limit,
+            Mode::Write(Budget::Unlimited) | Mode::Forecast => self.has_time(),
+        }
     }
 
     /// Referrals whose lead was gone: a sweep looks whether it is back (recycle bin, restored backup).
@@ -375,6 +402,18 @@ impl Pass<'_> {
         self.note_old_outcomes(&ids);
         Ok(())
     }
+}
+
+/// The next page of a sweep, read while the one before is worked on.
+pub(super) struct Ahead {
+    cursor: Cursor,
+    page: Result<Page<Referral>, RemoteError>,
+}
+
+async fn look_ahead(portal: Arc<dyn Portal>, cursor: Option<Cursor>) -> Option<Ahead> {
+    let cursor = cursor?;
+    let page = portal.page(&Scan::Sweep, Some(&cursor)).await;
+    Some(Ahead { cursor, page })
 }
 
 /// Entries whose lead can still have news: the referral is open, or the lead is.

@@ -178,6 +178,10 @@ struct Pass<'a> {
     openings: u64,
     /// Writes that go beside everything else.
     write_backs: write_backs::WriteBacks,
+    /// The page of a sweep after the one that is worked on.
+    ahead: Option<background::Ahead>,
+    /// How long the last page of a sweep was worked on.
+    page_time: Duration,
 }
 
 impl<'a> Pass<'a> {
@@ -233,6 +237,8 @@ impl<'a> Pass<'a> {
             unresolved: BTreeSet::new(),
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),
+            ahead: None,
+            page_time: Duration::ZERO,
         })
     }
 

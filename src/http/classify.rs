@@ -22,7 +22,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::retry;
 use super::transport::{Lost, Response};
-use super::{Answer, Dialect, Effect, RefusalVerdict};
+use super::{Answer, Dialect, Effect, Facet, RefusalVerdict};
 use crate::model::{Fault, RemoteError, Timestamp};
 
 /// The window after a 429 that names none, when the dialect does not name one either.
@@ -55,8 +55,8 @@ pub enum Verdict {
 pub struct Closing {
     /// From now.
     pub window: Duration,
-    /// There were too many requests at once.
-    pub is_concurrency: bool,
+    /// Which limit was met; `None` when it is no throttling.
+    pub facet: Option<Facet>,
 }
 
 /// Decides what one attempt means (see the table above).
@@ -108,7 +108,7 @@ fn refusal(
     let asked = retry::retry_after(headers, now).filter(|_| status.is_server_error() || throttling.is_some());
     let closing = match (throttling, asked) {
         (Some(throttling), asked) => Some(Closing { window: asked.unwrap_or(throttling.window), ..throttling }),
-        (None, Some(window)) => Some(Closing { window, is_concurrency: false }),
+        (None, Some(window)) => Some(Closing { window, facet: None }),
         (None, None) => None,
     };
     let verdict = match (throttling.and(closing), refusal.verdict) {
@@ -134,13 +134,14 @@ fn refusal(
 /// A refusal that proves that nothing was done: what the dialect calls throttled, any 429, and a 503 that says when to
 /// come back. The window is the one without a `Retry-After`.
 fn throttling(status: StatusCode, headers: &HeaderMap, verdict: RefusalVerdict) -> Option<Closing> {
-    let (window, is_concurrency) = match verdict {
-        RefusalVerdict::Throttled { default_wait, is_concurrency } => (default_wait, is_concurrency),
-        _ if status == StatusCode::TOO_MANY_REQUESTS => (THROTTLED_WAIT, false),
-        _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => (THROTTLED_WAIT, false),
+    let (window, facet) = match verdict {
+        RefusalVerdict::Throttled { default_wait, facet } => (default_wait, Some(facet)),
+        _ if status == StatusCode::TOO_MANY_REQUESTS => (THROTTLED_WAIT, Some(Facet::Unknown)),
+        // Nobody said that we are the reason.
+        _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => (THROTTLED_WAIT, None),
         _ => return None,
     };
-    Some(Closing { window, is_concurrency })
+    Some(Closing { window, facet })
 }
 
 /// A read is tried again; whether a write was carried out is not known.

@@ -10,11 +10,11 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::classify::{Closing, Judged, Verdict, classify};
+use super::classify::{Judged, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
-use super::transport::{Request, SetupError, Transport};
+use super::transport::{Request, SetupError, Transport, Wire};
 use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
 use crate::ports::{Allowance, Clock, Traffic};
@@ -22,7 +22,7 @@ use crate::ports::{Allowance, Clock, Traffic};
 /// A client for one service: everything both adapters share.
 pub struct Client {
     dialect: Arc<dyn Dialect>,
-    transport: Transport,
+    wire: Arc<dyn Wire>,
     settings: HttpSettings,
     limiter: Limiter,
     gate: Gate,
@@ -47,7 +47,7 @@ impl Client {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
         Ok(Client {
-            transport: Transport::new(&base, http)?,
+            wire: Arc::new(Transport::new(&base, http)?),
             settings: http.clone(),
             limiter: Limiter::new(limits, Arc::clone(&clock))?,
             gate: Gate::new(dialect.side(), Arc::clone(&clock)),
@@ -60,13 +60,19 @@ impl Client {
         })
     }
 
+    /// The same client over another wire.
+    #[must_use]
+    pub fn over(self, wire: Arc<dyn Wire>) -> Self {
+        Client { wire, ..self }
+    }
+
     /// Sends one call: admission (gate, limiter, token, gate again), send, classify, and again while it makes sense.
     ///
     /// # Errors
     /// See `Effect` for what a lost answer means. `Fault::Throttled` comes at once, and nothing is sent, while the
     /// service is closed for longer than `retry_after_wait_max`.
     pub async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        if let Some(reason) = self.transport.refuse(&call.url) {
+        if let Some(reason) = self.wire.refuse(&call.url) {
             return Err(RemoteError::new(self.dialect.side(), call.operation, Fault::Refused).with_message(reason));
         }
         let mut deadline = None;
@@ -76,18 +82,20 @@ impl Client {
             let (permit, token) = self.admit(&call).await?;
             // Standing in line for the first time does not count.
             let deadline = *deadline.get_or_insert_with(|| self.clock.now().plus(self.call_time_max(&call)));
-            let result = self.transport.send(self.request(&call, &token)).await;
+            let result = self.wire.send(self.request(&call, &token)).await;
+            let heard = result.as_ref().ok().map(|response| self.dialect.remaining(&response.headers));
             let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
             self.count(&judged);
+            if let Some(remaining) = heard {
+                self.limiter.learn(&permit, remaining, judged.closing.and_then(|closing| closing.facet));
+            }
             if let Some(closing) = judged.closing {
-                self.close(closing, &permit);
+                // A window of nothing must not make the next attempt follow at once.
+                self.gate.close(closing.window.max(self.settings.retry_delay.get()));
             }
             drop(permit);
             match judged.verdict {
-                Verdict::Done(answer) => {
-                    self.limiter.speed_up();
-                    return Ok(answer);
-                }
+                Verdict::Done(answer) => return Ok(answer),
                 Verdict::Final(error) => return Err(error),
                 Verdict::Renew(error) if is_renewed => return Err(error),
                 Verdict::Renew(_) => {
@@ -158,7 +166,7 @@ impl Client {
         let mut closings = 0;
         loop {
             self.gate.pass(self.settings.retry_after_wait_max.get()).await.map_err(throttled)?;
-            let permit = self.limiter.admit().await;
+            let permit = self.limiter.admit(call.effect, call.items).await;
             let token = self.tokens.bearer().await?;
             closings += 1;
             match self.gate.closed_until() {
@@ -206,14 +214,6 @@ impl Client {
         *traffic.outcomes.entry(word.to_owned()).or_default() += 1;
         let millis = u64::try_from(asked_to_wait.as_millis()).unwrap_or(u64::MAX);
         traffic.asked_to_wait_ms = traffic.asked_to_wait_ms.saturating_add(millis);
-    }
-
-    fn close(&self, closing: Closing, permit: &Permit) {
-        // A window of nothing must not make the next attempt follow at once.
-        self.gate.close(closing.window.max(self.settings.retry_delay.get()));
-        if closing.is_concurrency {
-            self.limiter.slow_down(permit);
-        }
     }
 
     /// A throttled failure tells the end of the window that is known by now.

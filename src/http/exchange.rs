@@ -23,6 +23,10 @@ pub trait Exchange: Send + Sync {
     fn allow(&self, allowance: Option<Allowance>);
     /// Notes how many requests at once the service recommends.
     fn recommend(&self, parallelism: u16);
+    /// Requests that may be under way at once, at the moment.
+    fn parallelism(&self) -> usize {
+        1
+    }
 }
 
 #[async_trait]
@@ -53,5 +57,9 @@ impl Exchange for super::Client {
 
     fn recommend(&self, parallelism: u16) {
         super::Client::recommend(self, parallelism);
+    }
+
+    fn parallelism(&self) -> usize {
+        super::Client::parallelism(self)
     }
 }

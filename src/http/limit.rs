@@ -11,16 +11,27 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::retry;
+use super::pace::{Departure, Facet, Learned, Pace, Remaining};
 use super::settings::LimitSettings;
 use super::transport::SetupError;
+use super::{Effect, retry};
 use crate::model::{Side, Timestamp};
 use crate::ports::Clock;
 
-/// The share of a minute's requests that may leave at once, as a divisor.
-const BURST_DIVISOR: u32 = 60;
-/// The most requests that may leave at once.
-const BURST_MAX: u32 = 20;
+/// A whole window, in the cells of `governor`.
+const CELLS: f64 = 1e7;
+/// The window of `requests_per_minute`.
+const MINUTE: Duration = Duration::from_secs(60);
+/// The most requests that may leave at once; else as many as come in a second.
+const BURST_MAX: f64 = 20.0;
+/// The part of a service's window that may be used at once after a pause.
+const PROTECTED_BURST: f64 = 0.01;
+/// The shortest wait.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+/// How long somebody waits whose turn it is not.
+const TURN_PAUSE: Duration = Duration::from_millis(10);
+/// Reads that go before a write that waits.
+const READS_BEFORE_A_WRITE: u32 = 4;
 /// A `Retry-After` longer than this is an alarm.
 pub const ALARM_AFTER: Duration = Duration::from_secs(3600);
 
@@ -61,12 +72,24 @@ impl governor::clock::Clock for Elapsed {
     }
 }
 
-/// Steady rate and parallelism of one service.
+/// Rates and parallelism of one service.
 pub struct Limiter {
     clock: Arc<dyn Clock>,
     elapsed: Elapsed,
-    rate: RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Nanos>>,
+    /// What the operator allows, lowered when the service refuses.
+    rate: Valve,
+    asked: Mutex<Learned>,
+    /// What the service protects itself with, where that is documented.
+    protected: Option<Protected>,
     parallelism: Arc<Parallelism>,
+    queue: Mutex<Turns>,
+}
+
+/// The valves of a service that protects itself.
+struct Protected {
+    requests: Valve,
+    execution: Valve,
+    pace: Mutex<Pace>,
 }
 
 impl Limiter {
@@ -75,37 +98,88 @@ impl Limiter {
     /// # Errors
     /// When a limit is zero.
     pub fn new(limits: LimitSettings, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
-        let per_minute = NonZeroU32::new(limits.requests_per_minute)
-            .ok_or_else(|| SetupError::new("requests_per_minute must be at least 1"))?;
+        if limits.requests_per_minute == 0 {
+            return Err(SetupError::new("requests_per_minute must be at least 1"));
+        }
         if limits.in_flight_max == 0 {
             return Err(SetupError::new("in_flight_max must be at least 1"));
         }
-        let burst = NonZeroU32::new((limits.requests_per_minute / BURST_DIVISOR).clamp(1, BURST_MAX))
-            .expect("a number clamped to at least 1 is not zero");
         let elapsed = Elapsed::new(Arc::clone(&clock));
-        let quota = Quota::per_minute(per_minute).allow_burst(burst);
-        let rate = RateLimiter::direct_with_clock(quota, elapsed.clone());
-        Ok(Limiter { clock, elapsed, rate, parallelism: Arc::new(Parallelism::new(limits.in_flight_max as usize)) })
+        let per_minute = f64::from(limits.requests_per_minute);
+        let rate = Valve::new(MINUTE, (per_minute / 60.0).clamp(1.0, BURST_MAX) / per_minute, &elapsed);
+        let protected = limits.protection.map(|protection| Protected {
+            requests: Valve::new(protection.window, PROTECTED_BURST, &elapsed),
+            execution: Valve::new(protection.window, PROTECTED_BURST, &elapsed),
+            pace: Mutex::new(Pace::new(protection)),
+        });
+        Ok(Limiter {
+            clock,
+            elapsed,
+            rate,
+            asked: Mutex::new(Learned::at_most(per_minute, MINUTE)),
+            protected,
+            parallelism: Arc::new(Parallelism::new(limits.in_flight_max as usize)),
+            queue: Mutex::default(),
+        })
     }
 
-    /// Waits until one more request may leave. The permit is held until its answer is here.
-    pub async fn admit(&self) -> Permit {
-        let permit = self.parallelism.acquire().await;
-        while let Err(early) = self.rate.check() {
-            self.clock.sleep(early.wait_time_from(self.elapsed.now()).max(Duration::from_millis(1))).await;
+    /// Waits until one more request with so many operations may leave. The permit is held until its answer is here.
+    pub async fn admit(&self, effect: Effect, operations: u32) -> Permit {
+        {
+            let place = Place::take(&self.queue, effect);
+            let part = || lock(&self.asked).part(1.0);
+            loop {
+                let wait = match lock(&self.queue).may_go(effect) {
+                    true => self.rate.take(part()),
+                    false => Err(TURN_PAUSE),
+                };
+                match wait {
+                    Ok(()) => break,
+                    Err(wait) => self.clock.sleep(wait).await,
+                }
+            }
+            place.leave();
         }
+        lock(&self.asked).spend(self.elapsed.get(), 1.0);
+        if let Some(Protected { requests, execution, pace }) = &self.protected {
+            self.wait_for(requests, || lock(pace).request_part()).await;
+            self.wait_for(execution, || {
+                let pace = lock(pace);
+                pace.execution_part(pace.estimate(effect, operations))
+            })
+            .await;
+        }
+        let mut permit = self.parallelism.acquire().await;
+        permit.departure =
+            self.protected.as_ref().map(|known| lock(&known.pace).leave(self.elapsed.get(), effect, operations));
         permit
     }
 
-    /// Halves the parallelism: there were too many at once. Refusals of requests that left before the last halving
-    /// say nothing new.
-    pub fn slow_down(&self, permit: &Permit) {
-        self.parallelism.lower(permit.epoch);
+    async fn wait_for(&self, valve: &Valve, part: impl Fn() -> f64) {
+        while let Err(wait) = valve.take(part()) {
+            self.clock.sleep(wait).await;
+        }
     }
 
-    /// Notes an answer that was no throttling; enough of them raise the parallelism by one.
-    pub fn speed_up(&self) {
-        self.parallelism.raise();
+    /// Takes notice of an answer: what it shows as left of the service's window, and which limit refused it, if one did.
+    pub fn learn(&self, permit: &Permit, remaining: Remaining, refused: Option<Facet>) {
+        let now = self.elapsed.get();
+        match refused {
+            Some(Facet::Concurrency) => self.parallelism.lower(permit.epoch),
+            Some(Facet::Requests | Facet::Unknown) if self.protected.is_none() => lock(&self.asked).refuse(now),
+            Some(_) => {}
+            None => {
+                self.parallelism.raise();
+                let mut asked = lock(&self.asked);
+                let spent = asked.spend(now, 0.0);
+                asked.learn(now, spent, None);
+            }
+        }
+        if let (Some(known), Some(departure)) = (&self.protected, &permit.departure) {
+            let mut pace = lock(&known.pace);
+            let more = pace.answer(now, departure, remaining, refused);
+            known.execution.owe(pace.execution_part(more));
+        }
     }
 
     /// Notes how many requests at once the service recommends: never more than that, nor than was configured.
@@ -116,6 +190,110 @@ impl Limiter {
     /// Requests that may be under way at once, at the moment.
     pub fn parallelism(&self) -> usize {
         lock(&self.parallelism.state).limit
+    }
+}
+
+/// One rate, in parts of a whole window. What one request takes may change from one to the next.
+struct Valve {
+    rate: RateLimiter<NotKeyed, InMemoryState, Elapsed, NoOpMiddleware<Nanos>>,
+    elapsed: Elapsed,
+    burst: u32,
+    /// Cells that passed without being taken: fractions, and what turned out dearer than it was thought.
+    owed: Mutex<f64>,
+}
+
+impl Valve {
+    /// One whole for each window; `burst` of it may pass at once.
+    fn new(window: Duration, burst: f64, elapsed: &Elapsed) -> Self {
+        let burst = ((CELLS * burst).ceil() as u32).max(1);
+        let quota = Quota::with_period(window.div_f64(CELLS)).expect("a window is longer than so many nanoseconds");
+        let quota = quota.allow_burst(NonZeroU32::new(burst).expect("at least 1 is not zero"));
+        let rate = RateLimiter::direct_with_clock(quota, elapsed.clone());
+        Valve { rate, elapsed: elapsed.clone(), burst, owed: Mutex::new(0.0) }
+    }
+
+    /// Lets a part of a window pass now, or says how long to wait. What is larger than the burst passes as a whole and is
+    /// waited for by what comes next.
+    fn take(&self, part: f64) -> Result<(), Duration> {
+        let mut owed = lock(&self.owed);
+        let due = *owed + part * CELLS;
+        let cells = (due.max(0.0) as u32).min(self.burst);
+        let Some(count) = NonZeroU32::new(cells) else {
+            *owed = due;
+            return Ok(());
+        };
+        match self.rate.check_n(count) {
+            Ok(Ok(())) => {
+                *owed = due - f64::from(cells);
+                Ok(())
+            }
+            Ok(Err(early)) => Err(early.wait_time_from(self.elapsed.now()).max(WAIT_MIN)),
+            Err(_) => Err(WAIT_MIN), // Never: it is cut to the burst.
+        }
+    }
+
+    /// What has passed turned out to be more by a part of a window, or less when it is negative.
+    fn owe(&self, part: f64) {
+        let mut owed = lock(&self.owed);
+        *owed = (*owed + part * CELLS).clamp(-f64::from(self.burst), CELLS);
+    }
+}
+
+/// Reads go before writes that wait: somebody is going to plan with what they bring. But a write waits for so many only.
+#[derive(Debug, Default)]
+struct Turns {
+    reads: usize,
+    writes: usize,
+    /// Reads that went while a write waited, since the last write.
+    overtaken: u32,
+}
+
+impl Turns {
+    fn may_go(&self, effect: Effect) -> bool {
+        match effect {
+            Effect::Read => self.writes == 0 || self.overtaken < READS_BEFORE_A_WRITE,
+            Effect::Write => self.reads == 0 || self.overtaken >= READS_BEFORE_A_WRITE,
+        }
+    }
+
+    fn gone(&mut self, effect: Effect) {
+        match effect {
+            Effect::Read if self.writes > 0 => self.overtaken += 1,
+            Effect::Read => {}
+            Effect::Write => self.overtaken = 0,
+        }
+    }
+
+    fn waiting(&mut self, effect: Effect) -> &mut usize {
+        match effect {
+            Effect::Read => &mut self.reads,
+            Effect::Write => &mut self.writes,
+        }
+    }
+}
+
+/// A place in the queue, given up with whoever has it.
+struct Place<'a> {
+    queue: &'a Mutex<Turns>,
+    effect: Effect,
+}
+
+impl<'a> Place<'a> {
+    fn take(queue: &'a Mutex<Turns>, effect: Effect) -> Self {
+        *lock(queue).waiting(effect) += 1;
+        Place { queue, effect }
+    }
+
+    fn leave(self) {
+        lock(self.queue).gone(self.effect);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut queue = lock(self.queue);
+        let waiting = queue.waiting(self.effect);
+        *waiting = waiting.saturating_sub(1);
     }
 }
 
@@ -147,7 +325,7 @@ impl Parallelism {
 
     async fn acquire(self: &Arc<Self>) -> Permit {
         let permit = Arc::clone(&self.semaphore).acquire_owned().await.expect("the semaphore is never closed");
-        Permit { permit: Some(permit), epoch: lock(&self.state).epoch, home: Arc::clone(self) }
+        Permit { permit: Some(permit), departure: None, epoch: lock(&self.state).epoch, home: Arc::clone(self) }
     }
 
     fn lower(&self, epoch: u64) {
@@ -196,6 +374,7 @@ impl Parallelism {
 /// The right to have one request under way.
 pub struct Permit {
     permit: Option<OwnedSemaphorePermit>,
+    departure: Option<Departure>,
     epoch: u64,
     home: Arc<Parallelism>,
 }
@@ -286,6 +465,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_read_goes_before_writes_that_wait_and_a_write_waits_for_so_many_only() {
+        let queue = Mutex::new(Turns::default());
+        let (write, read) = (Place::take(&queue, Effect::Write), Place::take(&queue, Effect::Read));
+        for _ in 0..READS_BEFORE_A_WRITE {
+            assert!(lock(&queue).may_go(Effect::Read) && !lock(&queue).may_go(Effect::Write));
+            Place::take(&queue, Effect::Read).leave();
+        }
+        assert!(!lock(&queue).may_go(Effect::Read) && lock(&queue).may_go(Effect::Write));
+        write.leave();
+        assert!(lock(&queue).may_go(Effect::Read));
+        drop(read);
+        assert!(lock(&queue).may_go(Effect::Write), "who gives up holds nobody up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_valve_passes_its_burst_and_then_its_rate_and_remembers_what_was_too_cheap() {
+        let clock: Arc<dyn Clock> = Arc::new(crate::sim::SimClock::of_runtime(Timestamp::from_seconds(0)));
+        let valve = Valve::new(Duration::from_secs(100), 0.02, &Elapsed::new(clock));
+        assert_eq!((valve.take(0.01), valve.take(0.01)), (Ok(()), Ok(())));
+        let wait = valve.take(0.01).expect_err("the burst is over");
+        assert!((0.9..=1.1).contains(&wait.as_secs_f64()), "{wait:?}");
+        tokio::time::sleep(wait + Duration::from_millis(10)).await;
+        assert_eq!(valve.take(0.01), Ok(()));
+        valve.owe(0.03);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(valve.take(0.01), Ok(()), "half of the debt and itself, as much as may pass at once");
+        let wait = valve.take(0.0).expect_err("the rest of the debt");
+        assert!(wait > Duration::from_millis(1900), "{wait:?}");
+    }
 
     #[tokio::test]
     async fn a_halving_takes_back_permits_that_are_out() {

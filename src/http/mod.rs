@@ -4,6 +4,7 @@ mod classify;
 mod client;
 pub mod exchange;
 mod limit;
+mod pace;
 pub mod probe;
 pub(crate) mod retry;
 pub mod settings;
@@ -14,6 +15,7 @@ pub(crate) mod transport;
 mod tests;
 
 pub use exchange::Exchange;
+pub use pace::{Facet, Protection, Remaining};
 
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use crate::model::{Fault, RemoteError, Side, Timestamp};
 
 pub use client::Client;
 pub use signin::Tokens;
-pub use transport::{Response, SetupError, check_base, install_crypto, is_loopback};
+pub use transport::{Lost, Request, Response, SetupError, Wire, check_base, install_crypto, is_loopback, refuse};
 
 /// One call, before limits, token and correlation headers are added.
 #[derive(Clone)]
@@ -180,6 +182,10 @@ pub trait Dialect: Send + Sync {
     fn side(&self) -> Side;
     /// Reads a non-2xx answer. Must cope with HTML and empty bodies; must not quote the body.
     fn classify(&self, status: http::StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Refusal;
+    /// What an answer shows as left of the service's own limits.
+    fn remaining(&self, _headers: &http::HeaderMap) -> Remaining {
+        Remaining::default()
+    }
     /// Headers that every call of this service carries (correlation ids are fresh per attempt).
     fn headers(&self, correlation: uuid::Uuid, request: Option<uuid::Uuid>) -> http::HeaderMap;
 }
@@ -202,8 +208,8 @@ pub enum RefusalVerdict {
     Throttled {
         /// Used when there is no `Retry-After`.
         default_wait: Duration,
-        /// Too many at once: lower the parallelism as well.
-        is_concurrency: bool,
+        /// Which limit it was.
+        facet: Facet,
     },
     /// A server fault: reads are tried again, a write's outcome is unknown.
     Unavailable,

@@ -4,7 +4,7 @@ use http::{HeaderMap, Method};
 use url::Url;
 
 use super::settings::HttpSettings;
-use super::transport::{Lost, Request, Transport};
+use super::transport::{Lost, Request, Transport, Wire};
 use crate::model::Timestamp;
 
 /// What an answer of any status shows.

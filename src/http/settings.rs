@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::pace::Protection;
 use crate::config::HumanDuration;
 
 /// How requests travel (`[http]`).
@@ -35,12 +36,14 @@ pub struct HttpSettings {
 }
 
 /// How one service is spoken to (`requests_per_minute`, `in_flight_max` of its section).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LimitSettings {
     /// Requests per minute; steady rate.
     pub requests_per_minute: u32,
     /// Requests at once.
     pub in_flight_max: u32,
+    /// What the service is documented to protect itself with.
+    pub protection: Option<Protection>,
 }
 
 /// Sign-in to one service (`[….auth]`).

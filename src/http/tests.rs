@@ -120,7 +120,7 @@ impl Dialect for Plain {
             409 | 412 => RefusalVerdict::Conflict,
             429 => RefusalVerdict::Throttled {
                 default_wait: Duration::from_secs(7),
-                is_concurrency: text.contains("concurrent"),
+                facet: if text.contains("concurrent") { Facet::Concurrency } else { Facet::Unknown },
             },
             507 => RefusalVerdict::Again,
             500.. => RefusalVerdict::Unavailable,
@@ -150,7 +150,8 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Stage {
-        Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 8 }).await
+        Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 8, protection: None })
+            .await
     }
 
     async fn with(http: HttpSettings, limits: LimitSettings) -> Stage {
@@ -389,7 +390,9 @@ impl Respond for Recorder {
 
 #[tokio::test]
 async fn one_refusal_holds_back_all_callers() {
-    let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1 }).await;
+    let stage =
+        Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1, protection: None })
+            .await;
     let recorder = Arc::new(Recorder { clock: stage.clock.clone(), arrivals: Mutex::default() });
     let shared = recorder.clone();
     Mock::given(path("/thing"))
@@ -411,7 +414,9 @@ async fn one_refusal_holds_back_all_callers() {
 
 #[tokio::test]
 async fn callers_who_stood_in_line_when_the_service_closed_do_not_send() {
-    let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1 }).await;
+    let stage =
+        Stage::with(http_settings(), LimitSettings { requests_per_minute: 6000, in_flight_max: 1, protection: None })
+            .await;
     let long = status(429).insert_header("retry-after", "600");
     stage.answers(vec![ok(), ok(), long, ok()]).await;
     let calls = (0..10).map(|_| stage.client.send(stage.call(Effect::Write)));
@@ -503,7 +508,9 @@ async fn a_concurrency_refusal_halves_the_parallelism_and_success_restores_it() 
 
 #[tokio::test]
 async fn the_rate_is_kept() {
-    let stage = Stage::with(http_settings(), LimitSettings { requests_per_minute: 60, in_flight_max: 4 }).await;
+    let stage =
+        Stage::with(http_settings(), LimitSettings { requests_per_minute: 60, in_flight_max: 4, protection: None })
+            .await;
     stage.answers(vec![ok()]).await;
     for _ in 0..31 {
         stage.read().await.unwrap();
@@ -534,7 +541,7 @@ async fn no_more_than_the_allowed_requests_are_under_way() {
             });
         }
     });
-    let limits = LimitSettings { requests_per_minute: 60_000, in_flight_max: 3 };
+    let limits = LimitSettings { requests_per_minute: 60_000, in_flight_max: 3, protection: None };
     let stage = Stage::at(MockServer::start().await, Url::parse(&base).unwrap(), http_settings(), limits).await;
     let calls = (0..30).map(|_| stage.client.send(call(&format!("{base}/thing"), Effect::Read)));
     let results = futures_util::future::join_all(calls).await;
@@ -589,7 +596,7 @@ const CUT_OFF: Option<&str> = Some("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\
 
 async fn scripted(lines: Vec<Option<&'static str>>, effect: Effect) -> (Result<Answer, RemoteError>, usize) {
     let (base, count) = script(lines).await;
-    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8 };
+    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8, protection: None };
     let stage = Stage::at(MockServer::start().await, Url::parse(&base).unwrap(), http_settings(), limits).await;
     let result = stage.client.send(call(&format!("{base}/thing"), effect)).await;
     (result, count.load(Ordering::SeqCst))
@@ -631,7 +638,7 @@ async fn a_write_on_a_connection_that_the_service_closed_is_never_sent_twice() {
             });
         }
     });
-    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8 };
+    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8, protection: None };
     let stage = Stage::at(MockServer::start().await, Url::parse(&base).unwrap(), http_settings(), limits).await;
     let url = format!("{base}/thing");
     stage.client.send(call(&url, Effect::Write)).await.unwrap();
@@ -645,7 +652,7 @@ async fn a_write_on_a_connection_that_the_service_closed_is_never_sent_twice() {
 async fn a_time_out_of_a_write_is_an_unknown_outcome() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8 };
+    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8, protection: None };
     let stage = Stage::at(MockServer::start().await, Url::parse(&base).unwrap(), http_settings(), limits).await;
     for (effect, is_unknown, attempts) in [(Effect::Write, true, 1), (Effect::Read, false, 4)] {
         let before = stage.client.requests_sent();
@@ -662,7 +669,7 @@ async fn a_time_out_of_a_write_is_an_unknown_outcome() {
 async fn a_refused_connection_proves_that_nothing_was_sent_so_a_write_is_tried_again() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let base = format!("http://{free}");
-    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8 };
+    let limits = LimitSettings { requests_per_minute: 6000, in_flight_max: 8, protection: None };
     let stage = Stage::at(MockServer::start().await, Url::parse(&base).unwrap(), http_settings(), limits).await;
     let error = stage.client.send(call(&format!("{base}/thing"), Effect::Write)).await.unwrap_err();
     assert_eq!((&error.fault, error.is_outcome_unknown), (&Fault::Unavailable, false));
@@ -836,7 +843,7 @@ async fn impossible_settings_are_refused_with_their_key() {
     let tokens = Tokens::new(Side::Crm, "d.auth", "https://x", &auth, &http, directory.path(), stage.clock.clone());
     let tokens = Arc::new(tokens.unwrap());
     let build = |base: &str, http: &HttpSettings, requests_per_minute, in_flight_max| {
-        let limits = LimitSettings { requests_per_minute, in_flight_max };
+        let limits = LimitSettings { requests_per_minute, in_flight_max, protection: None };
         let base = Url::parse(base).unwrap();
         let result = Client::new(Arc::new(Plain), base, http, limits, tokens.clone(), stage.clock.clone());
         result.err().map(|error| error.to_string()).unwrap_or_default()

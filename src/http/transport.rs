@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::sync::Once;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use url::{Host, Url};
@@ -39,7 +40,36 @@ impl SetupError {
     }
 }
 
-/// Sends single requests to one scheme, host and port.
+/// What carries single requests to one scheme, host and port: sockets, or a simulator in the same process.
+#[async_trait]
+pub trait Wire: Send + Sync {
+    /// Says why `url` may not be called, if so.
+    fn refuse(&self, url: &Url) -> Option<String>;
+
+    /// Sends one request once.
+    ///
+    /// # Errors
+    /// When there is no whole answer. An answer with an error status is no error here.
+    async fn send(&self, request: Request) -> Result<Response, Lost>;
+}
+
+/// Says why a wire to `base` must not carry a request to `url`, if so: what is sent there carries a token.
+pub fn refuse(base: &Url, url: &Url) -> Option<String> {
+    if url.origin() != base.origin() {
+        let host = url.host_str().unwrap_or("no host");
+        return Some(format!(
+            "the URL points to {}://{host}, but only {} is configured; nothing was sent",
+            url.scheme(),
+            base.origin().ascii_serialization()
+        ));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("the URL carries a user name; nothing was sent".to_owned());
+    }
+    None
+}
+
+/// The wire that is made of sockets.
 pub struct Transport {
     client: reqwest::Client,
     base: Url,
@@ -127,27 +157,26 @@ impl Transport {
         Ok(Transport { client, base: base.clone(), body_bytes_max })
     }
 
-    /// Says why `url` may not be called, if so.
-    pub fn refuse(&self, url: &Url) -> Option<String> {
-        if url.origin() != self.base.origin() {
-            let host = url.host_str().unwrap_or("no host");
-            return Some(format!(
-                "the URL points to {}://{host}, but only {} is configured; nothing was sent",
-                url.scheme(),
-                self.base.origin().ascii_serialization()
-            ));
+    /// Reads the body; `Err(None)` when it is too large.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, Option<Lost>> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| Some(lost(error)))? {
+            if body.len() + chunk.len() > self.body_bytes_max {
+                return Err(None);
+            }
+            body.extend_from_slice(&chunk);
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Some("the URL carries a user name; nothing was sent".to_owned());
-        }
-        None
+        Ok(body.freeze())
+    }
+}
+
+#[async_trait]
+impl Wire for Transport {
+    fn refuse(&self, url: &Url) -> Option<String> {
+        refuse(&self.base, url)
     }
 
-    /// Sends one request once.
-    ///
-    /// # Errors
-    /// When there is no whole answer. An answer with an error status is no error here.
-    pub async fn send(&self, request: Request) -> Result<Response, Lost> {
+    async fn send(&self, request: Request) -> Result<Response, Lost> {
         if let Some(reason) = self.refuse(&request.url) {
             return Err(Lost::Forbidden(reason));
         }
@@ -166,18 +195,6 @@ impl Transport {
             Err(Some(lost)) => Err(lost),
             Err(None) => Err(Lost::TooLarge(status)),
         }
-    }
-
-    /// Reads the body; `Err(None)` when it is too large.
-    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, Option<Lost>> {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Some(lost(error)))? {
-            if body.len() + chunk.len() > self.body_bytes_max {
-                return Err(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
     }
 }
 

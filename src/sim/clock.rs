@@ -12,30 +12,47 @@ use crate::ports::Clock;
 /// A clock that the world and its clients share. Clones show the same time.
 #[derive(Clone, Debug)]
 pub struct SimClock {
-    /// Milliseconds since the epoch when paused, the offset to the wall clock when running.
+    /// Milliseconds since the epoch when paused, else the offset to what it goes by.
     millis: Arc<AtomicI64>,
-    is_running: bool,
+    pace: Pace,
+}
+
+/// What a clock goes by.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    Paused,
+    Wall,
+    /// Since this instant.
+    Runtime(tokio::time::Instant),
 }
 
 impl SimClock {
     /// A clock that stands still until it is advanced; `sleep` advances it.
     pub fn paused(at: Timestamp) -> Self {
-        SimClock { millis: Arc::new(AtomicI64::new(at.millis())), is_running: false }
+        SimClock { millis: Arc::new(AtomicI64::new(at.millis())), pace: Pace::Paused }
     }
 
     /// A clock that runs with the wall clock; it can still be pushed forward.
     pub fn running() -> Self {
-        SimClock { millis: Arc::new(AtomicI64::new(0)), is_running: true }
+        SimClock { millis: Arc::new(AtomicI64::new(0)), pace: Pace::Wall }
+    }
+
+    /// A clock that shows `at` now and goes with tokio's: when that is paused, hours of waiting pass in no time, and tasks
+    /// that wait at once wait together. It is made inside the runtime.
+    pub fn of_runtime(at: Timestamp) -> Self {
+        let pace = Pace::Runtime(tokio::time::Instant::now());
+        SimClock { millis: Arc::new(AtomicI64::new(at.millis())), pace }
     }
 
     /// The current instant.
     pub fn at(&self) -> Timestamp {
         let millis = self.millis.load(Ordering::Relaxed);
-        if self.is_running {
-            Timestamp::from_millis(jiff::Timestamp::now().as_millisecond().saturating_add(millis))
-        } else {
-            Timestamp::from_millis(millis)
-        }
+        let passed = match self.pace {
+            Pace::Paused => 0,
+            Pace::Wall => jiff::Timestamp::now().as_millisecond(),
+            Pace::Runtime(start) => i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX),
+        };
+        Timestamp::from_millis(millis.saturating_add(passed))
     }
 
     /// Moves the clock forward.
@@ -52,11 +69,12 @@ impl Clock for SimClock {
 
     /// On a paused clock the time passes at once.
     async fn sleep(&self, duration: Duration) {
-        if self.is_running {
-            tokio::time::sleep(duration).await;
-        } else {
-            self.advance(duration);
-            tokio::task::yield_now().await;
+        match self.pace {
+            Pace::Wall | Pace::Runtime(_) => tokio::time::sleep(duration).await,
+            Pace::Paused => {
+                self.advance(duration);
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -136,5 +154,12 @@ mod tests {
         let clock = SimClock::paused(Timestamp::from_seconds(10));
         clock.sleep(Duration::from_secs(3600)).await;
         assert_eq!(clock.now(), Timestamp::from_seconds(3610));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_who_sleep_on_the_clock_of_the_runtime_sleep_at_the_same_time() {
+        let clock = SimClock::of_runtime(Timestamp::from_seconds(10));
+        tokio::join!(clock.sleep(Duration::from_secs(60)), clock.sleep(Duration::from_secs(90)));
+        assert_eq!(clock.now(), Timestamp::from_seconds(100));
     }
 }

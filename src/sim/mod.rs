@@ -2,6 +2,7 @@
 //!
 //! It keeps its own JSON shapes and shares no wire code with the adapters, so that a mistake cannot cancel itself out.
 
+pub mod ceilings;
 pub mod checker;
 pub mod clock;
 mod configuration;
@@ -20,13 +21,16 @@ pub mod people;
 pub mod referrals;
 pub mod serve;
 pub mod webhooks;
+pub mod wire;
 pub mod world;
 
+pub use ceilings::Ceilings;
 pub use checker::Checker;
 pub use clock::SimClock;
 pub use direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 pub use exchange::{Answer, Delivery, Request, Service};
 pub use serve::Simulator;
+pub use wire::SimWire;
 pub use world::{Options, World};
 
 #[cfg(test)]

@@ -92,6 +92,8 @@ pub struct PortalOptions {
     pub role: Role,
     /// Days after which a New referral without its own deadline expires (partner-center §1.7: 14).
     pub expiry_days: u32,
+    /// Requests granted within any minute; more are answered with 429. The service publishes no number.
+    pub requests_per_minute: Option<usize>,
 }
 
 impl Default for PortalOptions {
@@ -109,6 +111,7 @@ impl Default for PortalOptions {
             accepts_app_only: false,
             role: Role::Admin,
             expiry_days: 14,
+            requests_per_minute: None,
         }
     }
 }
@@ -280,6 +283,8 @@ pub struct ProtectionLimits {
     pub read_cost: Duration,
     /// Execution time that a write is charged with.
     pub write_cost: Duration,
+    /// What is charged really passes before the answer comes.
+    pub takes_time: bool,
 }
 
 impl Default for ProtectionLimits {
@@ -291,6 +296,7 @@ impl Default for ProtectionLimits {
             concurrent: 52,
             read_cost: Duration::from_millis(20),
             write_cost: Duration::from_millis(100),
+            takes_time: false,
         }
     }
 }

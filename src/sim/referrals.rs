@@ -1,6 +1,6 @@
 //! The referrals side: rows as JSON documents, versions, the transition table, JSON Patch (partner-center §1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use uuid::Uuid;
 use crate::model::Timestamp;
 
 use super::clock::{Ticks, print_ticks, read_ticks, ticks_of};
-use super::exchange::{Answer, Request, decode};
+use super::exchange::{Answer, Request, Service, decode};
 use super::faults::Class;
 use super::journal::{Event, Refusal};
 use super::json_patch::{is_legal, operations};
 use super::options::PortalOptions;
-use super::world::Turn;
+use super::world::{Turn, throttled};
 
 /// Where the collection lives.
 const COLLECTION: &str = "/v1.0/engagements/referrals";
@@ -34,6 +34,8 @@ pub struct Referrals {
     versions: u32,
     pub(crate) snapshots: BTreeMap<u64, Vec<Uuid>>,
     pub(crate) last_page: Vec<Uuid>,
+    /// When the requests of the last minute came.
+    asked: VecDeque<Timestamp>,
 }
 
 /// One referral.
@@ -62,6 +64,7 @@ impl Referrals {
             versions: 0,
             snapshots: BTreeMap::new(),
             last_page: Vec::new(),
+            asked: VecDeque::new(),
         }
     }
 
@@ -209,6 +212,10 @@ impl Referrals {
         class: Option<Class>,
         turn: &mut Turn<'_>,
     ) -> Answer {
+        if let Some(wait) = options.requests_per_minute.and_then(|granted| self.over(granted, turn.now)) {
+            turn.note.operation = Some("over the limit");
+            return throttled(Service::Portal, Some(wait));
+        }
         let Some(rest) = request.path.strip_prefix(COLLECTION) else {
             return Answer::portal_error(404, "itemNotFound", "no such resource", None);
         };
@@ -240,6 +247,19 @@ impl Referrals {
             }
             _ => Answer::portal_error(405, "invalidRequest", "method not allowed", None),
         }
+    }
+
+    /// How long to wait until there is room among the requests granted in a minute, if there is none now.
+    fn over(&mut self, granted: usize, now: Timestamp) -> Option<Duration> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        while self.asked.front().is_some_and(|at| now.since(*at) >= MINUTE) {
+            self.asked.pop_front();
+        }
+        if self.asked.len() >= granted {
+            return Some(self.asked.front().map_or(MINUTE, |at| at.plus(MINUTE).since(now)));
+        }
+        self.asked.push_back(now);
+        None
     }
 
     fn patch(

@@ -8,7 +8,7 @@ impl Rules<'_> {
     pub(super) fn limits(&mut self) {
         let settings = self.settings;
         let (portal, crm, http) = (&settings.partner_center, &settings.dataverse, &settings.http);
-        let whole: [(&str, u64, std::ops::RangeInclusive<u64>); 20] = [
+        let whole: [(&str, u64, std::ops::RangeInclusive<u64>); 21] = [
             ("partner_center.pages_max", portal.pages_max.into(), 1..=u64::MAX),
             ("partner_center.empty_pages_max", portal.empty_pages_max.into(), 1..=u64::MAX),
             ("partner_center.requests_per_minute", portal.requests_per_minute.into(), 1..=u64::MAX),
@@ -19,6 +19,7 @@ impl Rules<'_> {
             ("dataverse.ids_per_request", crm.ids_per_request.into(), 1..=500),
             ("dataverse.batch_size", crm.batch_size.into(), 1..=crate::crm::dataverse::BATCH_SIZE_MAX.into()),
             ("dataverse.requests_per_minute", crm.requests_per_minute.into(), 1..=u64::MAX),
+            ("dataverse.budget_share_percent", crm.budget_share_percent.into(), 1..=100),
             ("dataverse.in_flight_max", crm.in_flight_max.into(), 1..=100),
             ("dataverse.requests_per_day", crm.requests_per_day, 1..=u64::MAX),
             ("http.response_bytes_max", http.response_bytes_max, 65_536..=u64::MAX),

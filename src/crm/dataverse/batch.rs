@@ -106,7 +106,9 @@ impl Batches {
         if waiting.queue.len() < BATCH_MIN.min(size) || size < 2 {
             return waiting.queue.remove(place).map(|item| vec![item]);
         }
-        let count = waiting.queue.len().min(size);
+        // A batch is carried out one write after the other, so what waits is spread over all that may be under way.
+        let count = waiting.queue.len().div_ceil(self.inner.parallelism().max(1)).max(BATCH_MIN).min(size);
+        let count = count.min(waiting.queue.len());
         Some(waiting.queue.drain(..count).collect())
     }
 
@@ -265,6 +267,10 @@ impl Exchange for Batches {
 
     fn recommend(&self, parallelism: u16) {
         self.inner.recommend(parallelism);
+    }
+
+    fn parallelism(&self) -> usize {
+        self.inner.parallelism()
     }
 }
 

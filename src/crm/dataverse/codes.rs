@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::http::RefusalVerdict;
+use crate::http::{Facet, RefusalVerdict};
 
 /// How long a throttled service is left alone when it does not say (dataverse §6.3).
 pub const THROTTLE_WAIT: Duration = Duration::from_secs(30);
@@ -92,9 +92,11 @@ impl KnownCode {
     }
 }
 
-const THROTTLED: RefusalVerdict = RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: false };
-/// Fewer at once help: too many were under way, or together they worked longer than they may (dataverse §6.1).
-const CROWDED: RefusalVerdict = RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: true };
+const fn throttled(facet: Facet) -> RefusalVerdict {
+    RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, facet }
+}
+
+const THROTTLED: RefusalVerdict = throttled(Facet::Unknown);
 
 const ACCESS: &str = "access to the row was denied: give the application user's security role organization depth";
 const OWNER: &str =
@@ -222,9 +224,9 @@ pub const KNOWN: &[KnownCode] = &[
     known(0x8004_4151, "SqlTimeout", RefusalVerdict::Again, ""),
     known(0x8007_3000, "SqlNetwork", RefusalVerdict::Again, ""),
     known(0x8004_0255, "TransactionAborted", RefusalVerdict::Again, ""),
-    known(0x8007_2321, "ExecutionTimeExceeded", CROWDED, ""),
-    known(0x8007_2322, "RequestCountExceeded", THROTTLED, ""),
-    known(0x8007_2326, "ConcurrencyExceeded", CROWDED, ""),
+    known(0x8007_2321, "ExecutionTimeExceeded", throttled(Facet::Execution), ""),
+    known(0x8007_2322, "RequestCountExceeded", throttled(Facet::Requests), ""),
+    known(0x8007_2326, "ConcurrencyExceeded", throttled(Facet::Concurrency), ""),
     known(0x8007_2323, "DatabaseThrottled", THROTTLED, ""),
     known(0x8007_2324, "DatabaseThrottled", THROTTLED, ""),
     known(0x8005_f103, "WorkerThrottled", THROTTLED, ""),

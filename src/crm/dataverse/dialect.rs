@@ -9,8 +9,14 @@ use http::{StatusCode, header::RETRY_AFTER};
 use serde_json::Value;
 
 use super::{codes, contract};
-use crate::http::{Dialect, Refusal, RefusalVerdict};
+use crate::http::{Dialect, Facet, Refusal, RefusalVerdict, Remaining};
 use crate::model::Side;
+
+/// Requests left of the window (dataverse §6.1).
+const REQUESTS_LEFT: &str = "x-ms-ratelimit-burst-remaining-xrm-requests";
+
+/// Seconds of execution left of the window (dataverse §6.1).
+const SECONDS_LEFT: &str = "x-ms-ratelimit-time-remaining-xrm-requests";
 
 /// The message of a refusal that names the lead as what does not exist.
 pub const LEAD_DOES_NOT_EXIST: &str = "the service says that this lead does not exist";
@@ -40,6 +46,10 @@ impl Dialect for DataverseDialect {
         }
     }
 
+    fn remaining(&self, headers: &HeaderMap) -> Remaining {
+        Remaining { requests: number(headers, REQUESTS_LEFT), execution: number(headers, SECONDS_LEFT) }
+    }
+
     fn headers(&self, correlation: uuid::Uuid, _request: Option<uuid::Uuid>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -49,6 +59,12 @@ impl Dialect for DataverseDialect {
         headers.insert(HeaderName::from_static("x-ms-correlation-id"), guid_value(correlation));
         headers
     }
+}
+
+/// A number as the service prints it, with commas at the thousands (observed: `1,199.97`).
+fn number(headers: &HeaderMap, name: &str) -> Option<f64> {
+    let text = headers.get(name)?.to_str().ok()?.trim().replace(',', "");
+    text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
 }
 
 fn guid_value(id: uuid::Uuid) -> HeaderValue {
@@ -113,10 +129,10 @@ fn by_status(status: StatusCode, headers: &HeaderMap, story: &Story) -> Refusal 
         },
         408 => RefusalVerdict::Unavailable,
         409 | 412 => RefusalVerdict::Conflict,
-        429 => RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, is_concurrency: false },
+        429 => RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, facet: Facet::Unknown },
         501 => RefusalVerdict::Refused,
         503 if headers.contains_key(RETRY_AFTER) => {
-            RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, is_concurrency: false }
+            RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, facet: Facet::Unknown }
         }
         400..=499 => RefusalVerdict::Refused,
         _ => RefusalVerdict::Unavailable,
@@ -261,15 +277,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_read_as_the_service_prints_it() {
+        let left = |requests: &'static str, seconds: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUESTS_LEFT, HeaderValue::from_static(requests));
+            headers.insert(SECONDS_LEFT, HeaderValue::from_static(seconds));
+            DataverseDialect::new(BTreeSet::new()).remaining(&headers)
+        };
+        assert_eq!(left("7995", "1,199.97"), Remaining { requests: Some(7995.0), execution: Some(1199.97) });
+        for odd in ["", "-1", "00:04:12", "NaN", "inf"] {
+            assert_eq!(left(odd, odd), Remaining::default(), "{odd}");
+        }
+    }
+
+    #[test]
     fn throttling_is_seen_whatever_the_status() {
         for status in [400, 429, 500, 503] {
-            for code in ["0x80072322", "0x80072323", "0x80072324", "0x8005F103", "0x80060308", "-2147015902"] {
-                let expected = RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, is_concurrency: false };
-                assert_eq!(verdict(status, code), expected, "{status} {code}");
-            }
-            let crowded = RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, is_concurrency: true };
-            for code in ["0x80072321", "0x80072326"] {
-                assert_eq!(verdict(status, code), crowded, "{status} {code}");
+            for (facet, codes) in [
+                (Facet::Requests, vec!["0x80072322", "-2147015902"]),
+                (Facet::Execution, vec!["0x80072321"]),
+                (Facet::Concurrency, vec!["0x80072326"]),
+                (Facet::Unknown, vec!["0x80072323", "0x80072324", "0x8005F103", "0x80060308"]),
+            ] {
+                let expected = RefusalVerdict::Throttled { default_wait: codes::THROTTLE_WAIT, facet };
+                for code in codes {
+                    assert_eq!(verdict(status, code), expected, "{status} {code}");
+                }
             }
         }
         assert!(matches!(classify(429, b"").verdict, RefusalVerdict::Throttled { .. }));

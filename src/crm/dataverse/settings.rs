@@ -1,9 +1,21 @@
 //! Settings of the leads side (`[dataverse]`).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::HumanDuration;
-use crate::http::settings::AuthSettings;
+use crate::http::Protection;
+use crate::http::settings::{AuthSettings, LimitSettings};
+
+/// The sliding window of service protection (dataverse §6.1).
+const PROTECTION_WINDOW: Duration = Duration::from_secs(300);
+
+/// Requests of one user to one server within it (dataverse §6.1).
+const PROTECTION_REQUESTS: u32 = 6000;
+
+/// Execution time of one user at one server within it (dataverse §6.1).
+const PROTECTION_EXECUTION: Duration = Duration::from_secs(1200);
 
 /// `[dataverse]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -27,6 +39,9 @@ pub struct DataverseSettings {
     pub requests_per_minute: u32,
     /// Requests at once.
     pub in_flight_max: u32,
+    /// The part of the service's protection limits that we may use, in percent; the rest is for other programs that work
+    /// under the same application user.
+    pub budget_share_percent: u32,
     /// Writes that may travel in one request (`$batch`) when many wait; 1: every write goes singly.
     pub batch_size: u32,
     /// Daily request budget.
@@ -44,6 +59,22 @@ pub enum Observe {
     Poll,
     /// By change tracking: deletions are heard of, too, and the whole lead table is looked at.
     Delta,
+}
+
+impl DataverseSettings {
+    /// What the client stack is limited to.
+    pub fn limits(&self) -> LimitSettings {
+        LimitSettings {
+            requests_per_minute: self.requests_per_minute,
+            in_flight_max: self.in_flight_max,
+            protection: Some(Protection {
+                window: PROTECTION_WINDOW,
+                requests: PROTECTION_REQUESTS,
+                execution: PROTECTION_EXECUTION,
+                share: f64::from(self.budget_share_percent.clamp(1, 100)) / 100.0,
+            }),
+        }
+    }
 }
 
 /// What identifies a lead (`identity`).

@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::refusal::{self, Refusal};
 use crate::http::settings::EndpointVersion;
-use crate::http::transport::{Lost, Request, Transport};
+use crate::http::transport::{Lost, Request, Wire as Carrier};
 use crate::model::Timestamp;
 
 /// Lifetime of an access token that does not say.
@@ -147,13 +147,13 @@ pub struct DeviceCode {
 /// # Errors
 /// See `NotGranted`.
 pub async fn device_code(
-    transport: &Transport,
+    wire: &dyn Carrier,
     target: &Target,
     endpoint_url: &url::Url,
     now: Timestamp,
 ) -> Result<DeviceCode, NotGranted> {
     let asked = Target { url: endpoint_url.clone(), ..target.clone() };
-    let send = Exchange { transport, target: &asked, now };
+    let send = Exchange { wire, target: &asked, now };
     let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
         .set_auth_type(AuthType::RequestBody)
         .set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint_url.clone()));
@@ -217,13 +217,13 @@ pub enum NotGranted {
 /// # Errors
 /// See `NotGranted`; nothing in it quotes the answer.
 pub async fn ask(
-    transport: &Transport,
+    wire: &dyn Carrier,
     target: &Target,
     proof: &Proof,
     grant: &Grant<'_>,
     now: Timestamp,
 ) -> Result<Granted, NotGranted> {
-    let send = Exchange { transport, target, now };
+    let send = Exchange { wire, target, now };
     let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
         .set_auth_type(AuthType::RequestBody)
         .set_token_uri(TokenUrl::from_url(target.url.clone()));
@@ -291,7 +291,7 @@ pub async fn ask(
 /// # Errors
 /// See `NotGranted`; `authorization_pending` and `slow_down` are refusals too.
 pub async fn look(
-    transport: &Transport,
+    wire: &dyn Carrier,
     target: &Target,
     proof: &Proof,
     code: &SecretString,
@@ -318,7 +318,7 @@ pub async fn look(
     request
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    let answer = Exchange { transport, target, now }.send(request).await?;
+    let answer = Exchange { wire, target, now }.send(request).await?;
     serde_json::from_slice::<Wire>(answer.body()).map_err(|_| NotGranted::Malformed)?.into_granted()
 }
 
@@ -347,7 +347,7 @@ fn scopes(target: &Target, is_delegated: bool) -> Vec<Scope> {
 
 /// Our transport as the client of `oauth2`.
 struct Exchange<'a> {
-    transport: &'a Transport,
+    wire: &'a dyn Carrier,
     target: &'a Target,
     now: Timestamp,
 }
@@ -375,7 +375,7 @@ impl Exchange<'_> {
             body: Some(body.into()),
             timeout: self.target.timeout,
         };
-        let response = self.transport.send(request).await.map_err(NotGranted::Lost)?;
+        let response = self.wire.send(request).await.map_err(NotGranted::Lost)?;
         if !response.status.is_success() {
             let refusal = refusal::read(response.status, &response.headers, &response.body, self.now);
             return Err(NotGranted::Refused(refusal));

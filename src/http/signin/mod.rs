@@ -24,7 +24,7 @@ use self::keep::{Kept, Seat};
 use self::refusal::{Class, Refusal};
 use super::retry;
 use super::settings::{AuthSettings, Grant, HttpSettings};
-use super::transport::{Lost, SetupError, Transport};
+use super::transport::{Lost, SetupError, Transport, Wire};
 use crate::config::secret::SecretOrigin;
 use crate::model::{Fault, RemoteError, Side, Timestamp};
 use crate::ports::Clock;
@@ -47,7 +47,7 @@ const OPERATION: &str = "sign in";
 pub struct Tokens {
     side: Side,
     clock: Arc<dyn Clock>,
-    transport: Transport,
+    wire: Arc<dyn Wire>,
     settings: HttpSettings,
     credentials: Credentials,
     target: Target,
@@ -140,7 +140,7 @@ impl Tokens {
         let tokens = Tokens {
             side,
             clock,
-            transport: Transport::new(&target.url, http)?,
+            wire: Arc::new(Transport::new(&target.url, http)?),
             settings: http.clone(),
             credentials,
             target,
@@ -153,6 +153,12 @@ impl Tokens {
         tokens.memory().refresh_token_obtained_at =
             kept.map(|kept| kept.obtained_at).or_else(|| tokens.seed_written_at());
         Ok(tokens)
+    }
+
+    /// The same sign-in over another wire.
+    #[must_use]
+    pub fn over(self, wire: Arc<dyn Wire>) -> Self {
+        Tokens { wire, ..self }
     }
 
     /// An access token that is good for a while. Renewed at four fifths of its life, once for all callers.
@@ -317,7 +323,7 @@ impl Tokens {
             let now = self.clock.now();
             let proof: Proof = self.credentials.proof(&self.target.url, now).map_err(NotAsked::Local)?;
             self.requests_sent.fetch_add(1, Ordering::Relaxed);
-            let (error, wait) = match ask(&self.transport, &self.target, &proof, grant, now).await {
+            let (error, wait) = match ask(self.wire.as_ref(), &self.target, &proof, grant, now).await {
                 Ok(granted) => return Ok(granted),
                 Err(NotGranted::Refused(refusal)) => {
                     if refusal.class != Class::Retry {

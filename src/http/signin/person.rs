@@ -86,7 +86,7 @@ impl Tokens {
     pub async fn begin_device(&self) -> Result<DeviceCode, RemoteError> {
         self.check_place()?;
         let endpoint = self.credentials.endpoint_url(self.target.version, "devicecode");
-        let asked = grant::device_code(&self.transport, &self.target, &endpoint, self.clock.now()).await;
+        let asked = grant::device_code(self.wire.as_ref(), &self.target, &endpoint, self.clock.now()).await;
         asked.map_err(|no| self.signing_in(no.into()))
     }
 
@@ -101,7 +101,7 @@ impl Tokens {
             self.clock.sleep(interval).await;
             let asked_at = self.clock.now();
             let proof = self.credentials.proof(&self.target.url, asked_at).map_err(|reason| self.local(reason))?;
-            match grant::look(&self.transport, &self.target, &proof, &device.code, asked_at).await {
+            match grant::look(self.wire.as_ref(), &self.target, &proof, &device.code, asked_at).await {
                 Ok(granted) => return self.welcome(granted, asked_at).await,
                 Err(no) if asked_at >= until => return Err(self.signing_in(no.into())),
                 Err(NotGranted::Refused(refusal)) => match refusal.error {

@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::http::{Dialect, Refusal, RefusalVerdict};
+use crate::http::{Dialect, Facet, Refusal, RefusalVerdict};
 use crate::model::Side;
 
 /// How long a throttled service is left alone when it does not say for how long (partner-center §1.12).
@@ -121,7 +121,7 @@ impl Dialect for PartnerCenterDialect {
 }
 
 fn throttled() -> RefusalVerdict {
-    RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: false }
+    RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, facet: Facet::Unknown }
 }
 
 fn guid(id: Uuid) -> HeaderValue {
@@ -197,7 +197,7 @@ mod tests {
     fn maintenance_with_a_time_is_a_throttle() {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("7"))]);
         let refusal = PartnerCenterDialect.classify(StatusCode::SERVICE_UNAVAILABLE, &headers, b"");
-        assert_eq!(refusal.verdict, RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, is_concurrency: false });
+        assert_eq!(refusal.verdict, RefusalVerdict::Throttled { default_wait: THROTTLE_WAIT, facet: Facet::Unknown });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::settings::{AuthSettings, Grant};
+use crate::http::settings::{AuthSettings, Grant, LimitSettings};
 
 /// `[partner_center]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -65,6 +65,12 @@ pub struct WebhookAuthSettings {
 }
 
 impl PartnerCenterSettings {
+    /// What the client stack is limited to. The service publishes no number.
+    pub fn limits(&self) -> LimitSettings {
+        let PartnerCenterSettings { requests_per_minute, in_flight_max, .. } = *self;
+        LimitSettings { requests_per_minute, in_flight_max, protection: None }
+    }
+
     /// How to sign in to the webhook registration API.
     pub fn webhook_sign_in(&self) -> AuthSettings {
         let base = AuthSettings { audience: None, ..self.auth.clone() };

@@ -54,6 +54,25 @@ impl Protection {
 }
 
 impl Protection {
+    /// What the last request that was let in is charged with.
+    pub(super) fn last_charge(&self) -> Duration {
+        self.requests.back().map_or(Duration::ZERO, |(_, cost)| *cost)
+    }
+
+    /// Tells what is left of the window, as every answer does (dataverse §6.1). Seconds have a comma at the thousands.
+    pub(super) fn tell(&self, limits: &ProtectionLimits, answer: Answer) -> Answer {
+        let requests = limits.requests.saturating_sub(self.requests.len());
+        let millis = limits.execution.saturating_sub(self.execution).as_millis();
+        let (seconds, hundredths) = (millis / 1000, millis % 1000 / 10);
+        let seconds = match seconds {
+            1000.. => format!("{},{:03}.{hundredths:02}", seconds / 1000, seconds % 1000),
+            _ => format!("{seconds}.{hundredths:02}"),
+        };
+        answer
+            .with("x-ms-ratelimit-burst-remaining-xrm-requests", &requests.to_string())
+            .with("x-ms-ratelimit-time-remaining-xrm-requests", &seconds)
+    }
+
     /// Charges the execution time of further operations of one request: a batch counts as one request but for all its
     /// work (dataverse §5.3).
     pub(super) fn charge(&mut self, cost: Duration, now: Timestamp) {
@@ -95,5 +114,22 @@ mod tests {
         let limits = ProtectionLimits { execution: Duration::from_millis(10), ..limits };
         let refused = protection.admit(&limits, &request, later).expect("too much work");
         assert_eq!(refused.value()["error"]["code"], "0x80072321");
+    }
+
+    #[test]
+    fn every_answer_tells_what_is_left_with_a_comma_at_the_thousands() {
+        let (limits, now) = (ProtectionLimits::default(), Timestamp::from_seconds(1000));
+        let mut protection = Protection::default();
+        let told = |protection: &Protection| {
+            let answer = protection.tell(&limits, Answer::empty(204));
+            ["burst", "time"].map(|what| {
+                answer.header(&format!("x-ms-ratelimit-{what}-remaining-xrm-requests")).unwrap_or_default().to_owned()
+            })
+        };
+        assert_eq!(told(&protection), ["6000", "1,200.00"]);
+        assert_eq!(protection.admit(&limits, &Request::new("PATCH", "/"), now), None);
+        assert_eq!(told(&protection), ["5999", "1,199.90"]);
+        protection.charge(Duration::from_secs(400), now);
+        assert_eq!(told(&protection), ["5999", "799.90"]);
     }
 }

@@ -22,7 +22,7 @@ use crate::model::Timestamp;
 pub use columns::{Column, Kind, Table};
 
 use super::clock::print_seconds;
-use super::exchange::{Answer, Request, decode};
+use super::exchange::{Answer, Delivery, Request, decode};
 use super::journal::{Actor, Event};
 use super::options::{CrmOptions, KeyState, Options};
 use super::world::Turn;
@@ -252,6 +252,11 @@ impl Dynamics {
         self.ids(Table::Lead)
     }
 
+    /// How many rows a table has.
+    pub fn len(&self, table: Table) -> usize {
+        self.tables.get(&table).map_or(0, |rows| rows.rows.len())
+    }
+
     /// The ids of a table's rows.
     pub fn ids(&self, table: Table) -> Vec<Uuid> {
         self.tables.get(&table).map(|rows| rows.rows.keys().copied().collect()).unwrap_or_default()
@@ -375,7 +380,11 @@ impl Dynamics {
             turn.note.operation = Some("over the limit");
             return answer;
         }
-        self.route(options, request, turn).unwrap_or_else(|answer| answer)
+        let mut answer = self.route(options, request, turn).unwrap_or_else(|answer| answer);
+        if options.limits.takes_time {
+            answer.delivery = Delivery::Slow(self.protection.last_charge());
+        }
+        self.protection.tell(&options.limits, answer)
     }
 
     pub(crate) fn route(

@@ -227,3 +227,20 @@ fn a_missing_referral_is_404_and_a_wrong_id_is_400() {
     assert_eq!(portal(&mut world, "GET", "/nonsense", &[], None).status, 400);
     assert_eq!(portal(&mut world, "DELETE", &format!("/{}", Uuid::nil()), &[], None).status, 405);
 }
+
+#[test]
+fn a_minute_grants_so_many_requests_where_that_is_chosen() {
+    let mut options = Options::default();
+    options.portal.requests_per_minute = Some(2);
+    let mut world = world_with(options);
+    let ask = |world: &mut World| {
+        let answer = portal(world, "GET", "", &[], None);
+        (answer.status, answer.header("retry-after").map(str::to_owned))
+    };
+    assert_eq!(ask(&mut world).0, 200);
+    world.clock().advance(Duration::from_secs(20));
+    assert_eq!(ask(&mut world).0, 200);
+    assert_eq!(ask(&mut world), (429, Some("40".to_owned())));
+    world.clock().advance(Duration::from_secs(40));
+    assert_eq!(ask(&mut world).0, 200);
+}

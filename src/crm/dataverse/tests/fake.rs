@@ -267,6 +267,7 @@ pub fn settings() -> DataverseSettings {
         poll_overlap: HumanDuration::from_seconds(300),
         requests_per_minute: 600,
         in_flight_max: 8,
+        budget_share_percent: 97,
         batch_size: 20,
         requests_per_day: 100_000,
         auth: AuthSettings {
