@@ -105,7 +105,7 @@ fn run(seed: u64) -> (World, Vec<u16>) {
     world.faults = FaultPlan::storm(seed, 0.03);
     let statuses = (0..600).map(|number: u128| {
         world.clock().advance(Duration::from_secs(100));
-        match number % 4 {
+        match number % 5 {
             0 => portal(&mut world, "GET", "?$orderby=updatedDateTime%20desc", &[], None).status,
             1 => {
                 crm(
@@ -118,6 +118,7 @@ fn run(seed: u64) -> (World, Vec<u16>) {
                 .status
             }
             2 => crm(&mut world, "POST", "leads", &[], Some(json!({"subject": "x"}))).status,
+            3 => crm(&mut world, "GET", "leads?$deltatoken=1", &[], None).status,
             _ => crm(&mut world, "GET", "leads?$filter=subject%20ne%20null", &[], None).status,
         }
     });

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::model::{ReferralId, Timestamp};
 
 /// The format this program writes. It reads this one and the one before.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// Bytes before the body: format (1), length (4), CRC-32 (4).
 pub(super) const HEAD_BYTES: usize = 9;
@@ -67,23 +67,20 @@ pub(super) fn seal_as<T: Serialize + ?Sized>(format: u32, value: &T) -> Vec<u8> 
 pub(super) fn unseal<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
     let (format, body) = unwrap(what, bytes)?;
     match format {
-        1 | 2 => decode(what, body), // Only entries differ.
+        1..=3 => decode(what, body), // Only entries and the memo differ.
         _ => Err(unknown_format(what, format)),
     }
 }
 
-/// As [`unseal`] of a value that has grown at its end since: what an earlier program did not write is nothing, which
-/// encodes as zero.
-pub(super) fn unseal_grown<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
-    const GROWN_MAX: usize = 8;
-    let whole = unseal(what, bytes);
-    if whole.is_ok() {
-        return whole;
-    }
+/// As [`unseal`], for a value that has grown by fields at its end in format 3: what an earlier program did not write is
+/// nothing, which encodes as `grown` zeros.
+pub(super) fn unseal_grown<T: DeserializeOwned>(what: &str, bytes: &[u8], grown: usize) -> Result<T, Failure> {
     let (format, body) = unwrap(what, bytes)?;
-    let padded = [body, &[0; GROWN_MAX]].concat();
-    let longer = (1..=GROWN_MAX).filter(|_| format <= FORMAT);
-    longer.map(|zeros| decode(what, &padded[..body.len() + zeros])).find(Result::is_ok).unwrap_or(whole)
+    match format {
+        1 | 2 => decode(what, &[body, &vec![0; grown]].concat()),
+        3 => decode(what, body),
+        _ => Err(unknown_format(what, format)),
+    }
 }
 
 /// Checks an envelope; returns the format and the body.
@@ -167,7 +164,7 @@ pub(super) fn array_at<const N: usize>(what: &str, key: &[u8], at: usize) -> Res
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{FORMAT, Failure, HEAD_BYTES, instant_key, seal, sortable, unseal, unseal_grown};
+    use super::{FORMAT, Failure, HEAD_BYTES, instant_key, seal, seal_as, sortable, unseal, unseal_grown};
     use crate::model::{ReferralId, Timestamp};
 
     #[test]
@@ -192,15 +189,17 @@ mod tests {
 
     #[test]
     fn a_value_that_has_grown_is_read_as_it_was_before() {
-        let before = seal(&(7u64, "words".to_owned()));
         type Grown = (u64, String, Option<u32>, Vec<u8>, u64);
-        assert_eq!(unseal_grown::<Grown>("value", &before), Ok((7, "words".to_owned(), None, Vec::new(), 0)));
+        let read = |bytes: &[u8]| unseal_grown::<Grown>("value", bytes, 3);
+        let before = seal_as(2, &(7u64, "words".to_owned()));
+        assert_eq!(read(&before), Ok((7, "words".to_owned(), None, Vec::new(), 0)));
         let after = seal(&(7u64, "words".to_owned(), Some(3u32), vec![1u8], 300u64));
-        assert_eq!(unseal_grown::<Grown>("value", &after), Ok((7, "words".to_owned(), Some(3), vec![1], 300)));
-        assert!(unseal_grown::<(u64, u64)>("value", &before).is_err(), "other bytes are not made up");
+        assert_eq!(read(&after), Ok((7, "words".to_owned(), Some(3), vec![1], 300)));
+        let cut = seal(&(7u64, "words".to_owned()));
+        assert!(matches!(read(&cut), Err(Failure::Damage(_))), "nothing is made up in the present format");
         let mut damaged = before;
         damaged[HEAD_BYTES] ^= 1;
-        assert!(matches!(unseal_grown::<Grown>("value", &damaged), Err(Failure::Damage(_))));
+        assert!(matches!(read(&damaged), Err(Failure::Damage(_))));
     }
 
     #[test]

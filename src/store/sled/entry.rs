@@ -130,7 +130,7 @@ pub(super) fn decode(bytes: &[u8], shapes: &Shapes) -> Result<Entry, Failure> {
     let (format, body) = codec::unwrap(WHAT, bytes)?;
     match format {
         1 => EntryV2 { known: codec::decode(WHAT, body)?, flips: Vec::new() }.into_entry(shapes),
-        2 => codec::decode::<EntryV2>(WHAT, body)?.into_entry(shapes),
+        2 | 3 => codec::decode::<EntryV2>(WHAT, body)?.into_entry(shapes),
         _ => Err(codec::unknown_format(WHAT, format)),
     }
 }

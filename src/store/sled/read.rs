@@ -13,6 +13,10 @@ use crate::model::{Cause, Entry, LeadId, ReferralId, Timestamp};
 use crate::ports::{Counters, HistoryLine, IntendedAction, Intent, Memo, Pruned};
 use crate::store::{NEWEST_MAX, lock};
 
+/// Fields that the memo got in format 3: change tracking, what a sweep has met, its last page, and leads without the
+/// referral id.
+pub(super) const MEMO_GROWN: usize = 4;
+
 impl Ledger {
     /// One entry.
     pub(super) fn get(&self, id: ReferralId) -> Result<Option<Entry>, Failure> {
@@ -88,7 +92,7 @@ impl Ledger {
 
     /// The memo.
     pub(super) fn memo(&self) -> Result<Memo, Failure> {
-        let memo = self.meta("memo")?.map(|bytes| unseal_grown("the memo", &bytes));
+        let memo = self.meta("memo")?.map(|bytes| unseal_grown("the memo", &bytes, MEMO_GROWN));
         memo.transpose().map(Option::unwrap_or_default)
     }
 
