@@ -62,7 +62,7 @@ impl Pass<'_> {
                     break;
                 }
                 // The rest is the next pass's, and until then nobody knows what every lead says.
-                ChangeLink::More(more) if pages >= self.setup.poll_pages_max => {
+                ChangeLink::More(more) if pages >= self.setup.poll_pages_max && !self.is_unlimited() => {
                     self.tracking_next = Some(if is_proven { Tracking::Proven(more) } else { Tracking::Fresh(more) });
                     self.is_cut = true;
                     break;

@@ -12,6 +12,7 @@ use referrald::sim::faults::Class;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::stage::{Stage, says};
 use crate::town::{Host, Town};
 
 fn tracked(settings: &mut Settings) {
@@ -188,4 +189,43 @@ async fn without_the_setting_the_link_is_dropped_and_leads_are_polled() {
     let before = requests(&town);
     cycles(&town, &host, 2).await;
     assert_eq!((asked(&town, before, "track changes"), tracking(&host)), (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_built_program_follows_its_link_over_http() {
+    let stage = Stage::new(86, 6).await;
+    stage.overlay("[dataverse]\nobserve = \"delta\"\n");
+    for _ in 0..3 {
+        stage.run(&["once"]).await;
+    }
+    let tracked = |stage: &Stage| {
+        let requests = stage.requests(Service::Crm);
+        let tracked: Vec<String> =
+            requests.iter().filter(|one| one.operation == "track changes").map(|one| one.path.clone()).collect();
+        tracked
+    };
+    let paths = tracked(&stage);
+    assert!(paths.len() >= 3 && paths.last().is_some_and(|path| path.contains("$deltatoken=")), "{paths:?}");
+    let lead = stage.simulator.with(|world| world.crm.lead_ids()[0]);
+    stage.simulator.with(|world| world.delete_lead(lead));
+    stage.clear_journal_but_judge();
+    let report = stage.run(&["once", "--json"]).await;
+    assert!(report.out.contains("lead deleted"), "{}", report.out);
+    assert!(
+        stage
+            .requests(Service::Crm)
+            .iter()
+            .all(|one| one.operation != "list leads" || !one.path.contains("modifiedon ge"))
+    );
+    let check = stage.run(&["schema", "check"]).await;
+    assert_eq!(check.code, 0, "{}", check.out);
+    assert!(says(&check.out, "on, changes are kept for 7 days"), "{}", check.out);
+    stage.simulator.with(|world| world.options.crm.tracks_changes = false);
+    let check = stage.run(&["schema", "check"]).await;
+    assert_eq!(check.code, 1, "{}", check.out);
+    assert!(says(&check.out, "\"Track changes\""), "{}", check.out);
+    let report = stage.run(&["once"]).await;
+    println!("{}\n{}", report.out, report.trouble);
+    assert!(says(&report.out, "changed leads are polled instead of tracked"), "{}", report.out);
+    stage.judge_discretion();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::unit::Unit;
 use crate::crm::dataverse::setup::privileges::{Held, Need};
-use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner};
+use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner, FoundTracking};
 use crate::http::signin::claims::Claims;
 use crate::model::{Fault, Owner, RemoteError, Side, Timestamp};
 use crate::portal::partner_center::probe::Glimpse;
@@ -239,6 +239,10 @@ pub struct CrmFact {
     pub column: Option<(String, Result<Option<FoundColumn>, Trouble>)>,
     /// The alternate key, in that mode.
     pub key: Option<Result<Option<FoundKey>, Trouble>>,
+    /// Changed leads are to be heard of by change tracking.
+    pub wants_tracking: bool,
+    /// Change tracking, where it is wanted.
+    pub tracking: Option<Result<FoundTracking, Trouble>>,
 }
 
 /// What a user may do.

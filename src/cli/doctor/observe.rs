@@ -19,7 +19,7 @@ use crate::config::unit::Unit;
 use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity};
 use crate::control::{Client, ControlError, Place};
 use crate::crm;
-use crate::crm::dataverse::settings::Identity;
+use crate::crm::dataverse::settings::{Identity, Observe};
 use crate::crm::dataverse::setup::Setup;
 use crate::crm::dataverse::setup::privileges::needs;
 use crate::http::Exchange;
@@ -422,6 +422,7 @@ async fn crm_side(
         has_owner_rule: !owners.is_empty(),
         wants_column: settings.referral_id_column.is_some(),
         wants_key: settings.identity == Identity::AlternateKey,
+        wants_tracking: dataverse.observe == Observe::Delta,
         ..CrmFact::default()
     };
     let Some(line) = sign_in(&mut fact.sign_in, line, is_reached).await else { return fact };
@@ -475,6 +476,9 @@ async fn crm_side(
         if identity == Identity::AlternateKey {
             fact.key = Some(setup.key(column).await.map_err(trouble));
         }
+    }
+    if fact.wants_tracking {
+        fact.tracking = Some(setup.tracking().await.map_err(trouble));
     }
     fact
 }

@@ -9,7 +9,7 @@ use super::facts::*;
 use super::judge::diagnose;
 use super::report::{Outcome, Report};
 use crate::crm::dataverse::setup::privileges::{Depth, Uses, needs};
-use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner, Index};
+use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner, FoundTracking, Index};
 use crate::http::signin::claims::Claims;
 use crate::model::{Fault, Owner, RemoteError, Side};
 use crate::portal::partner_center::probe::Glimpse;
@@ -96,6 +96,8 @@ fn good() -> Facts {
                 Ok(Some(FoundColumn { kind: "String".into(), length_max: Some(100) })),
             )),
             key: Some(Ok(Some(FoundKey { name: "new_referralidkey".into(), index: Index::Active }))),
+            wants_tracking: false,
+            tracking: None,
         },
         wants_webhook: true,
         webhook: Some(Ok(None)),
@@ -564,6 +566,21 @@ fn a_failed_check_takes_those_above_it_along_and_names_the_cause() {
         ..CrmFact::default()
     };
     insta::assert_snapshot!(drawn(&diagnose(&facts)));
+}
+
+#[test]
+fn change_tracking_that_is_off_is_worth_a_look_where_it_is_wanted() {
+    let report = |is_on| {
+        let mut facts = good();
+        facts.crm.wants_tracking = true;
+        facts.crm.tracking = Some(Ok(FoundTracking { is_on, days: is_on.then_some(7) }));
+        drawn(&diagnose(&facts))
+    };
+    let off = report(false);
+    assert!(off.contains("off for the lead table") && off.contains("Track changes"), "{off}");
+    let on = report(true);
+    assert!(on.contains("on, changes are kept for 7 days") && !on.contains("Track changes"), "{on}");
+    assert!(!drawn(&diagnose(&good())).contains("tracking"), "nobody asked");
 }
 
 #[test]

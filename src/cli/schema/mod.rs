@@ -13,9 +13,10 @@ use super::exit::Exit;
 use super::layout::row;
 use super::{Call, Failure, print_json};
 use crate::config::Settings;
-use crate::crm::dataverse::settings::Identity;
+use crate::crm::dataverse::SWITCH_ON;
+use crate::crm::dataverse::settings::{Identity, Observe};
 use crate::crm::dataverse::setup::install::LENGTH;
-use crate::crm::dataverse::setup::{FoundColumn, FoundKey, Index, Setup};
+use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundTracking, Index, Setup};
 use crate::model::RemoteError;
 use crate::ports::Clock;
 
@@ -55,7 +56,12 @@ pub(super) async fn schema(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let line = crm_line(&settings, &clock)?;
     let setup = Setup::open(&settings.dataverse, line.client).map_err(Failure::Other)?;
+    let is_tracking = settings.dataverse.observe == Observe::Delta && matches!(command, SchemaCommand::Check);
+    let tracking = if is_tracking { Some(setup.tracking().await.map_err(told)?) } else { None };
     let Some(column) = &settings.referral_id_column else {
+        if let Some(found) = tracking {
+            return without_column(found, call.is_json, out);
+        }
         let text = "referral_id_column is not set, and identity = \"derived\" needs nothing installed";
         if call.is_json {
             print_json(out, &json!({"is_fine": true, "text": text}))?;
@@ -64,16 +70,39 @@ pub(super) async fn schema(
         }
         return Ok(Exit::Fine);
     };
-    let desk = Desk { setup, column, settings: &settings, clock, is_json: call.is_json };
+    let desk = Desk { setup, column, settings: &settings, clock, is_json: call.is_json, tracking };
     match command {
         SchemaCommand::Check => {
             let found = desk.look().await?;
             desk.print(&found, out)?;
-            Ok(if desk.is_fine(&found) { Exit::Fine } else { Exit::Failed })
+            let is_tracked = tracking.is_none_or(|tracking| tracking.is_on);
+            Ok(if desk.is_fine(&found) && is_tracked { Exit::Fine } else { Exit::Failed })
         }
         SchemaCommand::Install(install) => desk.install(install, out).await,
         SchemaCommand::Role => unreachable!("handled above"),
     }
+}
+
+/// What there is to say without a referral id column, where change tracking is wanted.
+fn without_column(tracking: FoundTracking, is_json: bool, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    if is_json {
+        print_json(out, &json!({"is_fine": tracking.is_on, "tracking": tracking_shape(tracking)}))?;
+    } else {
+        print_tracking(tracking, out)?;
+    }
+    Ok(if tracking.is_on { Exit::Fine } else { Exit::Failed })
+}
+
+fn print_tracking(tracking: FoundTracking, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    row(out, "Change tracking", &tracking.to_string())?;
+    if !tracking.is_on {
+        row(out, "Next", SWITCH_ON)?;
+    }
+    Ok(())
+}
+
+fn tracking_shape(tracking: FoundTracking) -> serde_json::Value {
+    json!({"is_on": tracking.is_on, "days": tracking.days})
 }
 
 struct Desk<'a> {
@@ -82,6 +111,8 @@ struct Desk<'a> {
     settings: &'a Settings,
     clock: Arc<dyn Clock>,
     is_json: bool,
+    /// Looked at where it is wanted.
+    tracking: Option<FoundTracking>,
 }
 
 /// What is there.
@@ -205,9 +236,11 @@ impl Desk<'_> {
             (None, false) => "not there, and not needed with identity = \"derived\"".to_owned(),
         };
         let is_fine = self.is_fine(found);
+        let is_tracked = self.tracking.is_none_or(|tracking| tracking.is_on);
         if self.is_json {
             let shape = json!({
-                "is_fine": is_fine,
+                "is_fine": is_fine && is_tracked,
+                "tracking": self.tracking.map(tracking_shape),
                 "column": {"name": self.column, "exists": found.column.is_some(),
                     "length_max": found.column.as_ref().and_then(|column| column.length_max)},
                 "key": found.key.as_ref().map(|key| json!({"name": key.name, "index": index_word(&key.index)})),
@@ -220,7 +253,7 @@ impl Desk<'_> {
         if !is_fine {
             row(out, "Next", "`referrald schema install` creates what is missing")?;
         }
-        Ok(())
+        self.tracking.map_or(Ok(()), |tracking| print_tracking(tracking, out))
     }
 
     fn say(&self, out: &mut (dyn Write + Send), text: &str) -> Result<(), Failure> {

@@ -60,9 +60,9 @@ impl Api {
         self.page_of(operation, url, Some(&preference)).await
     }
 
-    /// Reads one page of our size of a table whose changes are tracked.
+    /// Reads one page of a table whose changes are tracked: as long as pages get, because its rows are short.
     pub async fn tracked(&self, operation: &'static str, url: Url) -> Result<RawPage, RemoteError> {
-        let preference = format!("odata.track-changes,odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX));
+        let preference = format!("odata.track-changes,odata.maxpagesize={PAGE_SIZE_MAX}");
         self.page_of(operation, url, Some(&preference)).await
     }
 

@@ -33,7 +33,7 @@ impl Dynamics {
         let steps: Vec<&str> = tail.split('/').filter(|step| !step.is_empty()).collect();
         let cast = |step: &str| step.strip_prefix(ATTRIBUTE).map(str::to_owned);
         match steps.as_slice() {
-            [] => selected(definition(table), request).map(|body| Answer::json(200, body)),
+            [] => selected(definition(options, table), request).map(|body| Answer::json(200, body)),
             ["Keys"] => collection(options, self.keys(table), request),
             ["Attributes"] => self.attributes(options, table, None, request),
             ["Attributes", step] if step.starts_with(ATTRIBUTE) => self.attributes(options, table, cast(step), request),
@@ -44,7 +44,7 @@ impl Dynamics {
     }
 
     fn definitions(&self, options: &CrmOptions, request: &Request) -> Result<Answer, Answer> {
-        collection(options, TABLES.into_iter().map(definition).collect(), request)
+        collection(options, TABLES.into_iter().map(|table| definition(options, table)).collect(), request)
     }
 
     fn attributes(
@@ -153,10 +153,10 @@ impl Dynamics {
     }
 }
 
-fn definition(table: Table) -> Value {
+fn definition(options: &CrmOptions, table: Table) -> Value {
     json!({
         "LogicalName": table.name(), "EntitySetName": table.set(), "PrimaryIdAttribute": table.key(),
-        "ChangeTrackingEnabled": true, "IsOptimisticConcurrencyEnabled": true,
+        "ChangeTrackingEnabled": options.tracks_changes, "IsOptimisticConcurrencyEnabled": true,
         "IsDuplicateDetectionEnabled": {"Value": true, "CanBeChanged": true},
         "MetadataId": format!("00000000-0000-4000-8000-0000000000{:02x}", table as u8),
     })

@@ -2,6 +2,7 @@
 
 use crate::cli::doctor::facts::{CrmFact, Facts, LedgerFact, PortalFact, Privileges, SignInFact};
 use crate::cli::doctor::report::Outcome;
+use crate::crm::dataverse::SWITCH_ON;
 use crate::crm::dataverse::setup::privileges::Depth;
 use crate::crm::dataverse::setup::{FoundOwner, Index, owner_id};
 use crate::model::{Owner, Side};
@@ -44,6 +45,9 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
     }
     if crm.wants_key {
         desk.add("key", "Alternate key", &["configuration", "user", "column"], || key(crm));
+    }
+    if crm.wants_tracking {
+        desk.add("tracking", "Change tracking", &["configuration", "user"], || tracking(crm));
     }
     desk.add("organization", "Same organizations", &["configuration", "ledger", "user"], || organization(facts));
     if !facts.wants_webhook {
@@ -327,6 +331,16 @@ fn key(crm: &CrmFact) -> Option<Outcome> {
                 "look at the key in the maker portal",
             ),
         },
+    })
+}
+
+fn tracking(crm: &CrmFact) -> Option<Outcome> {
+    let expected =
+        "a lead table that keeps what changes (dataverse.observe = \"delta\"); until then changed leads are polled";
+    Some(match crm.tracking.as_ref()? {
+        Err(trouble) => troubled(trouble, expected),
+        Ok(found) if found.is_on => Outcome::good(found.to_string()),
+        Ok(found) => Outcome::care(found.to_string(), expected, SWITCH_ON),
     })
 }
 

@@ -41,6 +41,25 @@ pub struct FoundKey {
     pub index: Index,
 }
 
+/// Change tracking of the lead table as it is (dataverse §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundTracking {
+    /// The table keeps what changes.
+    pub is_on: bool,
+    /// For so many days (`organization.expirechangetrackingindays`), when the service told.
+    pub days: Option<u64>,
+}
+
+impl std::fmt::Display for FoundTracking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.is_on, self.days) {
+            (false, _) => f.write_str("off for the lead table"),
+            (true, None) => f.write_str("on"),
+            (true, Some(days)) => write!(f, "on, changes are kept for {days} days"),
+        }
+    }
+}
+
 /// How far the index of a key is (dataverse §3.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Index {
@@ -109,6 +128,22 @@ impl Setup {
         let url = self.api.root.at("EntityDefinitions(LogicalName='lead')/Keys", &[("$select", select)]);
         let keys = self.api.metadata(OPERATION, url).await?;
         Ok(keys.iter().find_map(|key| read_key(key, column)))
+    }
+
+    /// Whether the lead table keeps what changes, and for how long.
+    ///
+    /// # Errors
+    /// As the client stack; that the number of days is not told is none.
+    pub async fn tracking(&self) -> Result<FoundTracking, RemoteError> {
+        const OPERATION: &str = "look for change tracking";
+        let select = [("$select", "LogicalName,ChangeTrackingEnabled")];
+        let table =
+            self.api.object(OPERATION, self.api.root.at("EntityDefinitions(LogicalName='lead')", &select)).await?;
+        let is_on = table.get("ChangeTrackingEnabled").and_then(Value::as_bool).unwrap_or(false);
+        let select = [("$select", "expirechangetrackingindays")];
+        let organizations = self.api.all(OPERATION, self.api.root.at("organizations", &select)).await;
+        let days = organizations.ok().and_then(|rows| rows.first()?.get("expirechangetrackingindays")?.as_u64());
+        Ok(FoundTracking { is_on, days })
     }
 
     /// Looks a future owner up.

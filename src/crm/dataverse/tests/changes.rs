@@ -35,7 +35,7 @@ async fn the_first_reading_asks_for_ids_and_versions_only() {
     let found = page(derived(&fake).lead_changes(None).await.expect("a page"));
     let call = &fake.calls()[0];
     assert_eq!(call.url.as_str(), format!("{HOST}{FIRST}"), "no filter, no order: both are refused");
-    assert_eq!(header(call, "prefer"), "odata.track-changes,odata.maxpagesize=500");
+    assert_eq!(header(call, "prefer"), "odata.track-changes,odata.maxpagesize=5000");
     let version = LeadVersion {
         id: lead_id(),
         etag: Some(ETag("W/\"915244\"".into())),
@@ -59,7 +59,7 @@ async fn a_link_is_followed_to_the_letter_and_the_last_page_has_the_next_one() {
     assert_eq!(last.next, ChangeLink::Later(link()));
     let urls: Vec<String> = fake.calls().iter().map(|call| call.url.to_string()).collect();
     assert_eq!(urls, [format!("{HOST}{LINK}"), format!("{HOST}{more}")]);
-    assert_eq!(header(&fake.calls()[1], "prefer"), "odata.track-changes,odata.maxpagesize=500");
+    assert_eq!(header(&fake.calls()[1], "prefer"), "odata.track-changes,odata.maxpagesize=5000");
 }
 
 #[tokio::test]
