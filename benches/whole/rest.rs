@@ -1,6 +1,7 @@
 //! The built program at rest: start, memory, and what a cycle with nothing new costs it.
 //!
-//! Another build of the program is measured with `REFERRALD_BENCH_PROGRAM=/path/to/referrald`.
+//! Another build of the program is measured with `REFERRALD_BENCH_PROGRAM=/path/to/referrald`, other settings with
+//! `REFERRALD_BENCH_STATE='cache_bytes = 4194304'` (lines of `[state]`).
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -135,6 +136,7 @@ client_id = "{client}"
 client_secret_file = "{directory}/secret"
 [state]
 directory = "{directory}/state"
+{more}
 [status]
 settle_time = "0s"
 settle_time_lost = "0s"
@@ -148,6 +150,7 @@ sweep = "0 0 0 1 1 *"
         tenant = options.tenant,
         client = options.client.0,
         directory = directory.display(),
+        more = std::env::var("REFERRALD_BENCH_STATE").unwrap_or_default(),
     );
     file("referrald.toml", &text);
 }

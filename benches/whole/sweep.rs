@@ -11,7 +11,7 @@ use bytes::Bytes;
 use referrald::cycle::Budget;
 use referrald::daemon::{Engine, Reconciler};
 use referrald::http::{Answer, Call, Exchange};
-use referrald::model::{RemoteError, Timestamp};
+use referrald::model::{RemoteError, Timestamp, Watermark};
 use referrald::portal::PortalSettings;
 use referrald::ports::{Allowance, Batch, Memo, Ports, StateStore, Traffic};
 use referrald::sim::{DirectCrm, DirectCrmSettings, SimClock, World};
@@ -36,7 +36,10 @@ pub fn measure(sizes: &[u64]) {
     for size in sizes {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         let directory = tempfile::tempdir().expect("there is a temporary directory");
-        seed::fill(&runtime, directory.path(), *size, |_| {});
+        let now = Watermark(jiff::Timestamp::now().into());
+        seed::fill(&runtime, directory.path(), *size, |memo| {
+            (memo.leads_seen, memo.opportunities_seen) = (Some(now), Some(now));
+        });
         let listing = Arc::new(Listing::new(&town, *size));
         let store = Arc::new(SledStore::open(directory.path(), seed::CACHE_BYTES, None).expect("the ledger opens"));
         let settings = town::settings();

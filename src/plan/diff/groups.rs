@@ -2,7 +2,7 @@
 
 use super::writes::Writes;
 use super::{Draft, GroupTrace, base_of};
-use crate::model::{Cause, Column, Entry, GroupMemory, LeadState, Link, ReferralStatus};
+use crate::model::{Base, Cause, Column, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
 use crate::plan::mapping::{Group, GroupValue};
@@ -36,7 +36,8 @@ impl Draft<'_> {
             (LeadState::Open | LeadState::Disqualified, _) => None,
         };
         let is_lead_known = link.status.state != LeadState::Qualified || speaks.is_some();
-        let observed = self.row.lead.present().filter(|_| is_lead_known).map(|lead| mapping.observe(lead, speaks));
+        let seen = self.row.lead.present().filter(|_| is_lead_known);
+        let observed = std::cell::OnceCell::new();
         if let Some(derived) = &derived {
             entry.primary_contact = derived.primary_contact;
         }
@@ -47,11 +48,16 @@ impl Draft<'_> {
                 continue;
             }
             let memory = entry.groups.iter().find(|memory| memory.group == group.key);
+            if let Some(memory) = memory.filter(|memory| derived.is_none() && self.is_quiet(entry, group, memory, seen))
+            {
+                memories.push(memory.clone());
+                continue;
+            }
             // A composed text says the rest without the people in it, or stays as it is.
             let is_text = group.mentions_contacts && !group.is_contact && entry.is_consent_withdrawn;
             let derived = if is_text && is_clearing { &without_people } else { &derived };
             let referral = derived.as_ref().map(|derived| &derived.groups[index]);
-            let lead = observed.as_ref().map(|observed| &observed[index]);
+            let lead = seen.map(|lead| &observed.get_or_init(|| mapping.observe(lead, speaks))[index]);
             if group.is_contact && entry.is_consent_withdrawn {
                 frozen_contacts.push(group.name.clone());
                 self.withdraw(group, memory, lead, writes);
@@ -90,6 +96,24 @@ impl Draft<'_> {
             let groups = std::mem::take(&mut writes.waiting);
             self.holds.push(Hold::LeadClosed { lead: link.lead, state: link.status.state, groups });
         }
+    }
+
+    /// Nothing can come of this group while the referral was not read: both sides agreed, nothing was asked for or is
+    /// under way, and the lead, if it was read, says what it said. What the merge would find, without building values.
+    fn is_quiet(&self, entry: &Entry, group: &Group, memory: &GroupMemory, seen: Option<&Lead>) -> bool {
+        let Base::Common { lead: agreed, .. } = memory.base else { return false };
+        let is_at_rest = memory.mapping == group.mapping_hash
+            && memory.referral_moved.is_none()
+            && memory.lead_moved.is_none()
+            && memory.released.is_none()
+            && memory.flips.is_none();
+        let is_asked = self.row.intent.is_some() || self.row.backfill.is_some() || self.trace.is_some();
+        is_at_rest
+            && !is_asked
+            && !entry.is_consent_withdrawn
+            && seen.is_none_or(|lead| {
+                lead.status.state != LeadState::Qualified && self.policy.mapping.fingerprint(group, lead) == agreed
+            })
     }
 
     pub(super) fn sight<'s>(

@@ -2,6 +2,7 @@
 //!
 //! The kind of the lead column decides. Applying it again changes nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
@@ -80,6 +81,28 @@ pub fn canonical(kind: ColumnKind, value: &Value, precision: u32, zone: &TimeZon
         ColumnKind::Currency => currency(value),
         ColumnKind::Other => Err(Misfit::WrongType),
     }
+}
+
+/// As [`canonical`], without a copy of what is in its form already: most text is.
+pub fn canonical_of<'a>(
+    kind: ColumnKind,
+    value: Cow<'a, Value>,
+    precision: u32,
+    zone: &TimeZone,
+) -> Result<Option<Cow<'a, Value>>, Misfit> {
+    let is_in_form = match value.as_ref() {
+        Value::String(text) => kind == ColumnKind::Text && is_clean(text),
+        _ => false,
+    };
+    match is_in_form {
+        true => Ok(Some(value)),
+        false => Ok(canonical(kind, &value, precision, zone)?.map(Cow::Owned)),
+    }
+}
+
+fn is_clean(text: &str) -> bool {
+    let is_whole = |clean: Cow<'_, str>| matches!(clean, Cow::Borrowed(same) if same.len() == text.len());
+    !text.is_empty() && !text.contains('&') && is_whole(clean(text))
 }
 
 /// True for null, blank text and empty containers.

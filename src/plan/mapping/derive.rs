@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::canonical::{Misfit, PRECISION_DEFAULT, canonical, to_decimal};
+use super::canonical::{Misfit, PRECISION_DEFAULT, canonical, canonical_of, to_decimal};
 use super::compile::{Recipe, is_option};
 use super::contact::Contacts;
 use super::expression::{Expression, Source};
@@ -206,7 +206,7 @@ fn first(
     let mut trouble = None;
     for expression in expressions {
         let found = expression.evaluate(source, &mapping.templates).and_then(|raw| match raw {
-            Some(raw) => canonical(recipe.kind, &raw, precision, &mapping.zone),
+            Some(raw) => Ok(canonical_of(recipe.kind, raw, precision, &mapping.zone)?.map(Cow::into_owned)),
             None => Ok(None),
         });
         match found.and_then(|value| match value {

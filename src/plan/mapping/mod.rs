@@ -169,6 +169,12 @@ impl Mapping {
         observe::observe(self, lead, opportunities)
     }
 
+    /// The fingerprint that [`Mapping::observe`] gives a group of a lead for which no opportunity speaks, without the
+    /// values. Most leads say what they said before, and then nobody asks for more.
+    pub fn fingerprint(&self, group: &Group, lead: &Lead) -> u64 {
+        observe::fingerprint(self, group, lead)
+    }
+
     /// What has to be written to make the lead's side of a group look like the referral's: only columns that differ.
     ///
     /// An amount and its currency go together or not at all.

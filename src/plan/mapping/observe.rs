@@ -1,10 +1,11 @@
 //! The lead's side: what the service returned, in canonical form.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::canonical::{PRECISION_DEFAULT, canonical, from_decimal};
+use super::canonical::{PRECISION_DEFAULT, canonical, canonical_of, from_decimal};
 use super::compile::Recipe;
 use super::text::looks_cut;
 use super::{Group, GroupValue, Mapping};
@@ -64,6 +65,26 @@ fn value(mapping: &Mapping, group: &Group, lead: &Lead, speaker: Option<&Opportu
         is_cut,
         ..GroupValue::default()
     }
+}
+
+/// The fingerprint of one group of a lead that speaks for itself. See [`Mapping::fingerprint`].
+pub(super) fn fingerprint(mapping: &Mapping, group: &Group, lead: &Lead) -> u64 {
+    let read = |recipe: &Recipe, precision| {
+        let value = Cow::Borrowed(lead.columns.get(&recipe.column)?);
+        canonical_of(recipe.kind, value, precision, &mapping.zone).ok().flatten()
+    };
+    let currency = group.recipes.iter().find(|recipe| recipe.kind == ColumnKind::Currency);
+    let code = currency.and_then(|recipe| read(recipe, PRECISION_DEFAULT));
+    let precision = code.as_deref().and_then(Value::as_str).and_then(|code| mapping.precision(code));
+    let precision = precision.unwrap_or(PRECISION_DEFAULT);
+    let mut amounts = group.recipes.iter().filter(|recipe| recipe.kind == ColumnKind::Money).peekable();
+    let is_without_amount =
+        currency.is_some() && amounts.peek().is_some() && !amounts.any(|recipe| read(recipe, precision).is_some());
+    let silent = currency.filter(|_| is_without_amount).map(|recipe| &recipe.column);
+    // Recipes are in alphabetical order of their columns, as the columns of a value are.
+    let said = group.recipes.iter().filter(|recipe| Some(&recipe.column) != silent);
+    let said = said.filter_map(|recipe| Some((recipe.column.as_str(), read(recipe, precision)?)));
+    mapping.prints.values(&group.name, said)
 }
 
 /// What the opportunity says in place of the lead; `None` when it leaves something open that belongs together.

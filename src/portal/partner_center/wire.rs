@@ -104,10 +104,12 @@ fn row_of(mut tree: Value) -> Result<Referral, Defect> {
 fn is_doubtful(text: &str) -> bool {
     let bytes = text.as_bytes();
     let brackets = bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    // Both are rare: what needs a close look is looked for only where they are.
+    let is_escaped =
+        || bytes.windows(3).any(|three| matches!(three, [b'\\', b'u', b'd' | b'D'])) || text.contains("\\u0024");
     brackets > BRACKETS_MAX
-        || text.contains("\"$")
-        || bytes.windows(3).any(|three| matches!(three, [b'\\', b'u', b'd' | b'D']))
-        || text.contains("\\u0024")
+        || (bytes.contains(&b'$') && text.contains("\"$"))
+        || (bytes.contains(&b'\\') && is_escaped())
 }
 
 /// A row with no more opening brackets cannot be nested deeper than the library follows (128).

@@ -1,5 +1,6 @@
 //! Laws that hold for every document.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
@@ -31,6 +32,20 @@ proptest! {
         let amount = of(&MAPPING, &derived.groups, "amount");
         let has = |column: &str| amount.draft.get(column).is_some_and(|value| !value.is_null());
         prop_assert_eq!(has("estimatedamount"), has("transactioncurrencyid"));
+    }
+
+    #[test]
+    fn a_fingerprint_alone_is_the_one_of_the_values(
+        document in any_document(),
+        columns in prop::collection::btree_map(prop::sample::select(MAPPING.columns().iter().cloned().collect::<Vec<_>>()), any_json(), 0..20),
+    ) {
+        let mut lead = written(&MAPPING.derive(&referral(document), None, true));
+        for changed in [BTreeMap::new(), columns] {
+            lead.columns.extend(changed);
+            for (group, value) in MAPPING.groups().iter().zip(MAPPING.observe(&lead, None)) {
+                prop_assert_eq!(MAPPING.fingerprint(group, &lead), value.fingerprint, "{}", group.name);
+            }
+        }
     }
 
     #[test]
