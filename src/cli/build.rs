@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::arguments::{Demo, Flags};
 use super::webhook::Attendant;
-use crate::config::{KeyPath, Settings};
+use crate::config::{KeyPath, Settings, Severity};
 use crate::daemon::reconciler::{Credential, Reload};
 use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
@@ -179,12 +179,13 @@ impl Build for Product {
     }
 }
 
-/// Reads the configuration; every problem is in the error.
+/// Reads the configuration; every error is in the error. What is only worth a look is for `config check`.
 pub(super) fn load(flags: &Flags) -> Result<Settings, StartError> {
-    match Settings::load(&flags.sources()) {
-        Ok(loaded) => Ok(loaded.settings),
-        Err(problems) => Err(StartError::Configuration(problems.to_string())),
-    }
+    Settings::load(&flags.sources()).map(|loaded| loaded.settings).map_err(|problems| {
+        let errors = problems.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let text = errors.map(|problem| format!("{problem}\n")).collect::<String>();
+        StartError::Configuration(text.trim_end().to_owned())
+    })
 }
 
 /// Opens the ledger. A command that runs no cycle leaves it as orderly as it found it.
@@ -267,7 +268,9 @@ pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Li
     let crm_settings = &settings.dataverse;
     let url = crm_settings.url.as_ref().ok_or_else(|| {
         StartError::Configuration(
-            "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
+            "dataverse.url is missing: `referrald init` asks for it; by hand, name the environment, for example \
+             https://contoso.crm4.dynamics.com"
+                .to_owned(),
         )
     })?;
     let (side, section) = (Side::Crm, "dataverse.auth");
@@ -328,8 +331,10 @@ fn credential(tokens: Arc<Tokens>, grant: Grant) -> Credential {
             Grant::ClientCredentials => ("client credentials", state.certificate_not_after),
             Grant::Password => ("user name and password (compatibility mode)", None),
         };
+        let is_nobody = grant == Grant::RefreshToken && ends.is_none();
         let text = match state.last_error {
             Some(error) => format!("{how}: {error}"),
+            None if is_nobody => format!("{how}: nobody has signed in yet; run `referrald login`"),
             None => how.to_owned(),
         };
         (text, ends)

@@ -322,6 +322,9 @@ impl Write for Shared {
 /// The archive, readable for its owner only; whole, or not there.
 fn write(file: &Path, folder: &str, files: &BTreeMap<&'static str, String>) -> io::Result<()> {
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !beside.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such directory"));
+    }
     let kept = tempfile::Builder::new().prefix(".referrald-support-").tempfile_in(beside)?; // 0600 by itself
     let mut archive = tar::Builder::new(GzEncoder::new(kept, Compression::default()));
     for (name, text) in files {

@@ -88,7 +88,8 @@ async fn export(
     // Beside it first: a file of that name is whole or the one before.
     let beside = beside(file);
     let written = async {
-        let opened = private(&beside)?;
+        let unwritable = |error| Failure::Other(format!("{} cannot be written: {error}", file.display()));
+        let opened = private(&beside).map_err(unwritable)?;
         let mut content = std::io::BufWriter::new(opened);
         match &daemon {
             Some(daemon) => daemon.export(&mut content).await?,

@@ -97,8 +97,7 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let unit = Unit::of_config(&file);
     // A service whose user may not read the files gets the secrets from its unit.
     let is_installed = file == unit.config_file() && !unit.files(Path::new("/")).is_empty();
-    let is_untouched = std::fs::read_to_string(&file).is_ok_and(|text| text == PACKAGED);
-    if file.exists() && !init.force && !is_untouched {
+    if file.exists() && !init.force && !is_untouched(&file) {
         return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", file.display())));
     }
     let mut ask: Box<dyn Ask> = match init.non_interactive {
@@ -132,6 +131,11 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let text = format!("{schema}{}", draft::configuration(&answers, naming, &secrets));
     files::write_open(&file, &text).map_err(failed(&file))?;
     tell(call, &file, &written.into_iter().map(|(path, _)| path).collect::<Vec<_>>(), is_installed, out)
+}
+
+/// Whether the file is still as the package installed it.
+pub(super) fn is_untouched(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text == PACKAGED)
 }
 
 fn tell(

@@ -192,6 +192,8 @@ fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
         name: name.to_owned(),
         since: brake.since,
         reason: brake.reason.clone(),
+        held: brake.count,
+        limit: brake.limit,
         digest: brake.digest.clone(),
         command,
     }
