@@ -73,7 +73,10 @@ pub(super) fn brakes(status: &Status) -> Markup {
     html! {
         section aria-labelledby="brakes" {
             h2 id="brakes" { "Brakes" }
-            p { "Writes that wait for a person. Everything else goes on." }
+            p {
+                @if status.brakes.iter().any(|brake| brake.held == 0) { "All writing waits for a person; reading goes on." }
+                @else { "Writes that wait for a person; all other kinds go on." }
+            }
             table {
                 caption.unseen { "Brakes that hold, with what each holds back and what to type" }
                 thead { tr { th.number scope="col" { "Held back" } th scope="col" { "Brake, why, and what to type" } } }
@@ -83,9 +86,9 @@ pub(super) fn brakes(status: &Status) -> Markup {
                             td.number { @if brake.held == 0 { "all writing" } @else { (number_text(brake.held)) } }
                             td {
                                 strong { (capital(&brake.name)) }
-                                ", since " (when(brake.since, status.now))
+                                ", latched " (when(brake.since, status.now))
                                 @if brake.limit > 0 { ", limit " (number_text(brake.limit)) }
-                                br; (prose(&brake.reason))
+                                br; (prose(brake.reason.split_once("; `referrald approve").map_or(brake.reason.as_str(), |(why, _)| why)))
                                 @if !brake.command.is_empty() { br; code.command { (brake.command) } }
                             }
                         }
