@@ -137,7 +137,7 @@ impl Build for Product {
         // Before the ledger: nothing is made for a configuration that cannot be used.
         let services = services(&settings, clock)?;
         let store = open_store(&settings.state, purpose).await?;
-        let (ports, credentials) = services.over(store);
+        let (ports, credentials) = services.over(Arc::new(store));
         let flags = flags.clone();
         let reload: Reload = Arc::new(move || match Settings::load(&flags.sources()) {
             Ok(loaded) => Ok(loaded.settings),
@@ -189,7 +189,7 @@ pub(super) fn load(flags: &Flags) -> Result<Settings, StartError> {
 }
 
 /// Opens the ledger. A command that runs no cycle leaves it as orderly as it found it.
-async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn StateStore>, StartError> {
+pub(super) async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<store::SledStore, StartError> {
     let (directory, cache_bytes) = (state.directory.clone(), state.cache_bytes);
     let opened = tokio::task::spawn_blocking(move || store::open(&directory, cache_bytes)).await;
     let store = opened.map_err(|error| StartError::Failed(format!("the ledger could not be opened: {error}")))??;
@@ -203,7 +203,7 @@ async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn S
             store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
         }
     }
-    Ok(Arc::new(store))
+    Ok(store)
 }
 
 /// Builds both adapters over the client stack, and puts the ledger beside them.

@@ -30,6 +30,9 @@ async fn a_ledger_is_checked_exported_rebuilt_and_imported() {
     let (stage, ids) = stage(71, 12).await;
     let check = stage.json(&["state", "check"], 0).await;
     assert_eq!((&check["is_whole"], &check["entries"]), (&json!(true), &json!(12)), "{check:#}");
+    // What was refused leaves the ledger as orderly as it was.
+    assert_eq!(stage.run(&["state", "import", "/nonexistent"]).await.code, 1);
+    assert_eq!(stage.json(&["status"], 0).await["opening"], Value::Null);
     let file = stage.path("ledger.jsonl");
     let name = file.display().to_string();
     stage.json(&["state", "export", &name], 0).await;

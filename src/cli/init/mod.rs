@@ -100,6 +100,13 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     if file.exists() && !init.force && !is_untouched(&file) {
         return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", file.display())));
     }
+    // Before anybody answers ten questions for nothing.
+    let above = file.ancestors().skip(1).find(|folder| folder.exists());
+    if let Some(folder) = above.filter(|folder| rustix::fs::access(*folder, rustix::fs::Access::WRITE_OK).is_err()) {
+        let reason =
+            format!("{} cannot be written by this user; run it as root, as in sudo referrald init", folder.display());
+        return Err(Failure::Other(reason));
+    }
     let mut ask: Box<dyn Ask> = match init.non_interactive {
         true => Box::new(Script::new()?),
         false => Box::new(Terminal::new().map_err(Failure::Other)?),
@@ -127,7 +134,7 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
         files::open_directory(place.parent().unwrap_or(Path::new("/"))).map_err(failed(&place))?;
         files::write_open(&place, &draft::drop_in(&answers, &secrets)).map_err(failed(&place))?;
     }
-    let schema = Path::new(SCHEMA).exists().then(|| format!("#:schema file://{SCHEMA}\n")).unwrap_or_default();
+    let schema = if Path::new(SCHEMA).exists() { format!("#:schema file://{SCHEMA}\n") } else { String::new() };
     let text = format!("{schema}{}", draft::configuration(&answers, naming, &secrets));
     files::write_open(&file, &text).map_err(failed(&file))?;
     tell(call, &file, &written.into_iter().map(|(path, _)| path).collect::<Vec<_>>(), is_installed, out)
