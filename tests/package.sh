@@ -36,6 +36,33 @@ life() {
     referrald plan >/dev/null 2>&1 || code=$?
     [ "$code" = 78 ] || fail "a plan with the configuration as installed ends with $code instead of 78"
 
+    echo "is configured, also as an instance" >&2
+    # The umask of a careful administrator must not keep the unit's user from reading.
+    local answers="--non-interactive --offline --tenant aaaaaaaa-0000-4000-8000-000000000001
+        --client cccccccc-0000-4000-8000-000000000001 --url https://contoso.crm4.dynamics.com"
+    # shellcheck disable=SC2086
+    (umask 077 && echo a~secret | referrald init $answers >"$work/init.log") || fail "init failed: $(cat "$work/init.log")"
+    # shellcheck disable=SC2086
+    (umask 077 && echo b~secret | referrald --instance contoso init $answers >"$work/init.log") || fail "init failed for an instance"
+    local unit file
+    for unit in referrald referrald@contoso; do
+        file="/etc/systemd/system/$unit.service.d/10-secrets.conf"
+        grep -q '^LoadCredential=dataverse-secret:' "$file" || fail "init writes no $file"
+        [ "$(stat -c %a "$file")" = 644 ] || fail "systemd's drop-in has an odd mode"
+    done
+    for file in /etc/referrald /etc/referrald/contoso; do
+        [ "$(stat -c '%a %n' "$file")" = "755 $file" ] || fail "the unit's user may not enter $file"
+        [ "$(stat -c %a "$file/referrald.toml")" = 644 ] || fail "the unit's user may not read $file/referrald.toml"
+        [ "$(stat -c %a "$file/secrets")" = 700 ] || fail "secrets lie open in $file"
+    done
+    grep -q '^directory = "/var/lib/referrald/contoso"' /etc/referrald/contoso/referrald.toml || fail "an instance shares its state"
+    grep -q 'enable --now referrald@contoso' "$work/init.log" || fail "init does not say how an instance is started"
+    local judged
+    judged="$(referrald --instance contoso doctor --json || true)"
+    ! grep -q 'there is no credential' <<<"$judged" || fail "doctor does not find the credentials of an instance"
+    grep -q 'referrald@' <<<"$judged" || fail "doctor looks at another unit than the instance's"
+    rm -rf /var/lib/referrald
+
     echo "runs" >&2
     mkfifo "$work/orders"
     "$work/simulator" "$work/services" 5 7 <"$work/orders" >"$work/answers" &
@@ -74,7 +101,7 @@ life() {
     [ -e /etc/referrald/referrald.toml ] && [ -d /var/lib/referrald/keep ] || fail "a removal takes more than the program"
     dpkg -P referrald >"$work/dpkg.log" 2>&1 || fail "it cannot be purged: $(tail -5 "$work/dpkg.log")"
     local left
-    left="$(ls -d /etc/referrald /var/lib/referrald /var/lib/private/referrald /usr/share/referrald /usr/share/doc/referrald 2>/dev/null || true)"
+    left="$(ls -d /etc/systemd/system/referrald*.service.d /etc/referrald /var/lib/referrald /var/lib/private/referrald /usr/share/referrald /usr/share/doc/referrald 2>/dev/null || true)"
     [ -z "$left" ] || fail "a purge leaves $left"
     exec 9>&-
     [ -z "${made_policy:-}" ] || rm -f "$policy"

@@ -14,8 +14,9 @@ use crate::ports::Take;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "referrald", version, propagate_version = true, max_term_width = 100)]
 pub struct Arguments {
-    /// Configuration file [default: /etc/referrald/referrald.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "REFERRALD_CONFIG", hide_env_values = true)]
+    /// Configuration file [env: REFERRALD_CONFIG] [default: /etc/referrald/referrald.toml]
+    // The environment is read below: an instance that was named goes before it, and against --config it is refused.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The instance of referrald@NAME.service, instead of --config: its file is /etc/referrald/NAME/referrald.toml
     #[arg(long, global = true, value_name = "NAME", value_parser = instance, conflicts_with = "config")]
@@ -35,9 +36,10 @@ pub struct Arguments {
 impl Arguments {
     /// What was said about the configuration.
     pub fn flags(&self) -> Flags {
-        let named = self.config.clone().filter(|file| !file.as_os_str().is_empty());
         let of_instance = self.instance.clone().map(|name| Unit { instance: Some(name) }.config_file());
-        let config = of_instance.or(named);
+        let of_environment = || std::env::var_os("REFERRALD_CONFIG").map(PathBuf::from);
+        let named = of_instance.or_else(|| self.config.clone()).or_else(of_environment);
+        let config = named.filter(|file| !file.as_os_str().is_empty());
         Flags { config, set: self.set.clone() }
     }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::arguments::{Demo, Flags};
 use super::webhook::Attendant;
-use crate::config::{KeyPath, Settings};
+use crate::config::{KeyPath, Settings, Severity};
 use crate::daemon::reconciler::{Credential, Reload};
 use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
 use crate::http::settings::{Grant, LimitSettings};
@@ -137,7 +137,7 @@ impl Build for Product {
         // Before the ledger: nothing is made for a configuration that cannot be used.
         let services = services(&settings, clock)?;
         let store = open_store(&settings.state, purpose).await?;
-        let (ports, credentials) = services.over(store);
+        let (ports, credentials) = services.over(Arc::new(store));
         let flags = flags.clone();
         let reload: Reload = Arc::new(move || match Settings::load(&flags.sources()) {
             Ok(loaded) => Ok(loaded.settings),
@@ -179,16 +179,17 @@ impl Build for Product {
     }
 }
 
-/// Reads the configuration; every problem is in the error.
+/// Reads the configuration; every error is in the error. What is only worth a look is for `config check`.
 pub(super) fn load(flags: &Flags) -> Result<Settings, StartError> {
-    match Settings::load(&flags.sources()) {
-        Ok(loaded) => Ok(loaded.settings),
-        Err(problems) => Err(StartError::Configuration(problems.to_string())),
-    }
+    Settings::load(&flags.sources()).map(|loaded| loaded.settings).map_err(|problems| {
+        let errors = problems.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let text = errors.map(|problem| format!("{problem}\n")).collect::<String>();
+        StartError::Configuration(text.trim_end().to_owned())
+    })
 }
 
 /// Opens the ledger. A command that runs no cycle leaves it as orderly as it found it.
-async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn StateStore>, StartError> {
+pub(super) async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<store::SledStore, StartError> {
     let (directory, cache_bytes) = (state.directory.clone(), state.cache_bytes);
     let opened = tokio::task::spawn_blocking(move || store::open(&directory, cache_bytes)).await;
     let store = opened.map_err(|error| StartError::Failed(format!("the ledger could not be opened: {error}")))??;
@@ -202,7 +203,7 @@ async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<Arc<dyn S
             store.record(Batch { memo: Some(memo), ..Batch::default() }).await?;
         }
     }
-    Ok(Arc::new(store))
+    Ok(store)
 }
 
 /// Builds both adapters over the client stack, and puts the ledger beside them.
@@ -267,7 +268,9 @@ pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Li
     let crm_settings = &settings.dataverse;
     let url = crm_settings.url.as_ref().ok_or_else(|| {
         StartError::Configuration(
-            "dataverse.url is missing: name the environment, for example https://contoso.crm4.dynamics.com".to_owned(),
+            "dataverse.url is missing: `referrald init` asks for it; by hand, name the environment, for example \
+             https://contoso.crm4.dynamics.com"
+                .to_owned(),
         )
     })?;
     let (side, section) = (Side::Crm, "dataverse.auth");
@@ -328,8 +331,10 @@ fn credential(tokens: Arc<Tokens>, grant: Grant) -> Credential {
             Grant::ClientCredentials => ("client credentials", state.certificate_not_after),
             Grant::Password => ("user name and password (compatibility mode)", None),
         };
+        let is_nobody = grant == Grant::RefreshToken && ends.is_none();
         let text = match state.last_error {
             Some(error) => format!("{how}: {error}"),
+            None if is_nobody => format!("{how}: nobody has signed in yet; run `referrald login`"),
             None => how.to_owned(),
         };
         (text, ends)

@@ -322,7 +322,15 @@ impl Write for Shared {
 /// The archive, readable for its owner only; whole, or not there.
 fn write(file: &Path, folder: &str, files: &BTreeMap<&'static str, String>) -> io::Result<()> {
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let kept = tempfile::Builder::new().prefix(".referrald-support-").tempfile_in(beside)?; // 0600 by itself
+    if !beside.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such directory"));
+    }
+    let kept = tempfile::Builder::new().prefix(".referrald-support-").tempfile_in(beside); // 0600 by itself
+    // The name of a file that was never made says nothing.
+    let kept = kept.map_err(|error| match error.to_string().split_once(" at path") {
+        Some((why, _)) => io::Error::new(error.kind(), why.to_owned()),
+        None => error,
+    })?;
     let mut archive = tar::Builder::new(GzEncoder::new(kept, Compression::default()));
     for (name, text) in files {
         let mut header = tar::Header::new_gnu();

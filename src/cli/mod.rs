@@ -79,9 +79,22 @@ pub async fn run(
         Ok(code) => code,
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Fine.code(),
         Err(failure) => {
-            let text = format!("{}error:{} {failure}", words::ALARM.render(), words::ALARM.render_reset());
+            let (text, exit) = (failure.to_string(), failure.exit());
+            // Problems of the configuration are drawn, each with its own heading.
+            let text = match text.starts_with("error: ") {
+                true => text,
+                false => format!("{}error:{} {text}", words::ALARM.render(), words::ALARM.render_reset()),
+            };
             let _ = write!(trouble, "{}", layout::fitted(&text));
-            failure.exit().code()
+            if exit == Exit::Locked {
+                let unit = Unit::of_this_process();
+                let hint = format!(
+                    "  a running daemon answers `referrald status`, works on `referrald reconcile`, and ends by \
+                     `systemctl stop {unit}`"
+                );
+                let _ = write!(trouble, "{}", layout::fitted(&hint));
+            }
+            exit.code()
         }
     }
 }

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::arguments::StateCommand;
-use super::build::StartError;
+use super::build::{Purpose, StartError, open_store};
 use super::exit::Exit;
 use super::layout::fitted;
 use super::progress::watched;
 use super::{Call, Failure, print_json, words};
 use crate::model::Timestamp;
 use crate::ports::{Check, ExportCheck, StoreError};
+use crate::store::settings::StateSettings;
 use crate::store::{self, exports};
 
 /// A hint for the ledger's cache while a command has it.
@@ -88,7 +89,8 @@ async fn export(
     // Beside it first: a file of that name is whole or the one before.
     let beside = beside(file);
     let written = async {
-        let opened = private(&beside)?;
+        let unwritable = |error| Failure::Other(format!("{} cannot be written: {error}", file.display()));
+        let opened = private(&beside).map_err(unwritable)?;
         let mut content = std::io::BufWriter::new(opened);
         match &daemon {
             Some(daemon) => daemon.export(&mut content).await?,
@@ -130,7 +132,8 @@ fn private(file: &Path) -> std::io::Result<std::fs::File> {
 
 async fn import(call: &Call<'_>, directory: &Path, file: &Path, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     call.quiet_log(&call.ground()?.log)?;
-    let store = store::open(directory, CACHE_BYTES).map_err(StartError::from)?;
+    let state = StateSettings { directory: directory.to_owned(), cache_bytes: CACHE_BYTES };
+    let store = open_store(&state, Purpose::Decision).await?;
     let imported = store.import(file, now()).await.map_err(|error| match error {
         StoreError::Failed { reason } => Failure::Other(reason),
         other => Failure::Start(other.into()),

@@ -6,10 +6,11 @@ use std::io::Write;
 
 use super::build::Purpose;
 use super::exit::Exit;
-use super::layout::{block, styled, table};
+use super::layout::{WIDTH, block, styled, table};
 use super::words::{self, ALARM, CARE, GOOD, TITLE, count, number_text, relative, span};
 use super::{Call, Failure, print_json};
 use crate::daemon::Status;
+use crate::daemon::findings::retry_command;
 use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus, WebhookStatus};
 use crate::model::{Side, Timestamp};
 
@@ -61,9 +62,15 @@ pub fn render(status: &Status, is_running: bool) -> String {
     for (side, service) in &status.sides {
         self::service(&mut text, *side, service, status.now);
     }
-    list(&mut text, "Held", &status.holds);
-    list(&mut text, "Columns left out", &status.left_out);
-    list(&mut text, "Dead letters", &status.dead_letters);
+    list(&mut text, "Held", "; `referrald plan` names each", &status.holds);
+    list(&mut text, "Columns left out", "", &status.left_out);
+    list(&mut text, "Dead letters", "; `referrald plan` names each", &status.dead_letters);
+    if let Some(cause) = status.dead_letters.iter().max_by_key(|(_, count)| **count).map(|(cause, _)| cause) {
+        // Never wrapped: it is there to be copied.
+        let command = Some(retry_command(cause)).filter(|command| command.chars().count() + 3 <= usize::from(WIDTH));
+        let command = command.unwrap_or_else(|| "referrald retry --all".to_owned());
+        let _ = writeln!(text, "   {}", styled(&command, TITLE));
+    }
     text
 }
 
@@ -171,11 +178,13 @@ fn deals(status: &Status) -> String {
 }
 
 fn brakes(text: &mut String, brakes: &[BrakeStatus], now: Timestamp) {
-    for BrakeStatus { name, since, reason, digest: _, command } in brakes {
+    for BrakeStatus { name, since, reason, command, .. } in brakes {
         let sentence = format!("{reason} (since {})", relative(*since, now));
         block(text, &format!("Brake: {name}"), ALARM, &sentence);
         // Never wrapped: it is there to be copied.
-        let _ = writeln!(text, "   {}", styled(command, TITLE));
+        if !command.is_empty() {
+            let _ = writeln!(text, "   {}", styled(command, TITLE));
+        }
     }
 }
 
@@ -213,7 +222,8 @@ fn service(text: &mut String, side: Side, service: &SideStatus, now: Timestamp) 
     let _ = write!(text, "{}", table(rows));
 }
 
-fn list(text: &mut String, title: &str, counts: &BTreeMap<String, u64>) {
+/// Counts by name, the most frequent first; `note` stands behind the title.
+fn list(text: &mut String, title: &str, note: &str, counts: &BTreeMap<String, u64>) {
     if counts.is_empty() {
         return;
     }
@@ -227,14 +237,13 @@ fn list(text: &mut String, title: &str, counts: &BTreeMap<String, u64>) {
         let kinds = sorted.len() - LIST_LINES_MAX;
         rows.push([number_text(rest), format!("of {kinds} more kinds; `--json` lists all")]);
     }
-    let _ = writeln!(text, "{} ({})", styled(title, TITLE), number_text(total));
+    let _ = writeln!(text, "{} ({}){note}", styled(title, TITLE), number_text(total));
     let _ = write!(text, "{}", table(rows));
 }
 
 #[cfg(test)]
 mod tests {
-    use super::render;
-    use crate::cli::layout::WIDTH;
+    use super::{WIDTH, render};
     use crate::cli::words::plain;
     use crate::daemon::Status;
     use crate::daemon::status::{BrakeStatus, DealClock, LastCycle, SideStatus, WebhookStatus, Writing};
@@ -272,6 +281,8 @@ mod tests {
                 since: ago(300),
                 reason: "24 closings are planned and 3 were sent within the hour, which exceeds closings_per_hour = 20"
                     .into(),
+                held: 24,
+                limit: 20,
                 digest: "5f1d0a7c".into(),
                 command: "referrald approve 5f1d0a7c".into(),
             }],
@@ -337,7 +348,7 @@ mod tests {
         for line in screen.lines() {
             assert!(line.chars().count() <= usize::from(WIDTH), "too wide: {line}");
         }
-        assert!(screen.lines().count() <= 48, "too long");
+        assert!(screen.lines().count() <= 49, "too long");
         insta::assert_snapshot!("status_bad_day", screen);
     }
 

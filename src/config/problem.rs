@@ -89,7 +89,7 @@ impl Problems {
     pub const COUNT_MAX: usize = 100;
 
     /// Columns of the drawing.
-    pub const WIDTH: usize = 96;
+    pub const WIDTH: usize = 80;
 
     /// How many errors.
     pub fn error_count(&self) -> usize {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use figment::value::{Dict, Num, Value};
 
 use super::key::{KeyPath, has_url_password};
-use super::{DEFAULTS, Loaded, Settings};
+use super::{DEFAULTS, Loaded, Origin, Settings};
 
 /// What stands where a secret would.
 pub const HIDDEN: &str = "***";
@@ -32,6 +32,27 @@ pub fn to_json(loaded: &Loaded, with_origin: bool) -> serde_json::Value {
     let mut origins = serde_json::Map::new();
     collect_origins(loaded, &values, &KeyPath::default(), &mut origins);
     serde_json::json!({ "settings": settings, "origins": origins })
+}
+
+impl Loaded {
+    /// Where each key stands that somebody has set, in words: file, line and column, or the variable or flag.
+    pub fn places(&self) -> BTreeMap<String, String> {
+        let mut places = BTreeMap::new();
+        collect_places(self, &Value::from(values(&self.settings)), &KeyPath::default(), &mut places);
+        places
+    }
+}
+
+fn collect_places(loaded: &Loaded, value: &Value, path: &KeyPath, places: &mut BTreeMap<String, String>) {
+    match (value, loaded.origin(path)) {
+        (Value::Dict(_, dict), _) => {
+            dict.iter().for_each(|(key, value)| collect_places(loaded, value, &path.child(key), places));
+        }
+        (_, Origin::BuiltIn) => {}
+        (_, origin) => {
+            places.insert(path.to_string(), origin.to_string());
+        }
+    }
 }
 
 fn collect_origins(

@@ -63,7 +63,14 @@ impl Sources {
         for path in self.files(&mut drafts) {
             match read_file(&path) {
                 Ok(text) => push_file(&mut layers, &path, text, &mut drafts),
-                Err(reason) => drafts.push(unreadable(&path, &reason)),
+                Err(reason) => {
+                    let mut draft = unreadable(&path, &reason);
+                    if !path.exists() {
+                        draft.remedy =
+                            "name an existing file with --config; `referrald init` writes a first one".to_owned();
+                    }
+                    drafts.push(draft);
+                }
             }
         }
         // A variable that a setting names holds a secret and is no setting, whatever its prefix.

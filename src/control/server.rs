@@ -168,7 +168,7 @@ async fn explain(State(desk): State<Desk>, Query(query): Query<ExplainQuery>) ->
 
 async fn reconcile(State(desk): State<Desk>) -> Response {
     desk.bell.ring();
-    let text = "a cycle was asked for; it begins as soon as the running one has ended".to_owned();
+    let text = "a cycle was asked for; it begins now, or as soon as the one under way has ended".to_owned();
     Json(DecisionAnswer { is_done: true, text, ..DecisionAnswer::default() }).into_response()
 }
 

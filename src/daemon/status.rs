@@ -145,6 +145,10 @@ pub struct BrakeStatus {
     pub since: Timestamp,
     /// Why: one sentence.
     pub reason: String,
+    /// Writes of its kind that it holds back; 0 where it stops all writing.
+    pub held: u64,
+    /// The limit that was exceeded; 0 where it is no number that decides.
+    pub limit: u64,
     /// Names the exact set it holds back.
     pub digest: String,
     /// What to type to let that set go.

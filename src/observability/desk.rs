@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::runtime::Handle;
@@ -71,7 +71,7 @@ impl Desk {
         let (name, answer) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => (healthz, self.health()),
             (&Method::GET | &Method::HEAD, "/readyz") => (readyz, self.readiness(lag_max).await),
-            (&Method::GET | &Method::HEAD, "/metrics") => (metrics, self.metrics(lag_max).await),
+            (&Method::GET | &Method::HEAD, "/metrics") => (metrics, self.metrics(request, lag_max).await),
             (&Method::GET | &Method::HEAD, "/") => (page, self.page(request.uri().query(), lag_max).await),
             (&Method::GET | &Method::HEAD, "/icon.svg") => (other, self.icon(lag_max).await),
             (&Method::GET | &Method::HEAD, _) => {
@@ -106,9 +106,14 @@ impl Desk {
         }
     }
 
-    async fn metrics(&self, lag_max: Duration) -> Answer {
+    async fn metrics<B>(&self, request: &Request<B>, lag_max: Duration) -> Answer {
         let Some(status) = self.status().await else { return speechless() };
-        content(StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(&View { status: &status, lag_max }))
+        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let format = metrics::Format::asked(accept);
+        let mut answer =
+            content(StatusCode::OK, format.content_type(), format.text(&View { status: &status, lag_max }));
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        answer
     }
 
     async fn page(&self, query: Option<&str>, lag_max: Duration) -> Answer {

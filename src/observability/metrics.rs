@@ -1,4 +1,4 @@
-//! The metrics of a status as text, in the OpenMetrics format that Prometheus reads.
+//! The metrics of a status as text: OpenMetrics for those who ask for it, else the plain format of Prometheus.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -7,11 +7,67 @@ use prometheus_client::registry::Registry;
 
 use super::catalogue::{CATALOGUE, Kind, Metric, Sample, Value, View};
 
-/// The type of the answer.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A format of metrics as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, which browsers show and older scrapers read.
+    Plain,
+}
 
-/// All metrics that have a figure now.
-pub fn text(view: &View<'_>) -> String {
+impl Format {
+    /// What a reader asks for with its `Accept` header; OpenMetrics only by name.
+    pub fn asked(accept: Option<&str>) -> Format {
+        let is_named = |part: &str| {
+            let mut words = part.split(';').map(str::trim);
+            let is_it = words.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"));
+            let is_refused =
+                |word: &str| word.strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok()) == Some(0.0);
+            is_it && !words.any(is_refused)
+        };
+        match accept.is_some_and(|accept| accept.split(',').any(is_named)) {
+            true => Format::OpenMetrics,
+            false => Format::Plain,
+        }
+    }
+
+    /// The type of the answer.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Plain => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+
+    /// All metrics that have a figure now.
+    pub fn text(self, view: &View<'_>) -> String {
+        match self {
+            Format::OpenMetrics => text(view),
+            Format::Plain => plain(&text(view)),
+        }
+    }
+}
+
+/// In the plain format counters are described by the name of their samples, and nothing marks the end.
+fn plain(open: &str) -> String {
+    let is_counter = |name: &str| {
+        CATALOGUE.iter().any(|metric| metric.kind == Kind::Counter && metric.name.strip_suffix("_total") == Some(name))
+    };
+    let line = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF"), None, _) => String::new(),
+            (Some("#"), Some(what), Some(name), Some(rest)) if is_counter(name) => {
+                format!("# {what} {name}_total {rest}\n")
+            }
+            _ => format!("{line}\n"),
+        }
+    };
+    open.lines().map(line).collect()
+}
+
+fn text(view: &View<'_>) -> String {
     let families: Vec<Family> = CATALOGUE
         .iter()
         .map(|metric| Family { metric, samples: (metric.read)(view) })
@@ -85,7 +141,7 @@ mod tests {
 
     use super::super::catalogue::{BRAKES, CATALOGUE, Kind, View};
     use super::super::sample;
-    use super::text;
+    use super::{Format, text};
     use crate::config::Settings;
 
     const LAG_MAX: Duration = Duration::from_secs(900);
@@ -94,6 +150,41 @@ mod tests {
     fn metrics_of_a_busy_day_look_like_this() {
         let status = sample::busy();
         insta::assert_snapshot!("metrics", text(&View { status: &status, lag_max: LAG_MAX }));
+    }
+
+    #[test]
+    fn the_plain_format_describes_counters_by_the_name_of_their_samples() {
+        let status = sample::busy();
+        let view = View { status: &status, lag_max: LAG_MAX };
+        let plain = Format::Plain.text(&view);
+        let samples =
+            |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(samples(&plain), samples(&text(&view)), "the same figures");
+        assert!(plain.contains("# TYPE referrald_cycles_total counter\n") && !plain.contains("# EOF"), "{plain}");
+        for line in plain.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a kind");
+            let is_sampled = |sample: &String| match kind {
+                "histogram" => sample.starts_with(&format!("{name}_bucket")),
+                _ => sample.starts_with(&format!("{name} ")) || sample.starts_with(&format!("{name}{{")),
+            };
+            assert!(samples(&plain).iter().any(is_sampled), "{line}");
+        }
+    }
+
+    #[test]
+    fn openmetrics_is_for_those_who_ask_for_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, format) in [
+            (None, Format::Plain),
+            (Some("*/*"), Format::Plain),
+            (Some("text/html,application/xhtml+xml,*/*;q=0.8"), Format::Plain),
+            (Some("text/plain;version=0.0.4"), Format::Plain),
+            (Some("application/openmetrics-text;q=0, text/plain"), Format::Plain),
+            (Some("application/openmetrics-text"), Format::OpenMetrics),
+            (Some(prometheus), Format::OpenMetrics),
+        ] {
+            assert_eq!(Format::asked(accept), format, "{accept:?}");
+        }
     }
 
     #[test]

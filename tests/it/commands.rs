@@ -84,6 +84,20 @@ async fn plain_http_away_from_loopback_and_other_mistakes_end_with_seventy_eight
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_names_no_environment_makes_nothing() {
+    let stage = Stage::new(56, 1).await;
+    let text = std::fs::read_to_string(stage.path("referrald.toml")).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("url = ")).collect();
+    std::fs::write(stage.path("referrald.toml"), lines.join("\n").replace("\"both\"", "\"off\"")).unwrap();
+    for command in ["plan", "once", "run", "status", "suspend", "resume"] {
+        let finished = stage.run(&[command]).await;
+        assert!(finished.code == 78 && finished.complains("dataverse.url is missing"), "{command}: {finished:?}");
+        assert!(finished.complains("referrald init"), "{command}: {finished:?}");
+        assert!(!stage.state().exists(), "{command} made the state directory");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn suspend_stops_writing_and_resume_catches_up() {
     let stage = Stage::new(55, 5).await;
     let daemon = stage.daemon().await;

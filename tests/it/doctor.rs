@@ -1,7 +1,7 @@
 //! `doctor` names the right cause and the remedy: misconfigurations and outages of the built program's surroundings.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use referrald::sim::Service;
 use referrald::sim::dynamics::Table;
@@ -119,17 +119,31 @@ async fn the_ground_is_judged_first() {
     stage.judge_discretion();
 }
 
+/// Cuts the line of a service or opens it again, and waits until that has come about.
+async fn line(stage: &Stage, service: Service, state: Line) {
+    let url = match service {
+        Service::Crm => &stage.simulator.crm_url,
+        Service::Authority => &stage.simulator.authority_url,
+        Service::Portal => &stage.simulator.portal_url,
+    };
+    let address = url.trim_start_matches("http://").to_owned();
+    stage.simulator.set_line(service, state);
+    let began = Instant::now();
+    while tokio::net::TcpStream::connect(&address).await.is_ok() != (state == Line::Open) {
+        assert!(began.elapsed() < Duration::from_secs(120), "{address} is not {state:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_and_the_sign_in_are_judged_next() {
     let stage = healthy(83).await;
-    stage.simulator.set_line(Service::Crm, Line::Cut);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    line(&stage, Service::Crm, Line::Cut).await;
     check(&stage, "Dynamics cannot be reached", "tcp", "firewall").await;
-    stage.simulator.set_line(Service::Crm, Line::Open);
-    stage.simulator.set_line(Service::Authority, Line::Cut);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    line(&stage, Service::Crm, Line::Open).await;
+    line(&stage, Service::Authority, Line::Cut).await;
     check(&stage, "Entra ID cannot be reached", "tcp", "firewall").await;
-    stage.simulator.set_line(Service::Authority, Line::Open);
+    line(&stage, Service::Authority, Line::Open).await;
     stage.overlay("[dataverse]\nurl = \"https://contoso.crm4.dynamics.invalid\"\n");
     let report = examined(&stage, 1).await;
     assert!(failed(&report).contains(&"dns:contoso.crm4.dynamics.invalid"), "{report:#}");

@@ -37,6 +37,7 @@ mod poison;
 mod quick_status;
 mod reload;
 mod seeing;
+mod session;
 mod sign_in;
 mod stage;
 mod state;

@@ -22,14 +22,22 @@ async fn address(daemon: &Daemon) -> String {
 
 /// Gets a page: status, headers, body.
 async fn get(address: &str, path: &str) -> (u16, reqwest::header::HeaderMap, String) {
+    get_as(address, path, "*/*").await
+}
+
+/// As [`get`], with what the reader accepts.
+async fn get_as(address: &str, path: &str, accept: &str) -> (u16, reqwest::header::HeaderMap, String) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = client.get(format!("http://{address}{path}")).send().await.unwrap();
+    let answer = client.get(format!("http://{address}{path}")).header("accept", accept).send().await.unwrap();
     (answer.status().as_u16(), answer.headers().clone(), answer.text().await.unwrap())
 }
 
-/// Every figure, by name and labels.
+/// Every figure, by name and labels, in the format that Prometheus asks for.
 async fn scrape(address: &str) -> BTreeMap<String, f64> {
     let (status, headers, text) = get(address, "/metrics").await;
+    assert_eq!((status, headers["content-type"].to_str().unwrap()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    assert!(!text.contains("# EOF"), "{text}");
+    let (status, headers, text) = get_as(address, "/metrics", "application/openmetrics-text;q=0.5,*/*;q=0.1").await;
     assert_eq!(status, 200);
     assert_eq!(headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(text.ends_with("# EOF\n"), "{text}");

@@ -95,6 +95,22 @@ impl Stage {
         std::fs::write(self.path("referrald.toml.d/10.toml"), text).unwrap();
     }
 
+    /// Runs the binary to its end as a person would who stands in the stage's directory: every path is a short one, and
+    /// nothing but trouble is logged.
+    pub async fn run_here(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.command(&[]);
+        let mut here = Command::new(command.get_program());
+        here.args(arguments).current_dir(self.directory.path());
+        for (name, _) in command.env_remove("REFERRALD_LOG").get_envs() {
+            here.env_remove(name);
+        }
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name == "CREDENTIALS_DIRECTORY" || name == "TZ") {
+            here.env_remove(name);
+        }
+        here.env("REFERRALD_CONFIG", "referrald.toml");
+        self.finish(here).await
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_referrald"));
         command.arg("--config").arg(self.path("referrald.toml")).args(arguments);

@@ -30,6 +30,9 @@ async fn a_ledger_is_checked_exported_rebuilt_and_imported() {
     let (stage, ids) = stage(71, 12).await;
     let check = stage.json(&["state", "check"], 0).await;
     assert_eq!((&check["is_whole"], &check["entries"]), (&json!(true), &json!(12)), "{check:#}");
+    // What was refused leaves the ledger as orderly as it was.
+    assert_eq!(stage.run(&["state", "import", "/nonexistent"]).await.code, 1);
+    assert_eq!(stage.json(&["status"], 0).await["opening"], Value::Null);
     let file = stage.path("ledger.jsonl");
     let name = file.display().to_string();
     stage.json(&["state", "export", &name], 0).await;
@@ -157,4 +160,50 @@ async fn history_tells_what_was_done_and_forget_removes_it() {
     assert_eq!(stage.json(&["status"], 0).await["referrals"], json!(3));
     assert_eq!(stage.column(stage.lead_of(ids[0]).unwrap(), "companyname"), json!("Renamed Ltd"));
     stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_root_does_while_the_daemon_is_down_belongs_to_the_daemon_afterwards() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    /// A user as systemd makes them up.
+    const SERVICE: u32 = 61_234;
+    fn owners(folder: &std::path::Path, found: &mut std::collections::BTreeMap<u32, Vec<std::path::PathBuf>>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let about = entry.metadata().unwrap();
+            found.entry(about.uid()).or_default().push(entry.path());
+            if about.is_dir() {
+                owners(&entry.path(), found);
+            }
+        }
+    }
+    let stage = Stage::new(57, 5).await;
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("not looked at: only root can give files away");
+        return;
+    }
+    stage.json(&["once"], 0).await;
+    // As a daemon of that user would have left it, but for what comes with each command.
+    chown(stage.state(), Some(SERVICE), Some(SERVICE)).unwrap();
+    let id = stage.simulator.with(|world| world.portal.all().next().map(|(id, _)| id)).unwrap().to_string();
+    for line in [
+        "status",
+        "plan",
+        "suspend",
+        "resume",
+        "state check",
+        "doctor",
+        "state export",
+        "webhook show",
+        "state rebuild",
+    ] {
+        stage.run(&line.split(' ').collect::<Vec<_>>()).await;
+        let mut found = Default::default();
+        owners(&stage.state(), &mut found);
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [SERVICE], "{line}: {found:?}");
+    }
+    stage.run(&["history", &id]).await;
+    stage.json(&["once"], 0).await;
+    let mut found = Default::default();
+    owners(&stage.state(), &mut found);
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [SERVICE], "{found:?}");
 }

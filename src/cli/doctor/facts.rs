@@ -2,10 +2,12 @@
 //!
 //! `None` means that it was not looked at, because something it needs is missing or failed.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::lengths::Short;
 use crate::config::unit::Unit;
 use crate::crm::dataverse::setup::privileges::{Held, Need};
 use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner, FoundTracking};
@@ -19,6 +21,8 @@ use crate::ports::CrmIdentity;
 pub struct Facts {
     /// The configuration.
     pub configuration: Configuration,
+    /// Where each key stands that somebody has set: file and line, or the variable.
+    pub places: BTreeMap<String, String>,
     /// Secrets by side, in the order of the configuration.
     pub secrets: Vec<(Side, SecretFact)>,
     /// The state directory.
@@ -46,10 +50,21 @@ pub struct Facts {
 pub struct Configuration {
     /// Which file.
     pub file: String,
+    /// Nothing is configured: the file is not there, or still as the package installed it.
+    pub nothing_yet: Option<NothingYet>,
     /// Each error with its place.
     pub errors: Vec<String>,
     /// Each warning that no other check looks into, with its place.
     pub warnings: Vec<String>,
+}
+
+/// Why there is nothing to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NothingYet {
+    /// There is no file.
+    Absent,
+    /// The file is as the package installed it.
+    Untouched,
 }
 
 /// One secret's source.
@@ -208,7 +223,7 @@ pub struct SignInFact {
 pub struct PortalFact {
     /// Its sign-in.
     pub sign_in: SignInFact,
-    /// A listing of one.
+    /// A short listing.
     pub glimpse: Option<Result<Glimpse, Trouble>>,
 }
 
@@ -229,6 +244,8 @@ pub struct CrmFact {
     pub owners: Option<Result<Vec<(Owner, FoundOwner)>, Trouble>>,
     /// The mapping against the live schema.
     pub mapping: Option<Result<Vec<MappingFact>, Trouble>>,
+    /// How many text columns were judged by their length, and those that are too short.
+    pub lengths: Option<(usize, Vec<LengthFact>)>,
     /// Active currencies by code; `None` when amounts are not mapped or it was not looked at.
     pub currencies: Option<Vec<String>>,
     /// A referral id column is configured.
@@ -267,6 +284,15 @@ pub struct MappingFact {
     pub is_blocking: bool,
     /// It is about a default nobody has chosen.
     pub is_built_in: bool,
+}
+
+/// One text column that is too short for what the mapping may put into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LengthFact {
+    /// File and line, or the layer the value comes from.
+    pub place: String,
+    /// What is too short.
+    pub short: Short,
 }
 
 /// Why a question was not answered, in two halves.

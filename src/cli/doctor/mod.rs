@@ -5,6 +5,7 @@
 
 mod facts;
 mod judge;
+mod lengths;
 mod observe;
 mod report;
 mod way;
@@ -23,7 +24,7 @@ pub(super) async fn doctor(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Res
     // The report tells what is wrong; a log would tell it again.
     call.build.start_log(&LogSettings { level: "off".to_owned(), format: LogFormat::Human })?;
     let facts = observe::observe(call.flags).await;
-    let report = judge::diagnose(&facts);
+    let report = judge::diagnose(&facts).located(&facts.places);
     match call.is_json {
         true => print_json(out, &report.to_json())?,
         false => report.print(out)?,

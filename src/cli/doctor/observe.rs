@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::facts::{
-    Configuration, CrmFact, Facts, HostFact, LedgerFact, MappingFact, PortalFact, Privileges, SecretFact, SecretFound,
-    SignInFact, StateFact, Trap, Trouble, UnitFact,
+    Configuration, CrmFact, Facts, HostFact, LedgerFact, LengthFact, MappingFact, NothingYet, PortalFact, Privileges,
+    SecretFact, SecretFound, SignInFact, StateFact, Trap, Trouble, UnitFact,
 };
+use super::lengths;
 use super::way;
 use crate::cli::arguments::Flags;
 use crate::cli::build::{Line, StartError, SystemClock, crm_line, mapped_columns, portal_line, webhook_api};
+use crate::cli::init;
 use crate::cli::schema::role::uses;
 use crate::cli::webhook::drift;
 use crate::config::secret::{SecretOrigin, SecretSource, read_limited};
@@ -50,10 +52,19 @@ pub(super) async fn observe(flags: &Flags) -> Facts {
                 let found = problems.problems.iter().filter(move |problem| problem.severity == severity);
                 found.map(told).collect::<Vec<_>>()
             };
-            let configuration = Configuration { file, errors: of(Severity::Error), warnings: of(Severity::Warning) };
+            let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));
+            // A file that was named and is not there is an error, too.
+            let nothing_yet = nothing_yet(sources.file.as_deref()).filter(|found| *found == NothingYet::Absent);
+            let configuration = Configuration { file, nothing_yet, errors, warnings };
             return Facts { configuration, ..nothing() };
         }
     };
+    if loaded.settings.dataverse.url.is_none()
+        && let Some(found) = nothing_yet(sources.file.as_deref())
+    {
+        let configuration = Configuration { file, nothing_yet: Some(found), ..Configuration::default() };
+        return Facts { configuration, ..nothing() };
+    }
     let is_open = |key: &str| !LOOKED_AT_BY_OTHERS.iter().any(|known| key.ends_with(known));
     let warnings = loaded.warnings.problems.iter().filter(|problem| is_open(&problem.key)).map(told).collect();
     let mut settings = loaded.settings.clone();
@@ -62,7 +73,8 @@ pub(super) async fn observe(flags: &Flags) -> Facts {
     settings.http.retry_after_wait_max = HumanDuration::from_seconds(0);
 
     let mut facts = nothing();
-    facts.configuration = Configuration { file, errors: Vec::new(), warnings };
+    facts.configuration = Configuration { file, warnings, ..Configuration::default() };
+    facts.places = loaded.places();
     facts.state = Some(state(&settings.state.directory));
     facts.disk_free = disk_free(&settings.state.directory);
     facts.ledger = Some(ledger(&settings).await);
@@ -94,9 +106,18 @@ pub(super) async fn observe(flags: &Flags) -> Facts {
     facts
 }
 
+fn nothing_yet(file: Option<&Path>) -> Option<NothingYet> {
+    let file = file?;
+    match file.exists() {
+        false => Some(NothingYet::Absent),
+        true => init::is_untouched(file).then_some(NothingYet::Untouched),
+    }
+}
+
 fn nothing() -> Facts {
     Facts {
         configuration: Configuration::default(),
+        places: Default::default(),
         secrets: Vec::new(),
         state: None,
         disk_free: None,
@@ -465,6 +486,12 @@ async fn crm_side(
             // The key only shapes fingerprints, which nobody looks at here.
             let (_, problems) = Mapping::compile(&settings.mapping, &schema, [0; 16]);
             fact.mapping = Some(Ok(problems.into_iter().map(|problem| placed(loaded, problem)).collect()));
+            let (judged, short) = lengths::short(&settings.mapping, &schema);
+            let length = |short: lengths::Short| LengthFact {
+                place: loaded.origin(&KeyPath::from(short.key.as_str())).to_string(),
+                short,
+            };
+            fact.lengths = Some((judged, short.into_iter().map(length).collect()));
             if uses.currency {
                 fact.currencies = Some(schema.currencies.keys().cloned().collect());
             }

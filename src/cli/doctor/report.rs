@@ -59,6 +59,8 @@ pub struct Finding {
     pub remedy: String,
     /// Further lines, one for each single thing.
     pub details: Vec<String>,
+    /// Configuration keys that it speaks of, and where each stands.
+    pub places: BTreeMap<String, String>,
 }
 
 impl Outcome {
@@ -74,6 +76,7 @@ impl Outcome {
             expected: expected.into(),
             remedy: remedy.into(),
             details: Vec::new(),
+            places: BTreeMap::new(),
         })
     }
 
@@ -104,14 +107,44 @@ impl Outcome {
     }
 }
 
+impl Finding {
+    /// Whether it names this configuration key.
+    fn names(&self, key: &str) -> bool {
+        let is_part = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
+        // A key goes on behind a dot, and a sentence does not.
+        let goes_on = |rest: &str| {
+            let mut letters = rest.chars();
+            letters.next().is_some_and(|first| is_part(first) || (first == '.' && letters.next().is_some_and(is_part)))
+        };
+        [&self.found, &self.expected, &self.remedy].into_iter().any(|text| {
+            text.match_indices(key).any(|(at, _)| {
+                let begins = !text[..at].ends_with(|last: char| is_part(last) || last == '.');
+                begins && !goes_on(&text[at + key.len()..])
+            })
+        })
+    }
+}
+
 impl Report {
+    /// With the place of each configuration key that a finding names; `places` by key.
+    #[must_use]
+    pub fn located(mut self, places: &BTreeMap<String, String>) -> Self {
+        for check in &mut self.checks {
+            if let Outcome::Care(finding) | Outcome::Failed(finding) = &mut check.outcome {
+                let named = places.iter().filter(|(key, _)| finding.names(key));
+                finding.places = named.map(|(key, place)| (key.clone(), place.clone())).collect();
+            }
+        }
+        self
+    }
+
     /// How many checks came to this.
     pub fn count(&self, word: &str) -> usize {
         self.checks.iter().filter(|check| check.outcome.word() == word).count()
     }
 
     /// As JSON: `failed`, `care`, `skipped`, `good` are counts; each check has `id`, `title`, `state`, and what belongs to
-    /// its state: `found`, `expected`, `remedy`, `details`, `because`.
+    /// its state: `found`, `expected`, `remedy`, `details`, `places` (by configuration key), `because`.
     pub fn to_json(&self) -> Value {
         let check = |check: &Check| {
             let mut value = json!({"id": check.id, "title": check.title, "state": check.outcome.word()});
@@ -123,6 +156,7 @@ impl Report {
                     value["expected"] = finding.expected.as_str().into();
                     value["remedy"] = finding.remedy.as_str().into();
                     value["details"] = finding.details.clone().into();
+                    value["places"] = json!(finding.places);
                 }
             }
             value
@@ -162,6 +196,11 @@ impl Report {
                         paragraph(out, &name, INDENT + 10, text)?;
                     }
                 }
+                for (number, (key, place)) in finding.places.iter().enumerate() {
+                    let name = if number == 0 { "where" } else { "" };
+                    let name = format!("{:INDENT$}{}{name:10}{}", "", TITLE.render(), TITLE.render_reset());
+                    paragraph(out, &name, INDENT + 10, &format!("{key}: {place}"))?;
+                }
             }
         }
         // One line for all that one cause has taken along: more would be noise.
@@ -178,5 +217,30 @@ impl Report {
             (0, 0) => writeln!(out, "Everything is in order."),
             (failed, care) => writeln!(out, "{failed} failed, {care} worth a look{skipped}."),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_says_where_the_keys_stand_that_it_names() {
+        let remedy = "correct dataverse.url, then `referrald login`";
+        let outcome = Outcome::failed("no way to it", "partner_center.auth.tenant_id.", remedy);
+        let check = |outcome| Check { id: "x".into(), title: "X".into(), outcome };
+        let place = |key: &str| (key.to_owned(), format!("/etc/{key}:1:1"));
+        let keys =
+            ["dataverse.url", "dataverse", "url", "partner_center.auth", "partner_center.auth.tenant_id", "login"];
+        let report = Report { checks: vec![check(outcome), check(Outcome::good("dataverse.url"))] };
+        let located = report.located(&keys.map(place).into());
+        let Outcome::Failed(finding) = &located.checks[0].outcome else { panic!("{located:?}") };
+        let named: Vec<&str> = finding.places.keys().map(String::as_str).collect();
+        assert_eq!(named, ["dataverse.url", "login", "partner_center.auth.tenant_id"]);
+        let mut out = Vec::new();
+        located.print(&mut out).expect("printed");
+        let text = crate::cli::words::plain(&String::from_utf8(out).expect("text"));
+        assert!(text.contains("        where     dataverse.url: /etc/dataverse.url:1:1\n"), "{text}");
+        assert_eq!(located.to_json()["checks"][0]["places"]["dataverse.url"], "/etc/dataverse.url:1:1");
     }
 }

@@ -53,6 +53,7 @@ fn good() -> Facts {
     let uses = Uses { currency: true, user_owners: false, team_owners: true };
     let held = needs(uses).iter().map(|need| (need.privilege.to_lowercase(), Depth::Organization)).collect();
     Facts {
+        places: Default::default(),
         configuration: Configuration { file: "/etc/referrald/referrald.toml".into(), ..Configuration::default() },
         secrets: vec![
             (Side::Portal, secret("partner_center.auth.client_secret_file")),
@@ -88,6 +89,7 @@ fn good() -> Facts {
             has_owner_rule: true,
             owners: Some(Ok(vec![(Owner::Team(Uuid::from_u128(3)), FoundOwner::Fine)])),
             mapping: Some(Ok(Vec::new())),
+            lengths: Some((12, Vec::new())),
             currencies: Some(vec!["EUR".into(), "USD".into()]),
             wants_column: true,
             wants_key: true,
@@ -152,7 +154,7 @@ fn mapping(facts: &mut Facts, key: &str, reason: &str) {
 }
 
 /// What is wrong; how it shows; the one check that fails; words of what is found; words of what to do.
-const SEEDS: [Seed; 46] = [
+const SEEDS: [Seed; 51] = [
     (
         "a credential that nobody passes",
         |it| {
@@ -165,6 +167,61 @@ const SEEDS: [Seed; 46] = [
         "secrets:dynamics",
         "no credential dataverse-secret",
         "systemctl edit",
+    ),
+    (
+        "no configuration",
+        |it| it.configuration.nothing_yet = Some(NothingYet::Absent),
+        "configuration",
+        "there is no /etc/referrald/referrald.toml",
+        "sudo referrald init",
+    ),
+    (
+        "an instance without a configuration",
+        |it| {
+            it.configuration.nothing_yet = Some(NothingYet::Absent);
+            it.configuration.file = "/etc/referrald/contoso/referrald.toml".into();
+        },
+        "configuration",
+        "there is no /etc/referrald/contoso",
+        "sudo referrald --instance contoso init",
+    ),
+    (
+        "a package that nobody has configured",
+        |it| it.configuration.nothing_yet = Some(NothingYet::Untouched),
+        "configuration",
+        "as it was installed",
+        "sudo referrald init",
+    ),
+    (
+        "another partner account",
+        |it| {
+            it.ledger = Some(LedgerFact::Idle {
+                crm: Some(Uuid::from_u128(1)),
+                portal: Some("1111".into()),
+                last_success: None,
+            });
+            let seen =
+                Glimpse { sees_referrals: true, organizations: ["2222".to_owned()].into(), ..Glimpse::default() };
+            it.portal.glimpse = Some(Ok(seen));
+        },
+        "partner-organization",
+        "the newest referrals belong to 2222, the ledger belongs to 1111",
+        "approve organization",
+    ),
+    (
+        "a column that is too short for an id",
+        |it| {
+            let short = super::lengths::Short {
+                key: "mapping.groups.extra.columns.new_id".into(),
+                reason: "new_id takes 10 characters, and an id (/id) has 36: it would be cut".into(),
+                is_exact: true,
+            };
+            let place = "/etc/referrald/referrald.toml:12:1".into();
+            it.crm.lengths = Some((12, vec![LengthFact { place, short }]));
+        },
+        "lengths",
+        "1 of 12 are too short",
+        "maker portal",
     ),
     (
         "no name server",

@@ -97,9 +97,15 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let unit = Unit::of_config(&file);
     // A service whose user may not read the files gets the secrets from its unit.
     let is_installed = file == unit.config_file() && !unit.files(Path::new("/")).is_empty();
-    let is_untouched = std::fs::read_to_string(&file).is_ok_and(|text| text == PACKAGED);
-    if file.exists() && !init.force && !is_untouched {
+    if file.exists() && !init.force && !is_untouched(&file) {
         return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", file.display())));
+    }
+    // Before anybody answers ten questions for nothing.
+    let above = file.ancestors().skip(1).find(|folder| folder.exists());
+    if let Some(folder) = above.filter(|folder| rustix::fs::access(*folder, rustix::fs::Access::WRITE_OK).is_err()) {
+        let reason =
+            format!("{} cannot be written by this user; run it as root, as in sudo referrald init", folder.display());
+        return Err(Failure::Other(reason));
     }
     let mut ask: Box<dyn Ask> = match init.non_interactive {
         true => Box::new(Script::new()?),
@@ -128,10 +134,15 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
         files::open_directory(place.parent().unwrap_or(Path::new("/"))).map_err(failed(&place))?;
         files::write_open(&place, &draft::drop_in(&answers, &secrets)).map_err(failed(&place))?;
     }
-    let schema = Path::new(SCHEMA).exists().then(|| format!("#:schema file://{SCHEMA}\n")).unwrap_or_default();
+    let schema = if Path::new(SCHEMA).exists() { format!("#:schema file://{SCHEMA}\n") } else { String::new() };
     let text = format!("{schema}{}", draft::configuration(&answers, naming, &secrets));
     files::write_open(&file, &text).map_err(failed(&file))?;
     tell(call, &file, &written.into_iter().map(|(path, _)| path).collect::<Vec<_>>(), is_installed, out)
+}
+
+/// Whether the file is still as the package installed it.
+pub(super) fn is_untouched(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text == PACKAGED)
 }
 
 fn tell(

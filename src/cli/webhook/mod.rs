@@ -237,7 +237,8 @@ impl Desk<'_> {
         } else {
             writeln!(out, "report: {}", report.status)?;
             for attempt in &report.attempts {
-                writeln!(out, "  {}  {}  {}", attempt.at, attempt.code, attempt.message)?;
+                let line = format!("  {}  {}  {}", attempt.at, attempt.code, attempt.message);
+                write!(out, "{}", fitted(line.trim_end()))?;
             }
             if !is_good {
                 writeln!(

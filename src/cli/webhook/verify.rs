@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::super::arguments::Evidence;
 use super::super::exit::Exit;
+use super::super::layout::fitted;
 use super::super::{Failure, print_json};
 use crate::config::Settings;
 use crate::config::secret::read_limited;
@@ -57,8 +58,10 @@ pub(super) async fn verify(
         let value = json!({"verdict": code, "sentence": sentence, "status": status, "certificate_url": url, "body_bytes": body.len()});
         print_json(out, &value)?;
     } else {
-        writeln!(out, "{code}: {sentence}")?;
-        writeln!(out, "  body: {} bytes; certificate: {}", body.len(), url.unwrap_or("not named"))?;
+        write!(out, "{}", fitted(&format!("{code}: {sentence}")))?;
+        writeln!(out, "  body: {} bytes", body.len())?;
+        // Not wrapped: it is there to be copied.
+        writeln!(out, "  certificate: {}", url.unwrap_or("not named"))?;
     }
     Ok(if verdict.is_ok() { Exit::Fine } else { Exit::Failed })
 }

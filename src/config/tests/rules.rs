@@ -15,7 +15,8 @@ fn writing_needs_both_services() {
         "writes = \"leads-only\"\n[mapping]\nfallback_owner = { team = \"66666666-7777-4888-8999-aaaaaaaaaaaa\" }",
     );
     insta::assert_snapshot!(place.drawn(), @r##"
-    warning: `partner_center.auth.refresh_token_file`: no refresh token yet: nobody has signed in
+    warning: `partner_center.auth.refresh_token_file`: no refresh token yet: nobody
+             has signed in
      --> built-in default
       = help: run `referrald login` when the rest is in order
 
@@ -54,13 +55,14 @@ fn writing_needs_both_services() {
       |          ^^^^^^^^^^^^
       = help: set it to the application id of the app registration
 
-    error: `dataverse.auth.client_secret_file`: no credential: the application cannot sign in
+    error: `dataverse.auth.client_secret_file`: no credential: the application
+           cannot sign in
      --> DIR/referrald.toml:1:10
       |
     1 | writes = "leads-only"
       |          ^^^^^^^^^^^^
-      = help: set client_secret_file, client_secret_credential or client_secret_environment, or
-              certificate_file and private_key_file
+      = help: set client_secret_file, client_secret_credential or
+              client_secret_environment, or certificate_file and private_key_file
 
     6 errors, 1 warning
     "##);

@@ -8,7 +8,8 @@ fn three_wrong_types_in_three_places_are_reported_in_one_run() {
         "[brakes]\nclosings_per_hour = \"many\"\n[status]\nsettle_time = 10 # soon\n[scope]\nimport_spam = \"yes\"\n",
     );
     insta::assert_snapshot!(place.drawn(), @r##"
-    error: `brakes.closings_per_hour`: expected a whole number, 0 or more, found text
+    error: `brakes.closings_per_hour`: expected a whole number, 0 or more, found
+           text
      --> DIR/referrald.toml.d/50-test.toml:2:21
       |
     2 | closings_per_hour = "many"
@@ -96,7 +97,8 @@ columns.subject = { from = "/name", min = "low" }
       |
     9 | adopt = ["subjekt", "subject", 3]
       |          ^^^^^^^^^
-      = help: did you mean "subject"? one of "external_reference", "referral_id_column", "subject"
+      = help: did you mean "subject"? one of "external_reference",
+              "referral_id_column", "subject"
 
     error: `link.adopt.2`: expected text in quotes, found a whole number
      --> DIR/referrald.toml.d/50-test.toml:9:32
@@ -140,8 +142,8 @@ columns.subject = { from = "/name", min = "low" }
        |                 ^^^^
        = help: write `owner` into `mapping.groups.mine`
 
-    error: `mapping.groups.mine.columns.subject.from`: expected a list in square brackets, found
-           text
+    error: `mapping.groups.mine.columns.subject.from`: expected a list in square
+           brackets, found text
       --> DIR/referrald.toml.d/50-test.toml:17:28
        |
     17 | columns.subject = { from = "/name", min = "low" }

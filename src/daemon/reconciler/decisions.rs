@@ -293,7 +293,10 @@ impl Reconciler {
                 unknown.push(id);
             }
         }
-        let text = format!("{} left alone until `referrald release`", referrals(changed));
+        let mut text = format!("{} left alone until `referrald release`", referrals(changed));
+        if !unknown.is_empty() {
+            text += "; what the ledger does not know is left alone as soon as it comes";
+        }
         Ok(DecisionAnswer { is_done: true, changed, text, unknown })
     }
 

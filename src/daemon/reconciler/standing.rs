@@ -154,11 +154,9 @@ impl Reconciler {
             return Ok(clock);
         }
         let mut known = self.deals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, clock)) = known
-            .as_ref()
-            .filter(|(at, clock)| now.since(*at) < DEALS_AGE_MAX && *at <= now && clock.new == counters.unanswered)
-        {
-            return Ok(clock.clone());
+        // Not counted anew for each referral that comes or is answered: in a first import that would be every time.
+        if let Some((_, known)) = known.as_ref().filter(|(at, _)| now.since(*at) < DEALS_AGE_MAX && *at <= now) {
+            return Ok(DealClock { new: counters.unanswered, ..known.clone() });
         }
         let soon = now.plus(self.settings().status.deadline_warning.get());
         let deadlines = self.ports.store.deadlines(soon, DEADLINES_MAX)?;
@@ -192,6 +190,8 @@ fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
         name: name.to_owned(),
         since: brake.since,
         reason: brake.reason.clone(),
+        held: brake.count,
+        limit: brake.limit,
         digest: brake.digest.clone(),
         command,
     }

@@ -71,6 +71,7 @@ pub fn render(status: &Status, lag_max: Duration, Refresh(refresh): Refresh) -> 
                 main {
                     (headline(status, &found, mood))
                     (parts::tiles(status))
+                    (parts::brakes(status))
                     (charts::charts(status))
                     (parts::deals(status))
                     (parts::services(status))

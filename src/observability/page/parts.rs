@@ -65,6 +65,40 @@ fn tile(name: &str, figure: &str, note: &str) -> Markup {
     }
 }
 
+/// Brakes that hold: since when, how much, and what to type.
+pub(super) fn brakes(status: &Status) -> Markup {
+    if status.brakes.is_empty() {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="brakes" {
+            h2 id="brakes" { "Brakes" }
+            p {
+                @if status.brakes.iter().any(|brake| brake.held == 0) { "All writing waits for a person; reading goes on." }
+                @else { "Writes that wait for a person; all other kinds go on." }
+            }
+            table {
+                caption.unseen { "Brakes that hold, with what each holds back and what to type" }
+                thead { tr { th.number scope="col" { "Held back" } th scope="col" { "Brake, why, and what to type" } } }
+                tbody {
+                    @for brake in &status.brakes {
+                        tr {
+                            td.number { @if brake.held == 0 { "all writing" } @else { (number_text(brake.held)) } }
+                            td {
+                                strong { (capital(&brake.name)) }
+                                ", latched " (when(brake.since, status.now))
+                                @if brake.limit > 0 { ", limit " (number_text(brake.limit)) }
+                                br; (prose(brake.reason.split_once("; `referrald approve").map_or(brake.reason.as_str(), |(why, _)| why)))
+                                @if !brake.command.is_empty() { br; code.command { (brake.command) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The deal clock: referrals about to expire.
 pub(super) fn deals(status: &Status) -> Markup {
     let deals = &status.deals;

@@ -1,8 +1,13 @@
 //! The ground: configuration, secrets, state, ledger, unit, and the way to each host.
 
-use crate::cli::doctor::facts::{Facts, HostFact, LedgerFact, SecretFact, SecretFound, StateFact, Trap, UnitFact};
+use std::path::Path;
+
+use crate::cli::doctor::facts::{
+    Facts, HostFact, LedgerFact, NothingYet, SecretFact, SecretFound, StateFact, Trap, UnitFact,
+};
 use crate::cli::doctor::report::Outcome;
 use crate::cli::words::{instant, span_ms};
+use crate::config::unit::Unit;
 use crate::model::Side;
 
 use super::{Desk, word};
@@ -56,6 +61,22 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
 
 fn configuration(facts: &Facts) -> Outcome {
     let found = &facts.configuration;
+    if let Some(nothing) = found.nothing_yet {
+        let unit = Unit::of_config(Path::new(&found.file));
+        let init = match (&unit.instance, Path::new(&found.file) == unit.config_file()) {
+            (Some(name), _) => format!("sudo referrald --instance {name} init"),
+            (None, true) => "sudo referrald init".to_owned(),
+            (None, false) => format!("referrald --config {} init", found.file),
+        };
+        return Outcome::failed(
+            match nothing {
+                NothingYet::Absent => format!("there is no {}", found.file),
+                NothingYet::Untouched => format!("{} is as it was installed: it names no service", found.file),
+            },
+            "a configuration that names Partner Center, Dynamics and how to sign in",
+            format!("`{init}` asks for what is needed and writes it"),
+        );
+    }
     match (found.errors.len(), found.warnings.len()) {
         (0, 0) => Outcome::good(found.file.as_str()),
         (0, count) => Outcome::care(

@@ -1,6 +1,6 @@
 //! Both services: sign-in, token, role, privileges, owners, schema, organization, webhook.
 
-use crate::cli::doctor::facts::{CrmFact, Facts, LedgerFact, PortalFact, Privileges, SignInFact};
+use crate::cli::doctor::facts::{CrmFact, Facts, LedgerFact, LengthFact, PortalFact, Privileges, SignInFact};
 use crate::cli::doctor::report::Outcome;
 use crate::crm::dataverse::SWITCH_ON;
 use crate::crm::dataverse::setup::privileges::Depth;
@@ -39,6 +39,7 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
     desk.add("owner-rule", "Owner of new leads", &["configuration"], || Some(owner_rule(crm)));
     desk.add("owners", "Owners in Dynamics", &["configuration", "user"], || owners(crm));
     desk.add("mapping", "Mapping and lead columns", &["configuration", "user"], || mapping(crm));
+    desk.add("lengths", "Lengths of text columns", &["configuration", "user"], || lengths(crm));
     desk.add("currencies", "Currencies", &["configuration", "user"], || currencies(crm));
     if crm.wants_column {
         desk.add("column", "Referral id column", &["configuration", "user"], || column(crm));
@@ -49,7 +50,10 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
     if crm.wants_tracking {
         desk.add("tracking", "Change tracking", &["configuration", "user"], || tracking(crm));
     }
-    desk.add("organization", "Same organizations", &["configuration", "ledger", "user"], || organization(facts));
+    let needs = ["configuration", "ledger", "user"];
+    desk.add("organization", "Same Dynamics organization", &needs, || organization(facts));
+    let needs = ["configuration", "ledger", "referrals"];
+    desk.add("partner-organization", "Same partner organization", &needs, || partner_organization(facts));
     if !facts.wants_webhook {
         return;
     }
@@ -271,6 +275,19 @@ fn mapping(crm: &CrmFact) -> Option<Outcome> {
     })
 }
 
+fn lengths(crm: &CrmFact) -> Option<Outcome> {
+    let (judged, short) = crm.lengths.as_ref()?;
+    let line = |it: &LengthFact| format!("{}: {}: {}", it.place, it.short.key, it.short.reason);
+    let lines = short.iter().map(line).collect();
+    let expected = "room for every value that the mapping may give";
+    let remedy = "make the columns longer in the maker portal (Tables, Lead, Columns), or map to others";
+    Some(match (short.len(), short.iter().any(|it| it.short.is_exact)) {
+        (0, _) => Outcome::good(format!("{judged} columns, each long enough")),
+        (count, true) => Outcome::failed(format!("{count} of {judged} are too short"), expected, remedy).with(lines),
+        (count, false) => Outcome::care(format!("{count} of {judged} are short"), expected, remedy).with(lines),
+    })
+}
+
 fn currencies(crm: &CrmFact) -> Option<Outcome> {
     let codes = crm.currencies.as_ref()?;
     Some(match codes.is_empty() {
@@ -344,9 +361,27 @@ fn tracking(crm: &CrmFact) -> Option<Outcome> {
     })
 }
 
+/// What to do when an organization is not the one of the ledger.
+const MOVED: &str = "if you moved on purpose: `referrald approve organization`; else correct the URLs and tenants";
+
+/// As the cycle judges it: of the newest referrals none belongs to the organization that the ledger belongs to.
+fn partner_organization(facts: &Facts) -> Option<Outcome> {
+    let seen = &facts.portal.glimpse.as_ref()?.as_ref().ok()?.organizations;
+    let LedgerFact::Idle { portal: Some(known), .. } = facts.ledger.as_ref()? else { return None };
+    let first = seen.first()?;
+    Some(match seen.iter().any(|id| id.eq_ignore_ascii_case(known)) {
+        true => Outcome::good("as in the ledger"),
+        false => Outcome::failed(
+            format!("the newest referrals belong to {first}, the ledger belongs to {known}"),
+            "the partner organization that the ledger belongs to",
+            MOVED,
+        ),
+    })
+}
+
 fn organization(facts: &Facts) -> Option<Outcome> {
-    let expected = "the organizations that the ledger belongs to; a copied environment must not push";
-    let remedy = "if you moved on purpose: `referrald approve organization`; else correct the URLs and tenants";
+    let expected = "the organization that the ledger belongs to; a copied environment must not push";
+    let remedy = MOVED;
     let identity = facts.crm.identity.as_ref()?.as_ref().ok()?;
     match facts.ledger.as_ref()? {
         LedgerFact::Daemon(status) => Some(match &status.writing.stopped {
@@ -360,7 +395,7 @@ fn organization(facts: &Facts) -> Option<Outcome> {
         )),
         LedgerFact::Idle { crm: Some(_), .. } => Some(Outcome::good("as in the ledger")),
         LedgerFact::Idle { crm: None, .. } | LedgerFact::Absent => {
-            Some(Outcome::good("the first cycle stamps them into the ledger"))
+            Some(Outcome::good("the first cycle stamps it into the ledger"))
         }
         LedgerFact::Foreign | LedgerFact::Held(_) | LedgerFact::Broken(_) | LedgerFact::Forbidden(_) => None,
     }
