@@ -34,7 +34,7 @@ impl Dataverse {
                 let url = self.api.root.at(contract::LEADS, &[("$select", &CHANGE_COLUMNS.join(","))]);
                 self.api.tracked(OPERATION, url).await
             }
-            Some(link) => match self.api.root.resume(link).filter(|url| selects_ours(url)) {
+            Some(link) => match self.api.root.resume(link).filter(selects_ours) {
                 Some(url) => self.api.tracked(OPERATION, url).await,
                 None => return Ok(Tracked::Expired),
             },
