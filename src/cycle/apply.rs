@@ -128,7 +128,7 @@ impl Pass<'_> {
                 self.is_up(side) && (ready.is_urgent || self.has_enough(side))
             });
             self.report.pending += left.len() as u64;
-            if !self.may_write() || !self.has_time() {
+            if !self.may_write() || !self.may_begin() {
                 self.report.pending += (batch.len() + waiting.len()) as u64;
                 return Ok(());
             }

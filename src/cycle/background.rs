@@ -151,7 +151,7 @@ impl Pass<'_> {
             };
             self.report.referrals_seen += page.items.len() as u64;
             let rows = self.join(page.items)?;
-            self.process(rows).await?;
+            self.finish(rows).await?;
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => return Ok(()),
@@ -258,7 +258,7 @@ impl Pass<'_> {
     async fn work_on_page(&mut self, mut rows: Vec<Row>, mut listed: Vec<Referral>) -> Result<(), CycleError> {
         loop {
             listed = self.mark_for_backfill(&mut rows, listed)?;
-            self.process(std::mem::take(&mut rows)).await?;
+            self.finish(std::mem::take(&mut rows)).await?;
             self.after_backfill_page().await?;
             if listed.is_empty() {
                 return Ok(());

@@ -178,6 +178,9 @@ struct Pass<'a> {
     openings: u64,
     /// Writes that go beside everything else.
     write_backs: write_backs::WriteBacks,
+    /// What was read for the rows at hand shall not have been read for nothing: their writes are begun although the time is
+    /// over.
+    finishes: bool,
     /// The page of a sweep after the one that is worked on.
     ahead: Option<background::Ahead>,
     /// How long the last page of a sweep was worked on.
@@ -237,6 +240,7 @@ impl<'a> Pass<'a> {
             unresolved: BTreeSet::new(),
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),
+            finishes: false,
             ahead: None,
             page_time: Duration::ZERO,
         })
@@ -359,6 +363,19 @@ impl<'a> Pass<'a> {
         let planned = self.plan_rows(rows).await?;
         self.note_unnamed(&planned);
         self.act(planned).await
+    }
+
+    /// The same for a few rows, to their end: without that, a pass whose time goes by while it reads would never write.
+    async fn finish(&mut self, rows: Vec<Row>) -> Result<(), CycleError> {
+        self.finishes = true;
+        let finished = self.process(rows).await;
+        self.finishes = false;
+        finished
+    }
+
+    /// True while more writes may be begun.
+    fn may_begin(&self) -> bool {
+        self.has_time() || (self.finishes && !self.stop.is_cancelled())
     }
 
     /// Writes the watermark, the counters and the report. The last act of a pass.

@@ -11,6 +11,9 @@ use crate::ports::Batch;
 /// Rounds of "what is missing is read, then planned again" for one batch of rows.
 const READ_ROUNDS_MAX: usize = 6;
 
+/// Rows that are due and decided together.
+const DUE_STEP: usize = 20;
+
 /// When a row that could not be read is tried again, at the earliest.
 const LEFT_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -94,7 +97,11 @@ impl Pass<'_> {
         };
         let ids = self.ports.store.due(until, self.setup.settings.window as usize)?;
         let (mut rows, mut later) = (Vec::new(), Vec::new());
-        for id in ids {
+        for (place, id) in ids.iter().copied().enumerate() {
+            if !self.has_time() {
+                self.report.pending += (ids.len() - place) as u64;
+                break;
+            }
             if self.decided.contains(&id) {
                 continue;
             }
@@ -110,8 +117,12 @@ impl Pass<'_> {
                 continue; // Nothing can be linked now, so nothing is read for it.
             }
             rows.push(row);
+            // Referrals are read one by one, which may take all the time there is: what is read is written before more is.
+            if rows.len() >= DUE_STEP {
+                self.finish(std::mem::take(&mut rows)).await?;
+            }
         }
-        self.process(rows).await?;
+        self.finish(rows).await?;
         Ok(later)
     }
 

@@ -36,7 +36,7 @@ impl Default for Ceilings {
             execution: limits.execution,
             window: limits.window,
             concurrent: limits.concurrent,
-            portal_requests_per_minute: 120,
+            portal_requests_per_minute: 180,
         }
     }
 }

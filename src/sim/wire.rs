@@ -37,8 +37,6 @@ pub struct Tally {
     pub inside_penalty: u64,
     /// The time that was asked for.
     pub penalties: Duration,
-    /// Processor time that the other end took.
-    pub simulated: Duration,
     silent_until: Option<Instant>,
 }
 
@@ -58,9 +56,7 @@ impl SimWire {
         let answer = {
             let at_work = AtWork::begin(&self.in_flight);
             let request = Request { in_flight: at_work.value, ..request };
-            let began = std::time::Instant::now();
             let answer = self.world.lock().unwrap_or_else(PoisonError::into_inner).ask(self.service, &request);
-            self.tally.lock().unwrap_or_else(PoisonError::into_inner).simulated += began.elapsed();
             match answer.delivery {
                 Delivery::Slow(execution) => tokio::time::sleep(execution).await,
                 Delivery::Hang => std::future::pending().await,
