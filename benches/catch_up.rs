@@ -231,6 +231,8 @@ impl Line {
 
     fn figures(&self, watched: Watched, began: Instant, cpu: Duration) -> Figures {
         let world = self.world();
+        // The daemon waits a random while before its first request.
+        let began = self.wires.values().filter_map(|wire| wire.tally().first).min().unwrap_or(began);
         let since = |at: Instant| at.duration_since(began);
         let tallies = self.wires.iter().map(|(name, wire)| {
             let tally = wire.tally();

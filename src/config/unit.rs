@@ -78,8 +78,11 @@ impl Unit {
     /// The configuration file that the unit starts the daemon with.
     pub fn started_with(&self, root: &Path) -> Option<PathBuf> {
         let started = |text: String| {
-            let line =
-                text.lines().rev().map(str::trim).find_map(|line| line.strip_prefix("ExecStart=").map(str::to_owned))?;
+            let line = text
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find_map(|line| line.strip_prefix("ExecStart=").map(str::to_owned))?;
             let mut words = line.split_whitespace();
             words.find(|word| *word == "--config")?;
             words.next().map(|word| PathBuf::from(self.expanded(word)))
@@ -215,10 +218,7 @@ mod tests {
         assert_eq!(of("/home/me/referrald.toml"), "referrald");
         assert_eq!(contoso().config_file(), Path::new("/etc/referrald/contoso/referrald.toml"));
         assert_eq!(Unit::default().config_file(), Path::new("/etc/referrald/referrald.toml"));
-        assert_eq!(
-            contoso().drop_in(),
-            Path::new("/etc/systemd/system/referrald@contoso.service.d/10-secrets.conf")
-        );
+        assert_eq!(contoso().drop_in(), Path::new("/etc/systemd/system/referrald@contoso.service.d/10-secrets.conf"));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::join_all;
+
 use super::{CycleError, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, ReferralId, RemoteError, Side, Standing};
 use crate::plan::settings::Adopt;
 use crate::plan::{Adoption, Claim, Row, Seen};
-use crate::ports::FindBy;
+use crate::ports::{Crm, FindBy};
 
 impl Pass<'_> {
     /// Searches existing leads for rows without one, in the configured order, batched (spec 2, "Adoption").
@@ -39,27 +41,20 @@ impl Pass<'_> {
                 }
             }
         }
-        for way in self.setup.adopt.clone() {
-            let by = match way {
-                Adopt::ExternalReference => continue,
-                Adopt::ReferralIdColumn
-                    if self.setup.policy.referral_column.is_none() && self.setup.policy.is_derived =>
-                {
-                    continue;
-                }
-                Adopt::ReferralIdColumn => FindBy::ReferralColumn,
-                Adopt::Subject => FindBy::Subject,
-            };
+        for by in self.ways() {
             let ids: Vec<ReferralId> = rows.iter().map(|row| row.id).filter(|id| !found.contains_key(id)).collect();
             if ids.is_empty() {
                 break;
             }
-            let leads = match self.ports.crm.find(by, &ids).await {
-                Ok(leads) => leads,
-                Err(error) => {
-                    self.note(&error);
-                    return Ok(false);
-                }
+            let leads = match self.found.of(by, &ids) {
+                Some(leads) => leads,
+                None => match self.ports.crm.find(by, &ids).await {
+                    Ok(leads) => leads,
+                    Err(error) => {
+                        self.note(&error);
+                        return Ok(false);
+                    }
+                },
             };
             for lead in leads {
                 let subject = lead.columns.get("subject").and_then(|value| value.as_str()).and_then(ReferralId::parse);
@@ -89,6 +84,17 @@ impl Pass<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// How leads are searched for besides by reference, in the configured order.
+    pub(super) fn ways(&self) -> Vec<FindBy> {
+        let has_column = self.setup.policy.referral_column.is_some() || !self.setup.policy.is_derived;
+        let way = |adopt: &Adopt| match adopt {
+            Adopt::ExternalReference => None,
+            Adopt::ReferralIdColumn => has_column.then_some(FindBy::ReferralColumn),
+            Adopt::Subject => Some(FindBy::Subject),
+        };
+        self.setup.adopt.iter().filter_map(way).collect()
     }
 
     /// The leads that external references name; each one that is not found is asked for by itself. Besides, the computed
@@ -180,6 +186,35 @@ impl Pass<'_> {
         let speaks =
             entry.as_ref().is_some_and(|entry| matches!(entry.standing, Standing::Linked | Standing::LeadGone));
         Ok(speaks.then(|| Claim { referral, created: entry.and_then(|entry| entry.referral_created) }))
+    }
+}
+
+/// What was searched for before it was asked for: the leads of a page's referrals, while the page before is written.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    asked: BTreeSet<ReferralId>,
+    by: Vec<(FindBy, Vec<Lead>)>,
+}
+
+impl Found {
+    /// Searches in every way at once. What fails is searched again when it is asked for.
+    pub(super) async fn search(crm: &dyn Crm, ways: Vec<FindBy>, referrals: Vec<ReferralId>) -> Found {
+        if referrals.is_empty() {
+            return Found::default();
+        }
+        let find = |by| {
+            let referrals = &referrals;
+            async move { Some((by, crm.find(by, referrals).await.ok()?)) }
+        };
+        let by = join_all(ways.into_iter().map(find)).await.into_iter().flatten().collect();
+        Found { asked: referrals.into_iter().collect(), by }
+    }
+
+    /// The leads of these referrals, if all of them were searched for in this way.
+    fn of(&self, by: FindBy, referrals: &[ReferralId]) -> Option<Vec<Lead>> {
+        let is_known = referrals.iter().all(|id| self.asked.contains(id));
+        let (_, leads) = self.by.iter().find(|(known, _)| *known == by).filter(|_| is_known)?;
+        Some(leads.clone())
     }
 }
 

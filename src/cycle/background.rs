@@ -1,11 +1,10 @@
 //! Scans that read everything: resumable, between other work, page by page.
 
-use std::sync::Arc;
-
+use super::adoption::Found;
 use super::{Budget, CycleError, Mode, OLD_OUTCOMES, Pass, SWEEP_BRAKE, distinct};
 use crate::model::{LeadState, Referral, ReferralId, ReferralStatus, RemoteError, Side, Standing};
 use crate::plan::{Row, brakes};
-use crate::ports::{ActionKind, Batch, Cursor, Opening, Page, Portal, Scan, SweepCursor};
+use crate::ports::{ActionKind, Batch, Cursor, FindBy, Opening, Page, Ports, Scan, SweepCursor};
 
 /// Entries of one step of the reading by id.
 const READING_STEP: usize = 200;
@@ -165,7 +164,10 @@ impl Pass<'_> {
         let Some(mut sweep) = self.memo.sweep.clone() else { return Ok(false) };
         let ahead = self.ahead.take().filter(|ahead| Some(&ahead.cursor) == sweep.cursor.as_ref());
         let read = match ahead {
-            Some(ahead) => ahead.page,
+            Some(ahead) => {
+                self.found = ahead.found;
+                ahead.page
+            }
             None => self.ports.portal.page(&Scan::Sweep, sweep.cursor.as_ref()).await,
         };
         let page = match read {
@@ -223,9 +225,11 @@ impl Pass<'_> {
         rows.append(&mut gone_rows);
         let began = self.ports.clock.now();
         let next = page.next.clone().filter(|_| self.has_time_for_another_page());
-        let ahead = look_ahead(Arc::clone(&self.ports.portal), next);
+        let ways = if self.has_enough(Side::Crm) && self.is_up(Side::Crm) { self.ways() } else { Vec::new() };
+        let ahead = look_ahead(self.ports.clone(), next, ways);
         let (worked, ahead) = tokio::join!(self.work_on_page(rows, listed), ahead);
         worked?;
+        self.found = Found::default();
         (self.ahead, self.page_time) = (ahead, self.ports.clock.now().since(began));
         if self.attempted.get(&ActionKind::Create).copied() == created {
             self.make_room_for_write_backs().await?;
@@ -408,12 +412,17 @@ impl Pass<'_> {
 pub(super) struct Ahead {
     cursor: Cursor,
     page: Result<Page<Referral>, RemoteError>,
+    found: Found,
 }
 
-async fn look_ahead(portal: Arc<dyn Portal>, cursor: Option<Cursor>) -> Option<Ahead> {
+/// Reads the page, and searches leads for those of its referrals that are not known yet.
+async fn look_ahead(ports: Ports, cursor: Option<Cursor>, ways: Vec<FindBy>) -> Option<Ahead> {
     let cursor = cursor?;
-    let page = portal.page(&Scan::Sweep, Some(&cursor)).await;
-    Some(Ahead { cursor, page })
+    let page = ports.portal.page(&Scan::Sweep, Some(&cursor)).await;
+    let items = page.iter().flat_map(|page| &page.items).map(|referral| referral.id);
+    let unknown: Vec<ReferralId> = items.filter(|id| matches!(ports.store.get(*id), Ok(None))).collect();
+    let found = Found::search(ports.crm.as_ref(), ways, unknown).await;
+    Some(Ahead { cursor, page, found })
 }
 
 /// Entries whose lead can still have news: the referral is open, or the lead is.

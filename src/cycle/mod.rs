@@ -185,6 +185,8 @@ struct Pass<'a> {
     ahead: Option<background::Ahead>,
     /// How long the last page of a sweep was worked on.
     page_time: Duration,
+    /// What was searched for with the page that is worked on.
+    found: adoption::Found,
 }
 
 impl<'a> Pass<'a> {
@@ -243,6 +245,7 @@ impl<'a> Pass<'a> {
             finishes: false,
             ahead: None,
             page_time: Duration::ZERO,
+            found: adoption::Found::default(),
         })
     }
 

@@ -37,6 +37,8 @@ pub struct Tally {
     pub inside_penalty: u64,
     /// The time that was asked for.
     pub penalties: Duration,
+    /// When the first request left.
+    pub first: Option<Instant>,
     silent_until: Option<Instant>,
 }
 
@@ -74,6 +76,7 @@ impl SimWire {
     fn count_request(&self) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.sent += 1;
+        tally.first = tally.first.or(Some(Instant::now()));
         tally.inside_penalty += u64::from(tally.silent_until.is_some_and(|until| Instant::now() < until));
     }
 

@@ -11,6 +11,7 @@ use referrald::plan::settings::{OnLeadDeleted, Writes};
 use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::Class;
+use referrald::sim::options::PlugIn;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
 use referrald::store::MemoryStore;
 use serde_json::{Value, json};
@@ -530,4 +531,23 @@ async fn an_opportunity_that_is_not_shown_any_more_closes_nothing() {
         bench.pass().await;
     }
     assert_eq!(bench.status_of(referrals[0]), "Active");
+}
+
+#[tokio::test]
+async fn rows_that_take_longer_to_read_than_a_pass_may_last_are_done_all_the_same() {
+    let (bench, referrals) = Bench::new(40);
+    let crash = PlugIn::Crashes { column: "subject".to_owned(), word: "Deal".to_owned() };
+    bench.world().options.crm.plug_ins = vec![crash];
+    bench.pass().await;
+    bench.world().options.crm.plug_ins.clear();
+    assert_eq!(bench.world().crm.len(Table::Lead), 0);
+    bench.wait(6 * 3_600);
+    // Every referral is due and read by itself, and each of these reads takes some seconds.
+    for _ in 0..10 {
+        for id in &referrals {
+            bench.world().faults.play_next_at(Class::Slow, &id.to_string());
+        }
+        bench.pass().await;
+    }
+    assert_eq!(bench.world().crm.len(Table::Lead), referrals.len());
 }

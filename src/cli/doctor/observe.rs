@@ -15,8 +15,8 @@ use crate::cli::build::{Line, StartError, SystemClock, crm_line, mapped_columns,
 use crate::cli::schema::role::uses;
 use crate::cli::webhook::drift;
 use crate::config::secret::{SecretOrigin, SecretSource, read_limited};
-use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity};
 use crate::config::unit::Unit;
+use crate::config::{HumanDuration, KeyPath, Loaded, Origin, Settings, Severity};
 use crate::control::{Client, ControlError, Place};
 use crate::crm;
 use crate::crm::dataverse::settings::Identity;
@@ -329,11 +329,7 @@ fn unit_fact(settings: &Settings, file: Option<&Path>) -> UnitFact {
     });
     UnitFact {
         config: unit.started_with(root),
-        missing_credentials: wanted
-            .into_iter()
-            .filter(|name| unit.credential(root, name).is_none())
-            .cloned()
-            .collect(),
+        missing_credentials: wanted.into_iter().filter(|name| unit.credential(root, name).is_none()).cloned().collect(),
         read,
         files,
         unit,
