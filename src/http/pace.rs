@@ -314,7 +314,7 @@ impl Spent {
     }
 
     fn forget(&mut self, now: Duration) {
-        let oldest = (now.as_secs() + 1).saturating_sub(self.window);
+        let oldest = now.as_secs().saturating_sub(self.window);
         while let Some((_, spent)) = self.seconds.front().copied().filter(|(second, _)| *second < oldest) {
             self.seconds.pop_front();
             self.sum -= spent;
@@ -457,7 +457,7 @@ mod tests {
         spent.add(seconds(20.0), seconds(20.0), 3.0);
         spent.add(seconds(25.0), seconds(10.0), -2.0);
         assert!((spent.total(seconds(30.0)) - 6.0).abs() < 1e-9);
-        assert!((spent.total(seconds(310.0)) - 3.0).abs() < 1e-9);
+        assert!((spent.total(seconds(311.0)) - 3.0).abs() < 1e-9);
         spent.add(seconds(311.0), seconds(10.0), 9.0);
         assert!((spent.total(seconds(311.0)) - 3.0).abs() < 1e-9, "that second is over");
     }

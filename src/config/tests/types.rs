@@ -82,7 +82,7 @@ columns.subject = { from = "/name", min = "low" }
       |
     6 | in_flight_max = -1
       |                 ^^
-      = help: write a whole number, 0 or more, as in `in_flight_max = 8`
+      = help: write a whole number, 0 or more, as in `in_flight_max = 16`
 
     error: `link.namespace`: this is no GUID
      --> DIR/referrald.toml.d/50-test.toml:8:13
