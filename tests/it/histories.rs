@@ -23,6 +23,9 @@ use script::Script;
 /// Seeds of one test run; about three minutes on two cores.
 const SEEDS: u64 = 2_000;
 
+/// Seeds from one word of progress to the next, so that a run that is stopped has told something.
+const PROGRESS_STEP: u64 = 1_000;
+
 /// Failures printed in full; more of them say little that is new.
 const FAILURES_MAX: usize = 12;
 
@@ -78,8 +81,14 @@ fn every_promise_is_kept_in_every_history() {
                         return;
                     }
                     let history = outlive(Script::new(seed));
+                    let mut failures = failures.lock().unwrap();
                     if !history.found.is_empty() {
-                        failures.lock().unwrap().push((seed, history.found));
+                        println!("seed {seed} fails: {}", history.found[0]);
+                        failures.push((seed, history.found));
+                    }
+                    let count = seed + 1 - from;
+                    if count.is_multiple_of(PROGRESS_STEP) {
+                        println!("{count} histories begun, {} failed", failures.len());
                     }
                 }
             });
