@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The most requests that may leave at once; else as many as come in a second.
 const BURST_MAX: f64 = 20.0;
 /// The part of a service's window that may be used at once after a pause.
-const PROTECTED_BURST: f64 = 0.01;
+const PROTECTED_BURST: f64 = 0.015;
 /// The shortest wait.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// How long somebody waits whose turn it is not.
