@@ -201,7 +201,11 @@ async fn everything_is_private() {
 async fn a_newer_ledger_is_refused_by_name_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     stop(open(directory.path())).await;
-    let newer = |_| StoreError::Newer { directory: directory.path().to_owned(), found: codec::FORMAT + 1, known: codec::FORMAT };
+    let newer = |_| StoreError::Newer {
+        directory: directory.path().to_owned(),
+        found: codec::FORMAT + 1,
+        known: codec::FORMAT,
+    };
     let db = ::sled::open(directory.path().join("ledger")).unwrap();
     db.open_tree("meta").unwrap().insert("format", &(codec::FORMAT + 1).to_be_bytes()).unwrap();
     drop(db);
