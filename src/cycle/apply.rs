@@ -19,6 +19,10 @@ const STEPS_MAX: u32 = 8;
 /// Writes begun at once, at least; the adapters' own limits are narrower.
 const IN_FLIGHT_MIN: usize = 32;
 
+/// Irreversible steps begun at once: as few as the referrals side takes (partner-center §1.12), so that each write follows its
+/// fresh read and does not stand in line behind the reads of all others.
+const IRREVERSIBLE_AT_ONCE: usize = 2;
+
 /// A row that has something to send.
 pub(super) struct Ready {
     pub(super) row: Row,
@@ -165,6 +169,10 @@ impl Pass<'_> {
         let remotes = Remotes::of(self.ports);
         let policy = self.setup.policy.clone();
         let silence = Silence::default();
+        let at_once = match batch.iter().any(|ready| is_irreversible(&ready.action)) {
+            true => IRREVERSIBLE_AT_ONCE,
+            false => self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN),
+        };
         let done: Vec<Done> = futures_util::stream::iter(batch)
             .map(|mut ready| {
                 let (remotes, policy, silence) = (&remotes, &policy, &silence);
@@ -178,7 +186,7 @@ impl Pass<'_> {
                     (commit, ready, sent)
                 }
             })
-            .buffered(self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN))
+            .buffered(at_once)
             .collect()
             .await;
         self.settle_done(done).await
@@ -369,6 +377,11 @@ impl Pass<'_> {
         self.report.note(at, row.id, kind, &action.to_string(), fault);
         record.history.push(HistoryLine { referral: row.id, at, kind, outcome: words });
     }
+}
+
+/// Acceptances and closings.
+fn is_irreversible(action: &Action) -> bool {
+    matches!(action, Action::Patch { step, .. } if *step != Step::None)
 }
 
 /// How an action closes its referral, if it does.

@@ -14,7 +14,7 @@ impl Pass<'_> {
         let mut failed = Vec::new();
         let (mut leads, mut spoken, mut adopted) = (Vec::new(), Vec::new(), Vec::new());
         for (mut row, needs) in needy {
-            let is_tried = row.is_referral_fresh || matches!(row.referral, Seen::Absent);
+            let is_tried = row.referral_read.is_some() || matches!(row.referral, Seen::Absent);
             if needs.referral
                 && (is_tried || !self.is_up(Side::Portal) || !self.has_time() || !self.read_referral(&mut row).await)
             {
@@ -85,7 +85,7 @@ impl Pass<'_> {
             match self.ports.portal.get(row.id).await {
                 Ok(referral) => {
                     row.referral = Seen::from(referral);
-                    row.is_referral_fresh = true;
+                    row.referral_read = Some(self.ports.clock.now());
                 }
                 Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
                 Err(error) if self.waits_out(&error).await => continue,

@@ -71,7 +71,10 @@ impl Remotes {
 
 /// Sends one action. An irreversible step is sent only when a fresh read still asks for the very same step.
 pub(super) async fn send_one(remotes: &Remotes, policy: &Policy, row: &mut Row, action: &mut Action) -> Sent {
-    let needs_fresh = matches!(action, Action::Patch { step, is_fresh, .. } if *step != Step::None && !*is_fresh);
+    // What was fresh when it was planned may have waited long for its brake to be judged.
+    let is_fresh = |is_planned: bool| is_planned && row.is_referral_fresh(remotes.clock.now());
+    let needs_fresh =
+        matches!(action, Action::Patch { step, is_fresh: fresh, .. } if *step != Step::None && !is_fresh(*fresh));
     if needs_fresh {
         match fresh(remotes, policy, row, action).await {
             // What is settled afterwards is what was sent, not what was planned before the read.
@@ -104,7 +107,7 @@ async fn fresh(
         Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
         Err(error) => return Err(error),
     }
-    row.is_referral_fresh = true;
+    row.referral_read = Some(remotes.clock.now());
     let plan = plan_row(row, policy, remotes.clock.now());
     if let Some(entry) = plan.entry {
         row.entry = Some(entry);

@@ -225,9 +225,9 @@ impl<'a> Draft<'a> {
             self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             return;
         };
-        if entry.referral_etag.is_none() && link.etag.is_none() {
-            // Nothing seen meanwhile counts (an operator has just released it): both sides are read.
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+        if link.etag.is_none() {
+            // Nothing seen meanwhile counts: an operator has just released it, or the referral was out of sight.
+            self.needs.referral = entry.referral_etag.is_none() && matches!(self.row.referral, Seen::Unseen);
             self.needs.lead = matches!(self.row.lead, Seen::Unseen);
             if !self.needs.is_empty() {
                 entry.link = Some(link);

@@ -123,7 +123,7 @@ fn referral_written(
         // The version is unknown now; who needs it reads the referral first.
         entry.referral_etag = None;
         row.referral = Seen::Unseen;
-        row.is_referral_fresh = false;
+        row.referral_read = None;
         return;
     };
     let may_contact = entry.consent != Some(false);
@@ -134,7 +134,7 @@ fn referral_written(
         }
     }
     row.referral = Seen::from(referral.clone());
-    row.is_referral_fresh = true;
+    row.referral_read = Some(now);
 }
 
 fn close(entry: &mut Entry, closing: Closing) {

@@ -1,6 +1,7 @@
 //! What one cycle saw of one referral: one row, both sides and our memory.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::model::{Entry, Lead, LeadId, Opportunity, Referral, ReferralId, Timestamp};
 use crate::ports::{Groups, IntendedAction};
@@ -12,8 +13,8 @@ pub struct Row {
     pub id: ReferralId,
     /// The referral, as far as it was read this cycle.
     pub referral: Seen<Referral>,
-    /// `referral` was read by itself just now, or is the answer to our own write: good enough for an irreversible step.
-    pub is_referral_fresh: bool,
+    /// When `referral` was read by itself, or came as the answer to our own write; `None` when it was only listed.
+    pub referral_read: Option<Timestamp>,
     /// The linked lead (a merged lead is already followed to its master), as far as it was read this cycle.
     pub lead: Seen<Lead>,
     /// All opportunities of the lead, if they were read.
@@ -83,13 +84,21 @@ pub struct Claim {
     pub created: Option<Timestamp>,
 }
 
+/// A referral that was read longer ago than this is not fresh any more.
+pub const FRESH_TIME: Duration = Duration::from_secs(60);
+
 impl Row {
+    /// Whether what is known of the referral is good enough for an irreversible step.
+    pub fn is_referral_fresh(&self, now: Timestamp) -> bool {
+        self.referral_read.is_some_and(|read| now.since(read) <= FRESH_TIME)
+    }
+
     /// A row about which nothing is known yet but its id.
     pub fn new(id: ReferralId) -> Self {
         Row {
             id,
             referral: Seen::Unseen,
-            is_referral_fresh: false,
+            referral_read: None,
             lead: Seen::Unseen,
             opportunities: None,
             adoption: None,

@@ -2,7 +2,7 @@
 
 use super::writes::Writes;
 use super::{Draft, GroupTrace, base_of};
-use crate::model::{Base, Cause, Column, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus};
+use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
 use crate::plan::mapping::{Group, GroupValue};
@@ -37,6 +37,9 @@ impl Draft<'_> {
         };
         let is_lead_known = link.status.state != LeadState::Qualified || speaks.is_some();
         let seen = self.row.lead.present().filter(|_| is_lead_known);
+        let before = self.row.entry.as_ref().and_then(|entry| entry.link.as_ref());
+        let had_deal = before.is_some_and(|before| before.lead == link.lead && before.deal != Deal::None);
+        let is_deal_gone = had_deal && speaks.is_some_and(<[_]>::is_empty);
         let observed = std::cell::OnceCell::new();
         if let Some(derived) = &derived {
             entry.primary_contact = derived.primary_contact;
@@ -51,6 +54,11 @@ impl Draft<'_> {
             if let Some(memory) = memory.filter(|memory| derived.is_none() && self.is_quiet(entry, group, memory, seen))
             {
                 memories.push(memory.clone());
+                continue;
+            }
+            if is_deal_gone && group.is_spoken_for() && memory.is_some() {
+                // Out of sight is no news: only a second look that finds none either lets the lead speak again.
+                memories.extend(memory.cloned());
                 continue;
             }
             // A composed text says the rest without the people in it, or stays as it is.

@@ -123,7 +123,7 @@ impl Draft<'_> {
             step,
             groups: writes.back_groups,
             sets_reference,
-            is_fresh: self.row.is_referral_fresh,
+            is_fresh: self.row.is_referral_fresh(self.now),
             why,
         });
     }

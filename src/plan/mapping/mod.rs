@@ -77,6 +77,13 @@ pub struct Group {
     recipes: Vec<Recipe>,
 }
 
+impl Group {
+    /// Once the lead is qualified, an opportunity speaks for some of its columns.
+    pub fn is_spoken_for(&self) -> bool {
+        self.recipes.iter().any(|recipe| recipe.opportunity.is_some())
+    }
+}
+
 /// One side's value of one group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupValue {

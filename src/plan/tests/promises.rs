@@ -1,7 +1,7 @@
 //! One line of protection each: a test here fails when that line is gone.
 
 use super::support::*;
-use crate::model::{LeadState, OpportunityState, ReferralStatus};
+use crate::model::{LeadState, OpportunityState, ReferralStatus, Timestamp};
 use crate::plan::settings::FieldOwner;
 use crate::plan::{Action, Next, Outcome, Seen, settle};
 use ReferralStatus::{Active, Closed, New, Other};
@@ -77,11 +77,11 @@ fn p5_a_closed_or_unknown_referral_is_never_written() {
 #[test]
 fn p5_an_irreversible_step_knows_whether_it_was_decided_on_a_fresh_read() {
     let sample = row().referral(New).linked(New).lead(LeadState::Open, 2);
-    for is_read in [false, true] {
+    for (seconds_ago, expected) in [(None, false), (Some(0), true), (Some(60), true), (Some(61), false)] {
         let mut sample = sample.clone();
-        sample.row.is_referral_fresh = is_read;
+        sample.row.referral_read = seconds_ago.map(|ago| Timestamp::from_millis(sample.now.millis() - ago * 1000));
         let Some(Action::Patch { is_fresh, .. }) = sample.plan().action else { panic!("an acceptance") };
-        assert_eq!(is_fresh, is_read);
+        assert_eq!(is_fresh, expected, "{seconds_ago:?}");
     }
 }
 
