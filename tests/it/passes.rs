@@ -510,6 +510,27 @@ async fn opportunities_that_may_not_be_read_are_not_an_empty_list() {
 }
 
 #[tokio::test]
+async fn an_opportunity_that_is_not_shown_any_more_takes_no_value_back() {
+    let (bench, referrals) = Bench::new(6);
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    let lead = bench.lead_of(referrals[0]);
+    let opportunity = bench.world().qualify_lead(lead, true).unwrap().unwrap();
+    bench.edit(Table::Opportunity, opportunity, json!({"estimatedvalue": 4321.0}));
+    for _ in 0..3 {
+        bench.pass().await;
+    }
+    let shown = || bench.world().portal.get(referrals[0]).unwrap()["details"]["dealValue"].as_f64();
+    assert_eq!(shown(), Some(4321.0), "the opportunity speaks");
+    bench.edit(Table::Opportunity, opportunity, json!({"originatingleadid@odata.bind": null}));
+    bench.engine.ask_for_sweep();
+    bench.wait(40 * 3_600);
+    bench.pass().await;
+    assert_eq!(shown(), Some(4321.0), "its absence says nothing");
+}
+
+#[tokio::test]
 async fn an_opportunity_that_is_not_shown_any_more_closes_nothing() {
     let (bench, referrals) = Bench::new(6);
     for _ in 0..3 {

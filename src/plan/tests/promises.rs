@@ -75,6 +75,25 @@ fn p5_a_closed_or_unknown_referral_is_never_written() {
 }
 
 #[test]
+fn p4_a_lead_that_was_not_weighed_is_read_before_its_referral_is_closed() {
+    let settled = row().referral(Active).linked(Active).lead(LeadState::Disqualified, 4).later(minutes(60 * 24 * 4));
+    let with = |seen: Seen<crate::model::Lead>, forget: bool| {
+        let mut sample = settled.clone();
+        sample.row.lead = seen;
+        let sample = sample.entry(|entry| {
+            let link = entry.link.as_mut().expect("a link");
+            link.etag = link.etag.take().filter(|_| !forget);
+        });
+        sample.plan()
+    };
+    assert!(with(Seen::Unseen, false).action.is_some(), "what is remembered of the lead counts");
+    // The referral was out of sight when the lead had news: its version was forgotten then.
+    let plan = with(Seen::Unseen, true);
+    assert!(plan.action.is_none() && plan.needs.lead, "{plan:?}");
+    assert!(with(settled.row.lead.clone(), true).action.is_some(), "read, it asks for the same");
+}
+
+#[test]
 fn p5_an_irreversible_step_knows_whether_it_was_decided_on_a_fresh_read() {
     let sample = row().referral(New).linked(New).lead(LeadState::Open, 2);
     for (seconds_ago, expected) in [(None, false), (Some(0), true), (Some(60), true), (Some(61), false)] {
