@@ -332,7 +332,7 @@ impl Pass<'_> {
         }
         self.memo.sweep = None;
         self.memo.swept = Some(now);
-        if self.may_write() && !self.is_incomplete {
+        if self.may_write() && !self.is_incomplete && !self.was_stopped {
             let mark = self.memo.referrals_seen.unwrap_or_default();
             self.memo.referrals_seen = Some(mark.advanced_to(sweep.began));
         } else if self.memo.referrals_seen.is_none() {
