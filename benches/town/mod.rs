@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses its part")]
 
+pub mod entry;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 

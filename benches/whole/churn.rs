@@ -37,7 +37,7 @@ pub fn measure() {
     for round in 1..=ROUNDS {
         for _ in 0..ENTRIES / STEP {
             let numbers = (0..STEP).map(|_| random.random_range(0..ENTRIES));
-            let entries = numbers.map(|number| (id(number), Some(seed::entry(number, round)))).collect();
+            let entries = numbers.map(|number| (id(number), Some(crate::town::entry::entry(number, round)))).collect();
             runtime.block_on(store.record(Batch { entries, ..Batch::default() })).expect("the disk has room");
         }
         if round % 8 == 0 {
@@ -47,5 +47,5 @@ pub fn measure() {
 }
 
 fn encoded(number: u64) -> usize {
-    postcard::to_stdvec(&seed::entry(number, 1)).map(|bytes| bytes.len()).unwrap_or(0)
+    postcard::to_stdvec(&crate::town::entry::entry(number, 1)).map(|bytes| bytes.len()).unwrap_or(0)
 }

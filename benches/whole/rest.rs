@@ -109,48 +109,12 @@ fn program(directory: &Path, command: &str) -> Command {
     program
 }
 
+/// The services' own configuration, a cycle each second and no sweep; `REFERRALD_BENCH_STATE` are further lines of `[state]`.
 fn configure(simulator: &Simulator, directory: &Path) {
-    let options = simulator.with(|world| world.options.clone());
-    let file = |name: &str, text: &str| std::fs::write(directory.join(name), text).expect("a file can be made");
-    file("secret", &options.client.1);
-    file("refresh", &options.first_refresh_token);
-    let text = format!(
-        r#"
-writes = "both"
-[partner_center]
-base_url = "{portal}"
-requests_per_minute = 600000
-[partner_center.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{directory}/secret"
-refresh_token_file = "{directory}/refresh"
-[dataverse]
-url = "{crm}"
-requests_per_minute = 600000
-[dataverse.auth]
-authority = "{authority}"
-tenant_id = "{tenant}"
-client_id = "{client}"
-client_secret_file = "{directory}/secret"
-[state]
-directory = "{directory}/state"
-{more}
-[status]
-settle_time = "0s"
-settle_time_lost = "0s"
-[schedule]
-reconcile = "* * * * * *"
-sweep = "0 0 0 1 1 *"
-"#,
-        portal = simulator.portal_url,
-        crm = simulator.crm_url,
-        authority = simulator.authority_url,
-        tenant = options.tenant,
-        client = options.client.0,
-        directory = directory.display(),
-        more = std::env::var("REFERRALD_BENCH_STATE").unwrap_or_default(),
-    );
-    file("referrald.toml", &text);
+    let schedule = "[schedule]\nreconcile = \"* * * * * *\"\nsweep = \"0 0 0 1 1 *\"\n";
+    simulator.configure(directory, schedule).expect("a file can be made");
+    let drop_ins = directory.join("referrald.toml.d");
+    std::fs::create_dir_all(&drop_ins).expect("a folder can be made");
+    let more = std::env::var("REFERRALD_BENCH_STATE").unwrap_or_default();
+    std::fs::write(drop_ins.join("state.toml"), format!("[state]\n{more}\n")).expect("a file can be made");
 }

@@ -99,7 +99,7 @@ impl Listing {
         let rows = town.citizens.iter().cycle().take(PAGE as usize).map(|citizen| {
             let mut row = citizen.document.clone();
             row["id"] = PLACE_OF_ID.into();
-            row["eTag"] = seed::ETAG.into();
+            row["eTag"] = crate::town::entry::ETAG.into();
             row["status"] = "Active".into();
             row["substatus"] = "Accepted".into();
             row["createdDateTime"] = PLACE_OF_STAMP.into();
@@ -120,7 +120,7 @@ impl Listing {
         let last = numbers.last().copied().unwrap_or(0);
         for (row, at) in self.ids.iter().enumerate() {
             let number = numbers.get(row).copied().unwrap_or(last);
-            let stamp = Timestamp::from_seconds(seed::BEGAN + number as i64).to_string();
+            let stamp = Timestamp::from_seconds(crate::town::entry::BEGAN + number as i64).to_string();
             text[*at..at + PLACE_OF_ID.len()].copy_from_slice(id(number).to_string().as_bytes());
             for at in &self.stamps[2 * row..2 * row + 2] {
                 text[*at..at + stamp.len().min(PLACE_OF_STAMP.len())].copy_from_slice(stamp.as_bytes());
