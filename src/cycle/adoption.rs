@@ -126,7 +126,8 @@ impl Pass<'_> {
         Ok(found)
     }
 
-    /// Looks whether the lead of a create whose outcome is unknown exists.
+    /// Looks whether the lead of a create whose outcome is unknown exists. If it does not, the row is searched for anew: what
+    /// an earlier search did not find may have been out of sight.
     pub(super) async fn read_created(&mut self, row: &mut Row) -> bool {
         if !self.may_ask(Side::Crm) {
             return false;
@@ -134,7 +135,7 @@ impl Pass<'_> {
         match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
             Ok(lead) => self.offer(row, vec![lead]).await.unwrap_or(false),
             Err(error) if error.fault == Fault::Missing => {
-                row.adoption = Some(Adoption::default());
+                row.adoption = None;
                 true
             }
             Err(error) => {

@@ -19,9 +19,9 @@ const STEPS_MAX: u32 = 8;
 /// Writes begun at once, at least; the adapters' own limits are narrower.
 const IN_FLIGHT_MIN: usize = 32;
 
-/// Irreversible steps begun at once: as few as the referrals side takes (partner-center §1.12), so that each write follows its
-/// fresh read and does not stand in line behind the reads of all others.
-const IRREVERSIBLE_AT_ONCE: usize = 2;
+/// Irreversible steps begun at once: each write follows its fresh read, whatever another one waits for. The rate that is asked of
+/// the referrals side (partner-center §1.12) is reached all the same.
+const IRREVERSIBLE_AT_ONCE: usize = 1;
 
 /// A row that has something to send.
 pub(super) struct Ready {

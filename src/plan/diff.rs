@@ -227,8 +227,8 @@ impl<'a> Draft<'a> {
         };
         if link.etag.is_none() {
             // Nothing seen meanwhile counts: an operator has just released it, or the referral was out of sight.
-            self.needs.referral = entry.referral_etag.is_none() && matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead = matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral |= entry.referral_etag.is_none() && matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
             if !self.needs.is_empty() {
                 entry.link = Some(link);
                 return;
@@ -236,8 +236,8 @@ impl<'a> Draft<'a> {
         }
         if entry.has_recalled() {
             // A recalled base is proven by versions, and only while both are the ones recalled: in one go.
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead = matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral |= matches!(self.row.referral, Seen::Unseen);
+            self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
             if !self.needs.is_empty() {
                 entry.link = Some(link);
                 return;

@@ -2,7 +2,7 @@
 //!
 //! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_FROM=n` with which one they begin;
 //! `REFERRALD_HISTORY_SEED=n` replays one with its full log, with `REFERRALD_HISTORY_ALL=1` every
-//! request is in it, and with `REFERRALD_HISTORY_SHRINK=1` the history is first made as small as it can be and still fail.
+//! request is in it, with `REFERRALD_HISTORY_REFERRAL=id` what is remembered of that referral, and with `REFERRALD_HISTORY_SHRINK=1` the history is first made as small as it can be and still fail.
 
 mod discretion;
 mod frail;

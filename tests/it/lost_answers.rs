@@ -108,3 +108,25 @@ async fn a_closing_that_somebody_else_made_in_another_way_is_not_ours() {
     assert_eq!(host.store.intents().unwrap(), vec![]);
     assert_eq!(town.writes(Service::Portal), before, "a closed referral is never written");
 }
+
+#[tokio::test]
+async fn a_lead_that_somebody_made_while_ours_was_unknown_is_adopted() {
+    let town = Town::new(64);
+    let host = town.host(1, |_| {});
+    let referral = town.referral(1000);
+    // Neither the lead nor what became of it arrives.
+    let place = format!("/leads({})", town.lead_of(referral));
+    for _ in 0..4 {
+        town.world().faults.play_next_at(Class::ResetBefore, &place);
+    }
+    town.pass(2);
+    host.cycle().await;
+    assert_eq!(host.store.intents().unwrap().len(), 1);
+    let theirs = town.world().add_lead(json!({"subject": referral.to_string(), "lastname": "Flow"})).unwrap();
+    town.pass(2);
+    host.cycle().await;
+    assert_eq!(host.store.intents().unwrap(), vec![]);
+    let entry = host.store.get(id(referral)).unwrap().unwrap();
+    assert_eq!(entry.link.map(|link| link.lead.uuid()), Some(theirs));
+    assert_eq!(Checker::default().check(&town.world()), Vec::<String>::new());
+}

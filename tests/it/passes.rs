@@ -12,7 +12,7 @@ use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::Class;
 use referrald::sim::options::PlugIn;
-use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, SimClock, World};
+use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, Service, SimClock, World};
 use referrald::store::MemoryStore;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -571,4 +571,29 @@ async fn rows_that_take_longer_to_read_than_a_pass_may_last_are_done_all_the_sam
         bench.pass().await;
     }
     assert_eq!(bench.world().crm.len(Table::Lead), referrals.len());
+}
+
+#[tokio::test]
+async fn every_irreversible_step_follows_its_own_fresh_read() {
+    let (bench, referrals) = Bench::new(6);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    for referral in &referrals {
+        bench.edit(Table::Lead, bench.lead_of(*referral), json!({"statuscode": 2}));
+    }
+    bench.wait(3_600);
+    let before = bench.world().journal.records().len();
+    bench.pass().await;
+    let world = bench.world();
+    let asked: Vec<_> = world.journal.records()[before..]
+        .iter()
+        .filter(|record| record.service == Service::Portal && record.subject.is_some())
+        .map(|record| (record.method.as_str(), record.subject))
+        .collect();
+    assert_eq!(asked.len(), 2 * referrals.len());
+    assert!(
+        asked.chunks(2).all(|step| matches!(step, [("GET", read), ("PATCH", written)] if read == written)),
+        "{asked:?}"
+    );
 }

@@ -1,7 +1,7 @@
 //! Which referral and which lead belong together (spec, "Identity").
 
 use super::support::*;
-use crate::model::{ETag, ExternalReference, Lead, LeadId, LeadState, LeadStatus, ReferralStatus, Standing};
+use crate::model::{ETag, Entry, ExternalReference, Lead, LeadId, LeadState, LeadStatus, ReferralStatus, Standing};
 use crate::plan::Seen;
 use crate::plan::settings::{FieldOwner, OnLeadDeleted};
 use ReferralStatus::{Active, Closed, New};
@@ -151,6 +151,16 @@ fn a_lead_that_is_back_is_linked_again() {
     let back = gone.later(minutes(1)).open();
     check(back.clone(), "");
     assert_eq!(standing(back), Standing::Linked);
+}
+
+#[test]
+fn a_lead_that_is_back_is_weighed_with_its_referral_also_when_its_version_was_forgotten() {
+    let mut gone = row().referral(Active).linked(Active);
+    gone.row.lead = Seen::Absent;
+    let forgotten = |entry: &mut Entry| entry.link.iter_mut().for_each(|link| link.etag = None);
+    let mut back = gone.later(minutes(1)).entry(forgotten).open();
+    back.row.referral = Seen::Unseen;
+    check(back, "needs the referral");
 }
 
 #[test]

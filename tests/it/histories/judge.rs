@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use referrald::cycle::OLD_OUTCOMES;
+use referrald::cycle::{OLD_OUTCOMES, VANISHED_BRAKE};
 use referrald::model::{Entry, LeadId, ReferralId, Standing};
 use referrald::plan::HOLD_NAMES;
 use referrald::ports::StateStore;
@@ -34,10 +34,15 @@ pub fn agreement(world: &World, store: &dyn StateStore, edited_companies: Option
     found
 }
 
-/// P7: what nobody looked after has recovered by itself; only irreversible writes may wait for a person.
-pub fn recovery(store: &dyn StateStore) -> Vec<String> {
+/// P7: what nobody looked after has recovered by itself; only irreversible writes may wait for a person, and leads that
+/// were really deleted, so many at once that somebody has to look.
+pub fn recovery(world: &World, store: &dyn StateStore) -> Vec<String> {
     let brakes = store.decisions().unwrap().brakes;
-    let latched = brakes.iter().filter(|(name, _)| !is_irreversible(name) && *name != OLD_OUTCOMES);
+    let deleted = world.portal.all().filter(|(id, _)| is_vanished(world, store, ReferralId::new(*id))).count() as u64;
+    let may_wait = |name: &str, count: u64| {
+        is_irreversible(name) || name == OLD_OUTCOMES || (name == VANISHED_BRAKE && count <= deleted)
+    };
+    let latched = brakes.iter().filter(|(name, brake)| !may_wait(name, brake.count));
     let mut found: Vec<String> =
         latched.map(|(name, brake)| format!("P7: the brake {name} waits for a person: {}", brake.reason)).collect();
     let counters = store.counters().unwrap();
@@ -45,9 +50,22 @@ pub fn recovery(store: &dyn StateStore) -> Vec<String> {
     found
 }
 
+/// The linked lead of a referral does not exist, and the hold says so.
+fn is_vanished(world: &World, store: &dyn StateStore, referral: ReferralId) -> bool {
+    let Some(entry) = store.get(referral).unwrap().filter(|entry| names(entry).contains(&"lead vanished")) else {
+        return false;
+    };
+    entry.link.is_some_and(|link| world.crm.value(Table::Lead, link.lead.uuid(), "statecode").is_null())
+}
+
 /// The names of the holds of an entry.
 fn names(entry: &Entry) -> Vec<&'static str> {
     HOLD_NAMES.iter().enumerate().filter(|(bit, _)| entry.holds & (1 << bit) != 0).map(|(_, name)| *name).collect()
+}
+
+/// A brake waits for a person.
+fn is_latched(store: &dyn StateStore, brake: &str) -> bool {
+    store.decisions().unwrap().brakes.contains_key(brake)
 }
 
 struct Pair<'a> {
@@ -80,6 +98,8 @@ impl Pair<'_> {
                 None => vec!["is linked to nothing".to_owned()],
                 // A closed referral is over, whatever becomes of its lead.
                 Some(_) if is_closed => Vec::new(),
+                // So many vanished that a person has to look first.
+                Some(_) if !exists && self.holds(&["lead vanished"]) && is_latched(store, VANISHED_BRAKE) => Vec::new(),
                 Some(_) if !exists => vec!["is linked to a lead that does not exist".to_owned()],
                 Some(lead) => self.linked(entry, store, referral, lead),
             },

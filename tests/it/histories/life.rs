@@ -298,6 +298,7 @@ impl Life {
                 .collect()
         };
         lines.into_iter().for_each(|line| self.say(line));
+        self.show_watched();
         self.say(format!(
             "cycle: seen {}/{} done {:?} failed {:?} pending {} holds {:?} brakes {:?} sides {:?} stopped {:?}",
             report.referrals_seen,
@@ -310,6 +311,15 @@ impl Life {
             report.sides,
             report.writes_stopped,
         ));
+    }
+
+    /// What is remembered of the one referral that somebody who replays a seed wants to watch.
+    fn show_watched(&mut self) {
+        let watched = std::env::var("REFERRALD_HISTORY_REFERRAL").ok();
+        if let Some(id) = watched.as_deref().and_then(ReferralId::parse) {
+            let entry = self.store().get(id).unwrap();
+            self.say(format!("  remembered: {entry:?}"));
+        }
     }
 
     /// An operator looks now and then.
@@ -514,7 +524,7 @@ impl Life {
             let edited = has_memory.then_some(&self.edited_companies);
             found.extend(judge::agreement(&world, self.store().as_ref(), edited));
             if self.script.is_unattended {
-                found.extend(judge::recovery(self.store().as_ref()));
+                found.extend(judge::recovery(&world, self.store().as_ref()));
             }
             // Owner crm: what a seller entered stays, with and without memory.
             // A lead that was created again after a loss of the ledger, because no referral named it, begins anew.
