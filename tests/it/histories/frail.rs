@@ -17,17 +17,20 @@ pub struct Frail {
     healthy: AtomicU32,
     /// Writes that fail then.
     failing: AtomicU32,
+    /// A write has failed.
+    has_failed: AtomicBool,
 }
 
 impl Frail {
     pub fn new(inner: Arc<dyn StateStore>) -> Self {
-        Frail { inner, healthy: AtomicU32::new(0), failing: AtomicU32::new(0) }
+        Frail { inner, healthy: AtomicU32::new(0), failing: AtomicU32::new(0), has_failed: AtomicBool::new(false) }
     }
 
-    /// After `healthy` more writes, `failing` of them fail.
-    pub fn fill_up(&self, healthy: u32, failing: u32) {
+    /// After `healthy` more writes, `failing` of them fail. Whether a write has failed since the last time.
+    pub fn fill_up(&self, healthy: u32, failing: u32) -> bool {
         self.healthy.store(healthy, Ordering::Relaxed);
         self.failing.store(failing, Ordering::Relaxed);
+        self.has_failed.swap(false, Ordering::Relaxed)
     }
 
     /// Every other failure comes after the work was done: the write is there, and only the barrier failed.
@@ -42,6 +45,7 @@ impl Frail {
             return None;
         }
         self.failing.store(left - 1, Ordering::Relaxed);
+        self.has_failed.store(true, Ordering::Relaxed);
         Some(left.is_multiple_of(2))
     }
 }

@@ -77,6 +77,10 @@ struct Life {
     earlier: Option<Arc<MemoryStore>>,
     round: usize,
     leads_only_until: Option<Timestamp>,
+    /// Passes that could not remember everything.
+    unrecorded: Vec<(Timestamp, Timestamp)>,
+    /// What was last shown of the watched referral.
+    watched: String,
     rng: ChaCha8Rng,
     edited_companies: BTreeSet<Uuid>,
     /// The company that a seller entered last, by lead.
@@ -117,6 +121,8 @@ pub async fn live(mut script: Script) -> History {
         yard,
         earlier: None,
         round: 0,
+        unrecorded: Vec::new(),
+        watched: String::new(),
         rng,
         edited_companies: BTreeSet::new(),
         sellers_companies: BTreeMap::new(),
@@ -211,8 +217,11 @@ impl Life {
             if let Some((_, healthy, failing)) = self.script.full_disks.iter().find(|(at, ..)| *at == round) {
                 self.frail.fill_up(*healthy, *failing);
             }
+            let began = self.clock.at();
             self.cycle().await;
-            self.frail.fill_up(0, 0);
+            if self.frail.fill_up(0, 0) {
+                self.unrecorded.push((began, self.clock.at()));
+            }
             self.operator().await;
         }
         let referrals = self.world().portal.len();
@@ -317,8 +326,11 @@ impl Life {
     fn show_watched(&mut self) {
         let watched = std::env::var("REFERRALD_HISTORY_REFERRAL").ok();
         if let Some(id) = watched.as_deref().and_then(ReferralId::parse) {
-            let entry = self.store().get(id).unwrap();
-            self.say(format!("  remembered: {entry:?}"));
+            let remembered = format!("  remembered: {:?}", self.store().get(id).unwrap());
+            if remembered != self.watched {
+                self.say(&remembered);
+                self.watched = remembered;
+            }
         }
     }
 
@@ -557,6 +569,7 @@ impl Life {
                 referral_column: self.script.has_column.then_some(script::COLUMN),
                 is_derived: !self.script.is_keyed,
                 leads_only_until: self.leads_only_until,
+                unrecorded: self.unrecorded.clone(),
                 upheavals,
             };
             found.extend(promises::broken(&world, &terms));

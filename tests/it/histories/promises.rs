@@ -24,6 +24,8 @@ pub struct Terms {
     pub is_derived: bool,
     /// Until then no referral may be written.
     pub leads_only_until: Option<Timestamp>,
+    /// Passes whose disk was full: what they read could not be remembered.
+    pub unrecorded: Vec<(Timestamp, Timestamp)>,
     /// Losses of memory and changes of the configuration: each may cause one write per row.
     pub upheavals: usize,
 }
@@ -389,7 +391,8 @@ impl<'a> Replay<'a> {
                 record.subject.map(|id| self.read.remove(&id));
             }
         }
-        let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered;
+        let is_recorded = !self.terms.unrecorded.iter().any(|(from, until)| (*from..=*until).contains(&record.at));
+        let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered && is_recorded;
         if is_reading && record.status == 200 && record.fault.is_none() && record.operation == "list opportunities" {
             for lead in self.leads.values_mut() {
                 if let Some(now) = &mut lead.outcome {
