@@ -215,13 +215,10 @@ impl Draft<'_> {
                 entry.standing = Standing::Pending;
                 entry.groups.clear();
                 entry.outcome = None;
-                if entry.referral_status == ReferralStatus::Closed {
-                    entry.standing = Standing::ClosedUnlinked;
-                } else if let Some(referral) = self.row.referral.present() {
-                    self.create(entry, referral, false);
-                } else {
-                    self.needs.referral = true;
-                    entry.look_at = Some(self.now);
+                match entry.referral_status {
+                    ReferralStatus::Closed => entry.standing = Standing::ClosedUnlinked,
+                    // Searched for first: somebody may have made another lead for it.
+                    ReferralStatus::New | ReferralStatus::Active | ReferralStatus::Other => self.link(entry),
                 }
             }
         }

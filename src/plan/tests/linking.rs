@@ -119,7 +119,7 @@ fn a_lead_that_another_referral_has_is_not_created_after_its_deletion() {
     let mut again =
         row().referral(Active).linked(Active).with(|policy| policy.link.on_lead_deleted = OnLeadDeleted::Recreate);
     again.row.lead = Seen::Absent;
-    check(again.claimed(place, id(0x1b)), taken);
+    check(again.claimed(place, id(0x1b)).found(&[]), taken);
 }
 
 #[test]
@@ -132,7 +132,10 @@ fn a_deleted_lead_stays_deleted_or_is_created_again() {
     check(gone(OnLeadDeleted::Leave), GONE);
     assert_eq!(standing(gone(OnLeadDeleted::Leave)), Standing::LeadGone);
     assert_eq!(gone(OnLeadDeleted::Leave).plan().vanished, Some(row().policy.computed(id(R))));
-    check(gone(OnLeadDeleted::Recreate), CREATE);
+    check(gone(OnLeadDeleted::Recreate), "needs a search");
+    check(gone(OnLeadDeleted::Recreate).found(&[]), CREATE);
+    // Somebody made another lead for it.
+    check(gone(OnLeadDeleted::Recreate).found(&[other(0x10)]), "");
     // The referral goes on: still left alone; the operator changes the rule: created after a search.
     let left = gone(OnLeadDeleted::Leave).later(minutes(1));
     let mut left = left.says("new");
