@@ -135,6 +135,15 @@ pub struct Page<T> {
     pub server_time: Option<Timestamp>,
 }
 
+/// What changed on the leads side, as far as the first page of each table shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FirstPages {
+    /// As [`Crm::leads_changed_since`] without a cursor.
+    pub leads: Page<Lead>,
+    /// As [`Crm::opportunities_changed_since`] without a cursor.
+    pub opportunities: Page<Opportunity>,
+}
+
 /// A row that could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defect {
@@ -177,6 +186,17 @@ pub trait Crm: Send + Sync {
         since: Timestamp,
         cursor: Option<&Cursor>,
     ) -> Result<Page<Opportunity>, RemoteError>;
+
+    /// The first pages of both in one request. `None` when each has to be asked for by itself: there is no such way, or
+    /// the answer leaves something open.
+    async fn both_changed_since(
+        &self,
+        _leads: Timestamp,
+        _also: &[LeadId],
+        _opportunities: Timestamp,
+    ) -> Option<Result<FirstPages, RemoteError>> {
+        None
+    }
 
     /// Reads leads by id, any number (chunked inside). A lead that is not in the answer was not found by this read.
     async fn leads(&self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError>;

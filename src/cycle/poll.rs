@@ -2,19 +2,102 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
+
 use super::background::is_alive;
 use super::observe::linked_lead;
 use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
-use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing, Timestamp, Watermark};
+use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, RemoteError, Side, Standing, Timestamp, Watermark};
 use crate::plan::{Action, Row, RowPlan, Seen, status};
-use crate::ports::{ActionKind, Batch, Memo};
+use crate::ports::{ActionKind, Batch, Crm, Cursor, FirstPages, Memo, Page};
 
 /// Linked leads with an empty referral id column that a poll asks for by id: what fits into its URL.
 pub const UNNAMED_MAX: usize = 50;
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
+
+/// What a poll gave.
+struct Poll<T> {
+    /// What is news, in the order of the service.
+    items: Vec<T>,
+    /// The latest change of all that was shown.
+    newest: Option<Timestamp>,
+    /// Server time of the first page.
+    server_time: Option<Timestamp>,
+    /// More changed than one poll reads; server time of the last page that was read.
+    cut: Option<Option<Timestamp>>,
+}
+
+/// A kind of row that is polled.
+#[async_trait]
+trait Polled: Sized {
+    /// What a row is called.
+    const WHAT: &'static str;
+
+    /// One page of what changed.
+    async fn ask(
+        crm: &dyn Crm,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Self>, RemoteError>;
+
+    /// When it was changed last.
+    fn modified(&self) -> Option<Timestamp>;
+
+    /// It says something that is not known; counted as seen.
+    fn is_news(&self, pass: &mut Pass<'_>) -> Result<bool, CycleError>;
+}
+
+#[async_trait]
+impl Polled for Lead {
+    const WHAT: &'static str = "lead";
+
+    async fn ask(
+        crm: &dyn Crm,
+        since: Timestamp,
+        also: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Lead>, RemoteError> {
+        crm.leads_changed_since(since, also, cursor).await
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.modified
+    }
+
+    /// A linked lead in another version than the one on record. Our own writes come back by the thousands after an import,
+    /// so they are left out page by page.
+    fn is_news(&self, pass: &mut Pass<'_>) -> Result<bool, CycleError> {
+        pass.report.leads_seen += 1;
+        pass.is_sighted = true;
+        pass.is_another_version(self.id, self.etag.as_ref())
+    }
+}
+
+#[async_trait]
+impl Polled for Opportunity {
+    const WHAT: &'static str = "opportunity";
+
+    async fn ask(
+        crm: &dyn Crm,
+        since: Timestamp,
+        _: &[LeadId],
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Opportunity>, RemoteError> {
+        crm.opportunities_changed_since(since, cursor).await
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.modified
+    }
+
+    fn is_news(&self, _: &mut Pass<'_>) -> Result<bool, CycleError> {
+        Ok(self.lead.is_some())
+    }
+}
 
 impl Pass<'_> {
     /// Leads and opportunities that changed since the watermarks, joined by referral.
@@ -23,14 +106,15 @@ impl Pass<'_> {
             return Ok(());
         }
         let Some(followed) = self.follow_changes().await? else { return Ok(()) };
-        let leads = match followed.is_all {
-            true => Vec::new(),
-            false => match self.poll_leads().await? {
-                Some(leads) => leads,
-                None => return Ok(()),
-            },
-        };
-        let Some(spoken) = self.poll_opportunities().await? else { return Ok(()) };
+        let (mut leads, mut first_deals) = (Vec::new(), None);
+        if !followed.is_all {
+            let unnamed = self.unnamed()?;
+            let Some(first) = self.poll_both(&unnamed).await else { return Ok(()) };
+            let (first_leads, deals) = first.map(|first| (first.leads, first.opportunities)).unzip();
+            let Some(changed) = self.poll_leads(&unnamed, first_leads).await? else { return Ok(()) };
+            (leads, first_deals) = (changed, deals);
+        }
+        let Some(spoken) = self.poll_opportunities(first_deals).await? else { return Ok(()) };
         let has_begun = self.begin_watermarks().await?;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
         for lead in leads {
@@ -100,13 +184,7 @@ impl Pass<'_> {
         self.remember(entries).await
     }
 
-    /// A linked lead in another version than the one on record. Our own writes come back by the thousands after an import,
-    /// so they are left out page by page.
-    fn is_news(&self, lead: &Lead) -> Result<bool, CycleError> {
-        self.is_another_version(lead.id, lead.etag.as_ref())
-    }
-
-    /// The same of a lead of which only the version is known.
+    /// A linked lead in another version than the one on record.
     pub(super) fn is_another_version(&self, lead: LeadId, etag: Option<&ETag>) -> Result<bool, CycleError> {
         let Some(id) = self.ports.store.by_lead(lead)? else { return Ok(false) };
         let Some(entry) = self.ports.store.get(id)? else { return Ok(false) };
@@ -114,14 +192,36 @@ impl Pass<'_> {
         Ok(!is_known || entry.standing == Standing::LeadGone)
     }
 
-    /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
-    pub(super) async fn poll_leads(&mut self) -> Result<Option<Vec<Lead>>, CycleError> {
-        let since = self.poll_since(self.memo.leads_seen);
-        let unnamed = self.unnamed()?;
-        let (mut leads, mut cursor, mut pages, mut server_time) = (Vec::<Lead>::new(), None, 0u32, None);
-        let mut newest = None;
+    /// The first pages of both polls, where one request gives them; `None` when the side is down.
+    async fn poll_both(&mut self, unnamed: &[LeadId]) -> Option<Option<FirstPages>> {
+        let (leads, deals) = (self.poll_since(self.memo.leads_seen), self.poll_since(self.memo.opportunities_seen));
         loop {
-            let page = match self.ports.crm.leads_changed_since(since, &unnamed, cursor.as_ref()).await {
+            match self.ports.crm.both_changed_since(leads, unnamed, deals).await.transpose() {
+                Ok(first) => return Some(first),
+                Err(error) if self.waits_out(&error).await => continue,
+                Err(error) => {
+                    self.note(&error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Reads a poll from its first page on, to the end or as far as one poll goes; `None` when the side is down.
+    async fn read_poll<T: Polled>(
+        &mut self,
+        since: Timestamp,
+        also: &[LeadId],
+        mut first: Option<Page<T>>,
+    ) -> Result<Option<Poll<T>>, CycleError> {
+        let mut poll = Poll { items: Vec::new(), newest: None, server_time: None, cut: None };
+        let (mut cursor, mut pages) = (None, 0u32);
+        loop {
+            let asked = match first.take() {
+                Some(page) => Ok(page),
+                None => T::ask(self.ports.crm.as_ref(), since, also, cursor.as_ref()).await,
+            };
+            let page = match asked {
                 Ok(page) => page,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
@@ -130,37 +230,48 @@ impl Pass<'_> {
                 }
             };
             if pages == 0 {
-                self.check_clock(Side::Crm, page.server_time);
-                server_time = page.server_time;
+                poll.server_time = page.server_time;
             }
             pages += 1;
-            self.report.leads_seen += page.items.len() as u64;
-            self.note_defects("lead", &page.defects);
-            newest = page.items.iter().filter_map(|lead| lead.modified).chain(newest).max();
-            self.is_sighted |= !page.items.is_empty();
-            for lead in page.items {
-                if self.is_news(&lead)? {
-                    leads.push(lead);
+            self.note_defects(T::WHAT, &page.defects);
+            poll.newest = page.items.iter().filter_map(T::modified).chain(poll.newest).max();
+            for item in page.items {
+                if item.is_news(self)? {
+                    poll.items.push(item);
                 }
             }
             match page.next {
-                None => break,
+                None => return Ok(Some(poll)),
                 Some(_) if pages >= self.setup.poll_pages_max => {
-                    tracing::warn!(
-                        pages,
-                        "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
-                    );
-                    self.memo.lead_reading = Some(None);
-                    let mark = self.memo.leads_seen.unwrap_or_default();
-                    self.leads_high = page.server_time.map(|at| mark.advanced_to(at));
-                    self.is_sighted = true;
-                    return Ok(Some(leads));
+                    poll.cut = Some(page.server_time);
+                    return Ok(Some(poll));
                 }
                 Some(next) => cursor = Some(next),
             }
         }
-        self.leads_high = self.after_poll(self.memo.leads_seen, server_time, newest);
-        Ok(Some(leads))
+    }
+
+    /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
+    async fn poll_leads(
+        &mut self,
+        unnamed: &[LeadId],
+        first: Option<Page<Lead>>,
+    ) -> Result<Option<Vec<Lead>>, CycleError> {
+        let since = self.poll_since(self.memo.leads_seen);
+        let Some(poll) = self.read_poll(since, unnamed, first).await? else { return Ok(None) };
+        self.check_clock(Side::Crm, poll.server_time);
+        self.leads_high = match poll.cut {
+            None => self.after_poll(self.memo.leads_seen, poll.server_time, poll.newest),
+            Some(server_time) => {
+                tracing::warn!(
+                    pages = self.setup.poll_pages_max,
+                    "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
+                );
+                self.memo.lead_reading = Some(None);
+                server_time.map(|at| self.memo.leads_seen.unwrap_or_default().advanced_to(at))
+            }
+        };
+        Ok(Some(poll.items))
     }
 
     /// Linked leads that a poll by the referral id column would not show. Those that nobody has to watch any more are
@@ -202,41 +313,22 @@ impl Pass<'_> {
     }
 
     /// Polls changed opportunities, by the lead they came from.
-    pub(super) async fn poll_opportunities(&mut self) -> Result<Option<Spoken>, CycleError> {
+    async fn poll_opportunities(&mut self, first: Option<Page<Opportunity>>) -> Result<Option<Spoken>, CycleError> {
         let since = self.poll_since(self.memo.opportunities_seen);
-        let (mut spoken, mut cursor, mut pages, mut server_time) = (Spoken::new(), None, 0u32, None);
-        let mut newest = None;
-        loop {
-            let page = match self.ports.crm.opportunities_changed_since(since, cursor.as_ref()).await {
-                Ok(page) => page,
-                Err(error) if self.waits_out(&error).await => continue,
-                Err(error) => {
-                    self.note(&error);
-                    return Ok(None);
-                }
-            };
-            if pages == 0 {
-                server_time = page.server_time;
+        let Some(poll) = self.read_poll(since, &[], first).await? else { return Ok(None) };
+        self.opportunities_high = match poll.cut {
+            None => self.after_poll(self.memo.opportunities_seen, poll.server_time, poll.newest),
+            Some(server_time) => {
+                self.memo.lead_reading = Some(None);
+                server_time.map(|at| self.memo.opportunities_seen.unwrap_or_default().advanced_to(at))
             }
-            pages += 1;
-            for opportunity in page.items {
-                newest = newest.max(opportunity.modified);
-                if let Some(lead) = opportunity.lead {
-                    spoken.entry(lead).or_default().push(opportunity);
-                }
-            }
-            match page.next {
-                None => break,
-                Some(_) if pages >= self.setup.poll_pages_max => {
-                    self.memo.lead_reading = Some(None);
-                    let mark = self.memo.opportunities_seen.unwrap_or_default();
-                    self.opportunities_high = page.server_time.map(|at| mark.advanced_to(at));
-                    return Ok(Some(spoken));
-                }
-                Some(next) => cursor = Some(next),
+        };
+        let mut spoken = Spoken::new();
+        for opportunity in poll.items {
+            if let Some(lead) = opportunity.lead {
+                spoken.entry(lead).or_default().push(opportunity);
             }
         }
-        self.opportunities_high = self.after_poll(self.memo.opportunities_seen, server_time, newest);
         Ok(Some(spoken))
     }
 

@@ -54,10 +54,16 @@ impl Api {
         object_of(operation, &answer)
     }
 
-    /// Reads one page of our size; the preference goes with every page (dataverse §4.3).
+    /// Reads one page of our size.
     pub async fn page(&self, operation: &'static str, url: Url) -> Result<RawPage, RemoteError> {
-        let preference = format!("odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX));
-        self.page_of(operation, url, Some(&preference)).await
+        let call = self.page_call(operation, url.clone());
+        let answer = self.exchange.send(call).await?;
+        self.page_in(operation, &url, &answer)
+    }
+
+    /// Asks for one page of our size; the preference goes with every page (dataverse §4.3).
+    pub fn page_call(&self, operation: &'static str, url: Url) -> Call {
+        read(operation, url, Some(&format!("odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX))))
     }
 
     /// Reads one page of a table whose changes are tracked: as long as pages get, because its rows are short.
@@ -72,11 +78,15 @@ impl Api {
         url: Url,
         preference: Option<&str>,
     ) -> Result<RawPage, RemoteError> {
-        let asked = url.clone();
-        let answer = self.exchange.send(read(operation, url, preference)).await?;
+        let answer = self.exchange.send(read(operation, url.clone(), preference)).await?;
+        self.page_in(operation, &url, &answer)
+    }
+
+    /// The page in an answer.
+    pub fn page_in(&self, operation: &'static str, asked: &Url, answer: &Answer) -> Result<RawPage, RemoteError> {
         let rows: Option<Rows> = if answer.status == StatusCode::OK { wire::json(&answer.body) } else { None };
         let Some(rows) = rows else {
-            return Err(malformed(operation, &answer, "the answer is no list of rows"));
+            return Err(malformed(operation, answer, "the answer is no list of rows"));
         };
         let keep = |link: Option<&str>| {
             match link.filter(|link| !link.is_empty()) {
@@ -84,15 +94,15 @@ impl Api {
             Some(link) => self.root.keep(link).map(Some).ok_or_else(|| {
                 malformed(
                     operation,
-                    &answer,
+                    answer,
                     "the link to the next page does not lead to this environment's Web API: set dataverse.url to the host that the service itself uses",
                 )
             }),
         }
         };
         let (next, delta) = (keep(rows.next.as_deref())?, keep(rows.delta.as_deref())?);
-        if next.as_ref().and_then(|next| self.root.resume(next)).is_some_and(|next| next == asked) {
-            return Err(malformed(operation, &answer, "the link to the next page leads to the same page again"));
+        if next.as_ref().and_then(|next| self.root.resume(next)).is_some_and(|next| next == *asked) {
+            return Err(malformed(operation, answer, "the link to the next page leads to the same page again"));
         }
         Ok(RawPage { rows: rows.value, next, delta, server_time: answer.server_time })
     }

@@ -127,7 +127,7 @@ impl Batches {
     /// Sends one batch; gives back what surely was not done and can go singly.
     async fn deliver_together(&self, items: Vec<Item>) -> Vec<Item> {
         let calls: Vec<&Call> = items.iter().map(|item| &item.call).collect();
-        match self.inner.send(self.call(&calls)).await {
+        match self.inner.send(call(&self.root, "write leads in a batch", Effect::Write, &calls)).await {
             Ok(answer) => self.hand_out(items, &answer),
             Err(error) if is_not_spoken(&error) => {
                 self.shrink(error.status, items.len());
@@ -184,26 +184,6 @@ impl Batches {
             let _ = item.answer.send(result);
         }
         left
-    }
-
-    fn call(&self, calls: &[&Call]) -> Call {
-        let boundary = format!("batch_{}", Uuid::new_v4().simple());
-        let mut headers = HeaderMap::new();
-        let content_type = format!("multipart/mixed; boundary={boundary}");
-        let content_type = HeaderValue::from_str(&content_type).expect("a GUID's digits are header characters");
-        headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(PREFER, HeaderValue::from_static("odata.continue-on-error"));
-        Call {
-            operation: "write leads in a batch",
-            method: Method::POST,
-            url: self.root.at("$batch", &[]),
-            headers,
-            body: Some(multipart::body(&boundary, calls).into()),
-            effect: Effect::Write,
-            request: None,
-            timeout: Some(BATCH_TIMEOUT),
-            items: u32::try_from(calls.len()).unwrap_or(u32::MAX),
-        }
     }
 
     /// The service does not take this batch: a smaller one the next time, or none for a while.
@@ -274,6 +254,27 @@ impl Exchange for Batches {
     }
 }
 
+/// One request that carries these calls; every one is carried out and answered by itself.
+pub(super) fn call(root: &Root, operation: &'static str, effect: Effect, calls: &[&Call]) -> Call {
+    let boundary = format!("batch_{}", Uuid::new_v4().simple());
+    let mut headers = HeaderMap::new();
+    let content_type = format!("multipart/mixed; boundary={boundary}");
+    let content_type = HeaderValue::from_str(&content_type).expect("a GUID's digits are header characters");
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(PREFER, HeaderValue::from_static("odata.continue-on-error"));
+    Call {
+        operation,
+        method: Method::POST,
+        url: root.at("$batch", &[]),
+        headers,
+        body: Some(multipart::body(&boundary, calls).into()),
+        effect,
+        request: None,
+        timeout: (effect == Effect::Write).then_some(BATCH_TIMEOUT),
+        items: u32::try_from(calls.len()).unwrap_or(u32::MAX),
+    }
+}
+
 /// The resource, the method or the form is not known there, or it is too large: whatever the body says, a repetition is
 /// harmless, for every write carries its condition.
 fn is_not_spoken(error: &RemoteError) -> bool {
@@ -281,7 +282,7 @@ fn is_not_spoken(error: &RemoteError) -> bool {
 }
 
 /// Faults that say nothing about batches.
-fn is_of_the_moment(fault: &Fault) -> bool {
+pub(super) fn is_of_the_moment(fault: &Fault) -> bool {
     match fault {
         Fault::Throttled { .. } | Fault::Unavailable | Fault::Unauthorized | Fault::NeedsHuman => true,
         Fault::Conflict | Fault::Missing | Fault::Refused | Fault::Malformed => false,

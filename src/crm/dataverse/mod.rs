@@ -3,6 +3,7 @@
 //! Reads choose their columns by the live metadata; writes are conditional without exception.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
@@ -12,14 +13,14 @@ use uuid::Uuid;
 
 use crate::http::{Dialect, Exchange};
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Tracked};
+use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema, Page, Tracked};
 
 use api::Api;
 use knowledge::Loaded;
 use metadata::Live;
 use outcome::Target;
+use polls::{DEALS_POLL, LEADS_POLL};
 use query::Root;
-use reading::literal;
 use settings::{DataverseSettings, Identity};
 use write::Condition;
 
@@ -35,6 +36,7 @@ mod changes;
 mod knowledge;
 mod metadata;
 mod outcome;
+mod polls;
 mod query;
 mod reading;
 mod schema;
@@ -83,6 +85,8 @@ pub struct Dataverse {
     writes_at_once: usize,
     live: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
+    /// The service does not take both polls in one request.
+    polls_apart: AtomicBool,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
     strays: RwLock<BTreeMap<Uuid, Option<String>>>,
 }
@@ -125,6 +129,7 @@ impl Dataverse {
             writes_at_once: settings.batch_size.saturating_mul(settings.in_flight_max) as usize,
             live: RwLock::new(None),
             loading: tokio::sync::Mutex::new(()),
+            polls_apart: AtomicBool::new(settings.batch_size < 2),
             strays: RwLock::new(BTreeMap::new()),
         })
     }
@@ -178,28 +183,9 @@ impl Crm for Dataverse {
         also: &[LeadId],
         cursor: Option<&Cursor>,
     ) -> Result<Page<Lead>, RemoteError> {
-        const OPERATION: &str = "list changed leads";
         let live = self.live().await?;
-        let page = self
-            .poll(OPERATION, cursor, || {
-                let since = format!("{} ge {}", contract::MODIFIED, literal(since));
-                let filter = match &live.referral_column {
-                    Some(column) if also.is_empty() => format!("{column} ne null and {since}"),
-                    Some(column) => {
-                        let also: Vec<String> = also.iter().map(LeadId::to_string).collect();
-                        format!("({column} ne null or {}) and {since}", query::any_of(contract::LEAD_ID, &also))
-                    }
-                    None => since,
-                };
-                let options = [
-                    ("$select", live.select.as_str()),
-                    ("$filter", &filter),
-                    ("$orderby", "modifiedon asc,leadid asc"),
-                ];
-                self.api.root.at(contract::LEADS, &options)
-            })
-            .await?;
-        Ok(self.leads_of(OPERATION, page.rows, &live).await?.page(page.next, page.server_time))
+        let page = self.poll(LEADS_POLL, cursor, || self.leads_since(&live, since, also)).await?;
+        Ok(self.leads_of(LEADS_POLL, page.rows, &live).await?.page(page.next, page.server_time))
     }
 
     async fn lead_changes(&self, link: Option<&Cursor>) -> Result<Tracked, RemoteError> {
@@ -211,23 +197,18 @@ impl Crm for Dataverse {
         since: Timestamp,
         cursor: Option<&Cursor>,
     ) -> Result<Page<Opportunity>, RemoteError> {
-        const OPERATION: &str = "list changed opportunities";
         let live = self.live().await?;
-        let page = self
-            .poll(OPERATION, cursor, || {
-                let since = literal(since);
-                let filter =
-                    format!("{} ge {since} and {} ne null", contract::MODIFIED, contract::ORIGINATING_LEAD_VALUE);
-                let select = contract::OPPORTUNITY_CORE.join(",");
-                let options = [
-                    ("$select", select.as_str()),
-                    ("$filter", &filter),
-                    ("$orderby", "modifiedon asc,opportunityid asc"),
-                ];
-                self.api.root.at(contract::OPPORTUNITIES, &options)
-            })
-            .await?;
-        Ok(self.deals_of(OPERATION, page.rows, &live).await?.page(page.next, page.server_time))
+        let page = self.poll(DEALS_POLL, cursor, || self.deals_since(since)).await?;
+        Ok(self.deals_of(DEALS_POLL, page.rows, &live).await?.page(page.next, page.server_time))
+    }
+
+    async fn both_changed_since(
+        &self,
+        leads: Timestamp,
+        also: &[LeadId],
+        opportunities: Timestamp,
+    ) -> Option<Result<FirstPages, RemoteError>> {
+        self.both_since(leads, also, opportunities).await
     }
 
     async fn leads(&self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError> {

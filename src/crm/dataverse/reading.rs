@@ -8,7 +8,6 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::api::RawPage;
 use super::metadata::Live;
 use super::{Dataverse, api, contract, metadata, query, wire};
 use crate::http::Answer;
@@ -140,20 +139,6 @@ impl Dataverse {
             stream::iter(urls).map(|url| self.api.all(operation, url)).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;
         Ok(chunks.into_iter().flatten().collect())
     }
-
-    /// The page that a poll begins or goes on with.
-    pub(super) async fn poll(
-        &self,
-        operation: &'static str,
-        cursor: Option<&Cursor>,
-        first: impl FnOnce() -> Url,
-    ) -> Result<RawPage, RemoteError> {
-        let page = match cursor {
-            Some(cursor) => self.api.page_at(operation, cursor).await,
-            None => self.api.page(operation, first()).await,
-        };
-        self.noticed(page)
-    }
 }
 
 /// Rows as they could be decoded.
@@ -185,9 +170,4 @@ impl<T> Decoded<T> {
     pub(super) fn page(self, next: Option<Cursor>, server_time: Option<Timestamp>) -> Page<T> {
         Page { items: self.items, defects: self.defects, next, server_time }
     }
-}
-
-/// The instant as a filter literal: whole seconds, rounded down, never before the epoch.
-pub(super) fn literal(instant: Timestamp) -> String {
-    Timestamp::from_seconds(instant.millis().max(0) / 1000).to_string()
 }

@@ -25,16 +25,16 @@ use uuid::Uuid;
 type Spoil = Box<dyn Fn(&Call, Result<Answer, RemoteError>) -> Result<Answer, RemoteError> + Send>;
 
 /// The simulated service as a client stack without limits.
-struct Line {
-    world: Mutex<World>,
+pub(super) struct Line {
+    pub(super) world: Mutex<World>,
     clock: SimClock,
     spoil: Mutex<Spoil>,
     closed: Mutex<Option<Timestamp>>,
-    calls: Mutex<Vec<Call>>,
+    pub(super) calls: Mutex<Vec<Call>>,
 }
 
 impl Line {
-    fn new() -> Arc<Line> {
+    pub(super) fn new() -> Arc<Line> {
         let clock = SimClock::paused(Timestamp::from_seconds(1_795_168_800));
         Arc::new(Line {
             world: Mutex::new(World::new(1, clock.clone(), Options::default())),
@@ -45,7 +45,7 @@ impl Line {
         })
     }
 
-    fn spoil(
+    pub(super) fn spoil(
         &self,
         spoil: impl Fn(&Call, Result<Answer, RemoteError>) -> Result<Answer, RemoteError> + Send + 'static,
     ) {
@@ -111,7 +111,7 @@ impl Exchange for Line {
     fn recommend(&self, _: u16) {}
 }
 
-fn open(line: &Arc<Line>, batch_size: u32) -> Dataverse {
+pub(super) fn open(line: &Arc<Line>, batch_size: u32) -> Dataverse {
     let settings = DataverseSettings { batch_size, ..settings() };
     let clock: Arc<dyn Clock> = Arc::new(line.clock.clone());
     let dialect = Arc::new(DataverseDialect::new(mapped()));
@@ -123,7 +123,7 @@ fn ids(number: u128) -> (ReferralId, LeadId) {
     (ReferralId::new(Uuid::from_u128(0xA000 + number)), LeadId::new(Uuid::from_u128(0xB000 + number)))
 }
 
-async fn create_many(dataverse: &Dataverse, count: u128) -> Vec<Result<Lead, RemoteError>> {
+pub(super) async fn create_many(dataverse: &Dataverse, count: u128) -> Vec<Result<Lead, RemoteError>> {
     dataverse.schema().await.expect("a schema");
     let draft = draft();
     let creates = (0..count).map(|number| {
@@ -135,7 +135,7 @@ async fn create_many(dataverse: &Dataverse, count: u128) -> Vec<Result<Lead, Rem
 }
 
 /// The writes that were begun together, then one by one those that follow from it.
-fn is_batch(call: &Call) -> bool {
+pub(super) fn is_batch(call: &Call) -> bool {
     call.url.path().ends_with("$batch")
 }
 

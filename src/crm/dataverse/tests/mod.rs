@@ -3,6 +3,7 @@
 mod batch;
 mod changes;
 mod fake;
+mod polls;
 mod reads;
 mod schema;
 mod traps;

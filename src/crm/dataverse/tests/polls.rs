@@ -1,0 +1,102 @@
+//! Both polls in one request: they give what each gives alone, or each is asked alone.
+
+use std::sync::Arc;
+
+use super::batch::{Line, create_many, is_batch, open};
+use crate::crm::dataverse::Dataverse;
+use crate::http::Answer;
+use crate::model::{Fault, RemoteError, Side, Timestamp};
+use crate::ports::{Crm, FirstPages};
+
+const SINCE: Timestamp = Timestamp::EPOCH;
+
+/// Three leads, one of them with an opportunity.
+async fn changed(line: &Arc<Line>, batch_size: u32) -> Dataverse {
+    let dataverse = open(line, batch_size);
+    let leads = create_many(&dataverse, 3).await;
+    let qualified = leads[0].as_ref().expect("a lead").id.uuid();
+    line.world.lock().unwrap().qualify_lead(qualified, true).unwrap();
+    line.calls.lock().unwrap().clear();
+    dataverse
+}
+
+async fn both(dataverse: &Dataverse) -> Option<Result<FirstPages, RemoteError>> {
+    dataverse.both_changed_since(SINCE, &[], SINCE).await
+}
+
+/// How often both and each were asked for.
+fn asked(line: &Line) -> (usize, usize) {
+    let calls = line.calls.lock().unwrap();
+    let batches = calls.iter().filter(|call| is_batch(call)).count();
+    (batches, calls.len() - batches)
+}
+
+#[tokio::test]
+async fn both_polls_in_one_request_give_what_each_gives_alone() {
+    let line = Line::new();
+    let dataverse = changed(&line, 20).await;
+    let pages = both(&dataverse).await.expect("one request").expect("both pages");
+    assert_eq!(asked(&line), (1, 0));
+    assert_eq!(line.calls.lock().unwrap()[0].items, 2, "each counts in the daily budget");
+    assert_eq!((pages.leads.items.len(), pages.opportunities.items.len()), (3, 1));
+    assert_eq!(pages.leads, dataverse.leads_changed_since(SINCE, &[], None).await.unwrap());
+    assert_eq!(pages.opportunities, dataverse.opportunities_changed_since(SINCE, None).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_poll_that_is_refused_is_asked_for_alone_and_says_so_itself() {
+    let line = Line::new();
+    let dataverse = changed(&line, 20).await;
+    line.spoil(|call, answer| match answer {
+        Ok(answer) if is_batch(call) => {
+            let body = String::from_utf8(answer.body.to_vec()).unwrap();
+            let (first, second) = body.split_once("HTTP/1.1 200 OK").expect("a first part");
+            let body = format!("{first}HTTP/1.1 403 Forbidden{second}").into();
+            Ok(Answer { body, ..answer })
+        }
+        answer => answer,
+    });
+    assert!(both(&dataverse).await.is_none());
+    assert!(both(&dataverse).await.is_none());
+    assert_eq!(asked(&line), (2, 0), "the next time both are asked for again");
+}
+
+#[tokio::test]
+async fn a_service_that_takes_no_batch_is_asked_once() {
+    for spoil in [405, 400, 0] {
+        let line = Line::new();
+        let dataverse = changed(&line, 20).await;
+        line.spoil(move |call, answer| match answer {
+            Ok(answer) if spoil == 0 => Ok(Answer { body: "{}".into(), ..answer }),
+            Ok(_) => {
+                Err(RemoteError { status: Some(spoil), ..RemoteError::new(Side::Crm, call.operation, Fault::Refused) })
+            }
+            answer => answer,
+        });
+        for _ in 0..3 {
+            assert!(both(&dataverse).await.is_none());
+        }
+        assert_eq!(asked(&line), (1, 0), "{spoil}");
+    }
+}
+
+#[tokio::test]
+async fn what_concerns_the_whole_side_is_said_once_for_both() {
+    let line = Line::new();
+    let dataverse = changed(&line, 20).await;
+    let until = Timestamp::from_seconds(1_795_172_400);
+    line.spoil(move |call, _| Err(RemoteError::new(Side::Crm, call.operation, Fault::Throttled { until })));
+    for _ in 0..2 {
+        let error = both(&dataverse).await.expect("an answer").expect_err("throttled");
+        assert_eq!(error.fault, Fault::Throttled { until });
+    }
+    assert_eq!(asked(&line), (2, 0));
+}
+
+#[tokio::test]
+async fn a_batch_size_of_one_asks_for_each_alone() {
+    let line = Line::new();
+    let dataverse = changed(&line, 1).await;
+    assert!(both(&dataverse).await.is_none());
+    assert_eq!(asked(&line), (0, 0));
+}
