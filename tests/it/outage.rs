@@ -155,7 +155,7 @@ async fn inside_a_window_not_one_request_is_sent_however_often_the_bell_rings() 
         let daemon = stage.daemon().await;
         daemon.first_cycle().await;
         daemon.cycle().await;
-        let path_end = if service == Service::Portal { "/referrals" } else { "/leads" };
+        let path_end = if service == Service::Portal { "/referrals" } else { "/$batch" };
         stage.simulator.with(|world| {
             (world.faults.wait_seconds_min, world.faults.wait_seconds_max) = (7200, 7200);
             world.faults.play_next_at(Class::Throttle, path_end);
@@ -188,7 +188,7 @@ async fn when_a_window_is_over_the_daemon_goes_on_by_itself() {
     daemon.cycle().await;
     stage.simulator.with(|world| {
         (world.faults.wait_seconds_min, world.faults.wait_seconds_max) = (6, 6);
-        world.faults.play_next_at(Class::Throttle, "/leads");
+        world.faults.play_next_at(Class::Throttle, "/$batch");
         world.edit_referral(id, |it| it["customerProfile"]["name"] = "After the window".into());
     });
     let lead = stage.lead_of(id).unwrap();

@@ -20,7 +20,7 @@ async fn an_import_through_throttling_sends_nothing_inside_a_window_and_converge
             world.faults.wait_as_date = wait_as_date;
             // Lists, and in the middle of the writes on both sides.
             let id = world.portal.ids()[20].to_string();
-            for path_end in ["/referrals", "/leads", "/WhoAmI", ")", &id] {
+            for path_end in ["/referrals", "/$batch", "/WhoAmI", ")", &id] {
                 world.faults.play_next_at(Class::Throttle, path_end);
             }
             world.faults.play_next_at(Class::ThrottleBare, ")");
@@ -117,7 +117,7 @@ async fn an_outage_of_either_side_for_several_cycles_loses_nothing() {
 async fn a_poll_that_fails_half_way_does_not_forget_the_other_half() {
     let stage = Stage::new(65, 12).await;
     // No overlap: what a watermark passes over is not read again by chance.
-    stage.overlay("[dataverse]\npoll_overlap = \"0s\"\n[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"5ms\"\nattempts_max = 1\n");
+    stage.overlay("[dataverse]\npoll_overlap = \"0s\"\nbatch_size = 1\n[http]\nretry_delay = \"1ms\"\nretry_delay_max = \"5ms\"\nattempts_max = 1\n");
     let daemon = stage.daemon().await;
     daemon.first_cycle().await;
     daemon.cycle().await;
