@@ -33,6 +33,7 @@ mod month;
 mod once;
 mod outage;
 mod passes;
+mod pasted;
 mod poison;
 mod quick_status;
 mod reload;
