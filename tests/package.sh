@@ -61,6 +61,7 @@ life() {
     judged="$(referrald --instance contoso doctor --json || true)"
     ! grep -q 'there is no credential' <<<"$judged" || fail "doctor does not find the credentials of an instance"
     grep -q 'referrald@' <<<"$judged" || fail "doctor looks at another unit than the instance's"
+    grep -q 'referrald --instance contoso login' <<<"$judged" || fail "what doctor says to type means another instance"
     rm -rf /var/lib/referrald
 
     echo "runs" >&2

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::daemon::status::{AlarmStatus, Status};
 use crate::daemon::{Beside, Engine};
 use crate::http::settings::HttpSettings;
 use crate::store::keep::write_private;
+use crate::telemetry::commands;
 
 use judge::{Memory, Message, News, Patience, judge};
 use post::{Posted, post};
@@ -52,7 +53,7 @@ pub struct Configured {
 /// Alarms that are watched for until they are dropped.
 pub struct Alarm {
     shared: Arc<Shared>,
-    stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 struct Shared {
@@ -89,18 +90,12 @@ impl Alarm {
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch(Arc::clone(&shared), engine)));
         tokio::spawn(stop.clone().run_until_cancelled_owned(deliver(Arc::clone(&shared))));
-        Alarm { shared, stop }
+        Alarm { shared, _stop: stop.drop_guard() }
     }
 
     /// What it has to tell in the status.
     pub fn beside(&self) -> Arc<dyn Beside> {
         Arc::new(Teller(Arc::downgrade(&self.shared)))
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
@@ -119,10 +114,6 @@ impl Beside for Teller {
             lost: state.lost,
             waiting: state.kept.waiting.len() as u64,
         });
-    }
-
-    fn reload(&self) -> Result<(), Vec<String>> {
-        Ok(()) // Its settings come through the channel.
     }
 }
 
@@ -251,7 +242,7 @@ fn text(name: &str, messages: &[Message]) -> String {
         messages.iter().take(SENTENCES_MAX).map(|message| format!("{name}: {}", message.text)).collect();
     let rest = messages.len().saturating_sub(SENTENCES_MAX);
     if rest > 0 {
-        lines.push(format!("{name}: and {rest} more; `referrald status` shows them"));
+        lines.push(format!("{name}: and {rest} more; `{}` shows them", commands::command("status")));
     }
     lines.join("\n\n")
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Sources;
-use crate::config::unit::{Unit, instance};
+use crate::config::unit::{Unit, instance, options_for};
 use crate::daemon::{DecisionRequest, Which};
 use crate::model::ReferralId;
 use crate::ports::Take;
@@ -34,6 +34,16 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// What has to stand in every further command for it to mean the same configuration; nothing where the environment or
+    /// the default names it.
+    pub fn options(&self) -> String {
+        match (&self.instance, &self.config) {
+            (Some(name), _) => options_for(&Unit { instance: Some(name.clone()) }.config_file()),
+            (None, Some(file)) => options_for(&std::path::absolute(file).unwrap_or_else(|_| file.clone())),
+            (None, None) => String::new(),
+        }
+    }
+
     /// What was said about the configuration.
     pub fn flags(&self) -> Flags {
         let of_instance = self.instance.clone().map(|name| Unit { instance: Some(name) }.config_file());

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::config::{DEFAULTS, Settings, Sources, show};
+use crate::telemetry::commands::{worded, worded_json};
 
 /// Exit code for a configuration that cannot be used.
 pub const EXIT_CONFIGURATION: u8 = 78;
@@ -15,11 +16,11 @@ pub fn check(sources: &Sources, is_json: bool, out: &mut dyn Write) -> io::Resul
         Err(problems) => (problems, EXIT_CONFIGURATION),
     };
     if is_json {
-        writeln!(out, "{:#}", found.to_json())?;
+        writeln!(out, "{}", worded_json(&format!("{:#}", found.to_json())))?;
     } else if found.problems.is_empty() {
         writeln!(out, "the configuration is in order")?;
     } else {
-        writeln!(out, "{found}")?;
+        writeln!(out, "{}", worded(&found.to_string()))?;
     }
     Ok(code)
 }
@@ -37,8 +38,8 @@ pub fn show(
         Ok(loaded) => loaded,
         Err(problems) => {
             match is_json {
-                true => writeln!(trouble, "{:#}", problems.to_json())?,
-                false => writeln!(trouble, "{problems}")?,
+                true => writeln!(trouble, "{}", worded_json(&format!("{:#}", problems.to_json())))?,
+                false => writeln!(trouble, "{}", worded(&problems.to_string()))?,
             }
             return Ok(EXIT_CONFIGURATION);
         }

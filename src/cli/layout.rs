@@ -1,47 +1,47 @@
-//! How text is laid out on a screen of 80 columns.
+//! How text is laid out on a screen of 80 columns, its commands worded so that they can be pasted.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anstyle::Style;
-use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::telemetry::commands::worded;
 
 /// Columns of the screen.
 pub const WIDTH: u16 = 80;
+/// A blank at which no line is broken.
+const NO_BREAK: &str = "\u{a0}";
+/// Columns that the second column of a table has at least, however wide the first is.
+const TEXT_WIDTH_MIN: usize = 20;
 /// Columns of the names before the text.
 pub const NAME_WIDTH: usize = 16;
+
+/// Columns before a table and a sentence below a heading.
+const INDENT: usize = 3;
+/// Columns between the two columns of a table.
+const GAP: usize = 2;
 
 /// A heading and a sentence below it.
 pub(super) fn block(text: &mut String, title: &str, style: Style, sentence: &str) {
     let _ = writeln!(text, "{}", styled(title, style));
-    let mut table = bare();
-    table.add_row([sentence]);
-    let _ = write!(text, "{}", indented(&table));
+    text.push_str(&table(vec![[String::new(), sentence.to_owned()]]));
 }
 
-/// Two columns, wrapped to the width of the screen.
+/// Two columns, wrapped to the width of the screen, with a margin of one.
 pub(super) fn table(rows: Vec<[String; 2]>) -> String {
-    let mut table = bare();
-    table.add_rows(rows);
-    if let Some(column) = table.column_mut(0) {
-        column.set_constraint(comfy_table::ColumnConstraint::ContentWidth);
+    let names = rows.iter().map(|[name, _]| textwrap::core::display_width(name)).max().unwrap_or(0);
+    let indent = INDENT + names + if names == 0 { 0 } else { GAP };
+    let mut text = String::new();
+    for [name, words] in &rows {
+        let width = (usize::from(WIDTH) - 1).saturating_sub(indent).max(TEXT_WIDTH_MIN);
+        let first = format!("{:INDENT$}{name}", "");
+        for (number, line) in lines(&worded(words), width).iter().enumerate() {
+            let before = if number == 0 { first.as_str() } else { "" };
+            let pad = indent.saturating_sub(textwrap::core::display_width(before));
+            let _ = writeln!(text, "{}", format!("{before}{:pad$}{line}", "").trim_end());
+        }
     }
-    indented(&table)
-}
-
-fn bare() -> Table {
-    let mut table = Table::new();
-    // Two columns of indent are added afterwards. No escape codes inside: they would count as width.
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH - 2);
-    table
-}
-
-fn indented(table: &Table) -> String {
-    table.lines().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "  {}", line.trim_end());
-        text
-    })
+    text
 }
 
 /// Words in a style.
@@ -51,7 +51,8 @@ pub(super) fn styled(words: &str, style: Style) -> String {
 
 /// A sentence, wrapped to the width of the screen behind an indent; further lines are indented by two more.
 pub(super) fn wrapped(text: &mut String, indent: usize, sentence: &str) {
-    for (number, line) in lines(sentence, usize::from(WIDTH).saturating_sub(indent + 2).max(20)).iter().enumerate() {
+    let sentence = worded(sentence);
+    for (number, line) in lines(&sentence, usize::from(WIDTH).saturating_sub(indent + 2).max(20)).iter().enumerate() {
         let by = if number == 0 { indent } else { indent + 2 };
         let _ = writeln!(text, "{:by$}{line}", "");
     }
@@ -65,6 +66,7 @@ pub(super) fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()>
 /// Writes `first` and behind it `text`, wrapped; lines after the first are indented by `indent`. `first` may hold
 /// escapes for colour: it counts as `indent` columns.
 pub(super) fn paragraph(out: &mut dyn Write, first: &str, indent: usize, text: &str) -> io::Result<()> {
+    let text = worded(text);
     let words: Vec<&str> = text.split_whitespace().collect();
     for (number, line) in lines(&words.join(" "), usize::from(WIDTH) - indent).iter().enumerate() {
         match number {
@@ -75,21 +77,32 @@ pub(super) fn paragraph(out: &mut dyn Write, first: &str, indent: usize, text: &
     Ok(())
 }
 
-/// The lines of a text; a word that is longer than a line stands alone and is not cut, so that it can be copied. Escape
-/// codes take no columns.
-fn lines(text: &str, width: usize) -> Vec<Cow<'_, str>> {
+/// The lines of a text; a word that is longer than a line stands alone and is not cut, and so does a command in backticks, so
+/// that it can be copied. Escape codes take no columns.
+fn lines(text: &str, width: usize) -> Vec<String> {
     let options = textwrap::Options::new(width)
         .break_words(false)
         .word_separator(textwrap::WordSeparator::AsciiSpace)
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
         .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
-    textwrap::wrap(text, options)
+    textwrap::wrap(&whole_commands(text), options).iter().map(|line| line.replace(NO_BREAK, " ")).collect()
+}
+
+/// With blanks at which no line is broken in everything between backticks.
+fn whole_commands(text: &str) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return text.to_owned(); // Not in pairs: nobody knows what is a command.
+    }
+    let part =
+        |(number, part): (usize, &&str)| if number % 2 == 1 { part.replace(' ', NO_BREAK) } else { (*part).to_owned() };
+    parts.iter().enumerate().map(part).collect::<Vec<_>>().join("`")
 }
 
 /// Lines that are wider than the screen wrapped behind their own indent; all others as they are.
 pub(super) fn fitted(text: &str) -> String {
     let mut fit = String::with_capacity(text.len());
-    for line in text.lines() {
+    for line in worded(text).lines() {
         if textwrap::core::display_width(line) <= usize::from(WIDTH) {
             fit.push_str(line);
             fit.push('\n');
@@ -120,7 +133,7 @@ pub(super) fn harmless(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{WIDTH, harmless, lines, row, wrapped};
+    use super::{WIDTH, harmless, lines, row, table, wrapped};
 
     #[test]
     fn long_sentences_are_wrapped_and_words_stay_whole() {
@@ -128,6 +141,21 @@ mod tests {
         wrapped(&mut text, 4, &"many words in a row ".repeat(12));
         assert!(text.lines().count() > 2 && text.lines().all(|line| line.len() <= usize::from(WIDTH)), "{text}");
         assert!(text.starts_with("    many") && text.lines().nth(1).is_some_and(|line| line.starts_with("      ")));
+    }
+
+    #[test]
+    fn a_command_is_never_broken_so_that_it_can_be_pasted() {
+        assert_eq!(lines("type `a b c` now", 9), ["type", "`a b c`", "now"]);
+        assert_eq!(lines("`aaa bbb ccc ddd` goes on", 9), ["`aaa bbb ccc ddd`", "goes on"]);
+        assert_eq!(lines("one ` alone is no command", 9), ["one `", "alone is", "no", "command"]);
+    }
+
+    #[test]
+    fn a_table_has_two_columns_and_a_margin() {
+        let text = table(vec![["A".into(), "short".into()], ["Longer".into(), "word ".repeat(20)]]);
+        assert!(text.starts_with("   A       short\n   Longer  word word"), "{text}");
+        assert!(text.lines().all(|line| line.len() < usize::from(WIDTH)), "{text}");
+        assert!(text.lines().nth(2).is_some_and(|line| line.starts_with("           word")), "{text}");
     }
 
     #[test]

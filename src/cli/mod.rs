@@ -32,7 +32,7 @@ use clap::Parser;
 use crate::config::unit::Unit;
 use crate::control::{Client, ControlError, Place};
 use crate::cycle::CycleError;
-use crate::telemetry::{self, LogFormat, LogSettings};
+use crate::telemetry::{self, LogFormat, LogSettings, commands};
 
 use arguments::{Arguments, Command, ConfigCommand, Flags};
 use build::{Build, Ground, StartError};
@@ -55,6 +55,7 @@ pub fn main(build: &dyn Build) -> u8 {
     if let Some(file) = arguments.flags().sources().file {
         Unit::set_for_this_process(&file);
     }
+    commands::set_for_this_process(&arguments.options(), std::env::var_os("SUDO_USER").is_some());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
     let (mut out, mut trouble) = (anstream::stdout(), anstream::stderr());
     let code = match runtime {
@@ -186,8 +187,8 @@ fn place(ground: &Ground) -> Place {
 }
 
 fn print_json(out: &mut (dyn Write + Send), value: &impl serde::Serialize) -> Result<(), Failure> {
-    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
-    Ok(writeln!(out)?)
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    Ok(writeln!(out, "{}", commands::worded_json(&text))?)
 }
 
 /// Why a command failed.

@@ -10,6 +10,7 @@ use super::layout::fitted;
 use super::progress::watched;
 use super::{Call, Failure, print_json, words};
 use crate::cycle::{Budget, Report};
+use crate::daemon::findings::about;
 use crate::lifecycle;
 
 /// Runs one cycle without a work budget. The first Ctrl-C lets writes in flight finish, the second ends at once.
@@ -82,7 +83,7 @@ fn render(report: &Report) -> String {
         line(format_args!("{progress}"));
     }
     for (side, sentence) in &report.sides {
-        line(format_args!("{side}: {sentence}"));
+        line(format_args!("{}", about(*side, sentence)));
     }
     for (name, sentence) in &report.brakes {
         line(format_args!("brake {name}: {sentence}"));

@@ -13,6 +13,7 @@ use crate::daemon::Status;
 use crate::daemon::findings::retry_command;
 use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus, WebhookStatus};
 use crate::model::{Side, Timestamp};
+use crate::telemetry::commands::{self, worded};
 
 /// Lines of one list before the rest is summed up: the screen is one screen.
 pub const LIST_LINES_MAX: usize = 8;
@@ -68,7 +69,7 @@ pub fn render(status: &Status, is_running: bool) -> String {
     if let Some(cause) = status.dead_letters.iter().max_by_key(|(_, count)| **count).map(|(cause, _)| cause) {
         // Never wrapped: it is there to be copied.
         let command = Some(retry_command(cause)).filter(|command| command.chars().count() + 3 <= usize::from(WIDTH));
-        let command = command.unwrap_or_else(|| "referrald retry --all".to_owned());
+        let command = command.unwrap_or_else(|| commands::command("retry --all"));
         let _ = writeln!(text, "   {}", styled(&command, TITLE));
     }
     text
@@ -183,7 +184,7 @@ fn brakes(text: &mut String, brakes: &[BrakeStatus], now: Timestamp) {
         block(text, &format!("Brake: {name}"), ALARM, &sentence);
         // Never wrapped: it is there to be copied.
         if !command.is_empty() {
-            let _ = writeln!(text, "   {}", styled(command, TITLE));
+            let _ = writeln!(text, "   {}", styled(&commands::typed(command), TITLE));
         }
     }
 }
@@ -237,7 +238,7 @@ fn list(text: &mut String, title: &str, note: &str, counts: &BTreeMap<String, u6
         let kinds = sorted.len() - LIST_LINES_MAX;
         rows.push([number_text(rest), format!("of {kinds} more kinds; `--json` lists all")]);
     }
-    let _ = writeln!(text, "{} ({}){note}", styled(title, TITLE), number_text(total));
+    let _ = writeln!(text, "{} ({}){}", styled(title, TITLE), number_text(total), worded(note));
     let _ = write!(text, "{}", table(rows));
 }
 

@@ -123,7 +123,11 @@ impl SecretSource {
 pub fn exposure(key: &str, path: &Path) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o044 != 0).then(|| {
-        format!("{key}: {} can be read by other users (mode {:03o}); run chmod 600 on it", path.display(), mode & 0o777)
+        format!(
+            "{key}: {0} can be read by other users (mode {1:03o}); run `chmod 600 {0}`",
+            path.display(),
+            mode & 0o777
+        )
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::source::Sources;
+use crate::telemetry::commands::argument;
 
 /// Where units and their drop-ins lie, the ones that count most first; the last is that of older distributions.
 const PLACES: [&str; 4] = ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
@@ -130,6 +131,16 @@ impl Unit {
     }
 }
 
+/// What tells a command this configuration file: `--instance NAME`, `--config FILE`, or nothing for the default one.
+pub fn options_for(file: &Path) -> String {
+    let unit = Unit::of_config(file);
+    match &unit.instance {
+        Some(name) => format!("--instance {name}"),
+        None if file == unit.config_file() => String::new(),
+        None => format!("--config {}", argument(&file.display().to_string())),
+    }
+}
+
 /// Reads the name of an instance: what systemd takes without escapes, and what can stand in a path.
 ///
 /// # Errors
@@ -219,6 +230,14 @@ mod tests {
         assert_eq!(contoso().config_file(), Path::new("/etc/referrald/contoso/referrald.toml"));
         assert_eq!(Unit::default().config_file(), Path::new("/etc/referrald/referrald.toml"));
         assert_eq!(contoso().drop_in(), Path::new("/etc/systemd/system/referrald@contoso.service.d/10-secrets.conf"));
+    }
+
+    #[test]
+    fn commands_name_the_configuration_file_by_as_little_as_it_takes() {
+        let of = |file: &str| options_for(Path::new(file));
+        assert_eq!(of("/etc/referrald/referrald.toml"), "");
+        assert_eq!(of("/etc/referrald/contoso/referrald.toml"), "--instance contoso");
+        assert_eq!(of("/home/my own/referrald.toml"), "--config '/home/my own/referrald.toml'");
     }
 
     #[test]

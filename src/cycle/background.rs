@@ -148,7 +148,7 @@ impl Pass<'_> {
                     return Ok(());
                 }
             };
-            self.report.referrals_seen += page.items.len() as u64;
+            self.count_referrals(&page.items);
             let rows = self.join(page.items)?;
             self.finish(rows).await?;
             match page.next {
@@ -157,6 +157,12 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Counts referrals as read: each once, however many lists have shown it in this pass.
+    pub(super) fn count_referrals(&mut self, items: &[Referral]) {
+        let fresh = items.iter().filter(|referral| !self.decided.contains(&referral.id));
+        self.report.referrals_seen += fresh.count() as u64;
     }
 
     /// Reads one page of the sweep; false when it cannot go on now.
@@ -188,7 +194,7 @@ impl Pass<'_> {
             sweep.began = page.server_time.unwrap_or(self.began);
             self.stamp_portal(&page.items);
         }
-        self.report.referrals_seen += page.items.len() as u64;
+        self.count_referrals(&page.items);
         self.note_defects("referral", &page.defects);
         let created = self.attempted.get(&ActionKind::Create).copied();
         let (mut gone, mut unknown, mut known) = (Vec::new(), Vec::new(), Vec::with_capacity(page.items.len()));

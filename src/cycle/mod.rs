@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{LeadId, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
+use crate::telemetry::commands::worded;
 
 pub use explain::{Explanation, explain};
 pub use poll::UNNAMED_MAX;
@@ -491,7 +492,7 @@ impl<'a> Pass<'a> {
     fn latch(&mut self, name: &str, latch: LatchedBrake) {
         let since = self.decisions.brakes.get(name).map_or(latch.since, |before| before.since);
         if !self.decisions.brakes.contains_key(name) {
-            tracing::warn!(brake = name, "{}", latch.reason);
+            tracing::warn!(brake = name, "{}", worded(&latch.reason));
         }
         self.decisions.brakes.insert(name.to_owned(), LatchedBrake { since, ..latch });
     }

@@ -102,7 +102,7 @@ impl Pass<'_> {
                 }
             }
             scan.pages += 1;
-            self.report.referrals_seen += page.items.len() as u64;
+            self.count_referrals(&page.items);
             self.note_defects("referral", &page.defects);
             let next = page.next.clone();
             let is_at_mark = scan.take(page, &mut previous);

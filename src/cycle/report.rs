@@ -15,7 +15,7 @@ pub struct Report {
     pub started: Timestamp,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
-    /// Referrals read.
+    /// Referrals read, each counted once.
     pub referrals_seen: u64,
     /// Leads read.
     pub leads_seen: u64,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::status::{SideStatus, Status};
 use crate::model::{ReferralId, Side};
+use crate::telemetry::commands::{self, worded};
 use crate::telemetry::words::{count, span};
 
 /// A credential that ends within this many days is trouble to come; within the smaller number it wants a person now.
@@ -124,7 +125,7 @@ pub fn findings(status: &Status, lag_max: Duration) -> Vec<Finding> {
             true => Act::Words("it lets go by itself when what is said there is over".to_owned()),
             false => Act::Command(brake.command.clone()),
         };
-        let what = format!("the brake {} holds: {}", brake.name, brake.reason);
+        let what = format!("the brake {} holds: {}", brake.name, brake.why());
         found.push(finding(Topic::Brake(brake.name.clone()), Severity::Alarm, what, act));
     }
     found.extend(lag(status, lag_max));
@@ -143,8 +144,12 @@ pub fn findings(status: &Status, lag_max: Duration) -> Vec<Finding> {
             found.push(finding(Topic::Webhook, Severity::Care, format!("the webhook does not listen: {trouble}"), act));
         }
         if let Some(drift) = &webhook.registration {
-            let what = format!("the webhook's registration: {drift}");
-            found.push(finding(Topic::Registration, Severity::Care, what, command("referrald webhook show")));
+            let (what, act) = match drift.split_once("; ") {
+                Some((what, remedy)) => (what, remedy_act(remedy)),
+                None => (drift.as_str(), command("webhook show")),
+            };
+            let what = format!("the webhook's registration: {what}");
+            found.push(finding(Topic::Registration, Severity::Care, what, act));
         }
     }
     if let Some(trouble) = &status.exports.trouble {
@@ -158,19 +163,32 @@ pub fn findings(status: &Status, lag_max: Duration) -> Vec<Finding> {
 }
 
 fn finding(topic: Topic, severity: Severity, what: String, act: Act) -> Finding {
-    Finding { topic, severity, what, act }
+    Finding { topic, severity, what: worded(&what).into_owned(), act }
 }
 
-fn command(text: &str) -> Act {
-    Act::Command(text.to_owned())
+fn command(words: &str) -> Act {
+    Act::Command(commands::command(words))
+}
+
+/// `run X` in backticks is one command to type; everything else is words, with their commands in them.
+fn remedy_act(remedy: &str) -> Act {
+    match remedy.strip_prefix("run `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(only) => Act::Command(commands::typed(only)),
+        None => Act::Words(worded(remedy).into_owned()),
+    }
 }
 
 fn service_trouble(status: &Status, side: Side, service: &SideStatus) -> Option<Finding> {
     if let Some(trouble) = &service.trouble {
         return Some(match service.needs_human {
             true => {
-                let act = Act::Words("do what it says; no restart is needed".to_owned());
-                finding(Topic::SignIn(side), Severity::Alarm, trouble.clone(), act)
+                let (what, act) = match trouble.split_once("; run `") {
+                    Some((what, remedy)) => {
+                        (what, worded(&format!("run `{remedy}; no restart is needed")).into_owned())
+                    }
+                    None => (trouble.as_str(), "do what it says; no restart is needed".to_owned()),
+                };
+                finding(Topic::SignIn(side), Severity::Alarm, what.to_owned(), Act::Words(act))
             }
             false => {
                 let act = Act::Words("nothing: it is tried again, and nothing is lost".to_owned());
@@ -229,7 +247,7 @@ fn writing(status: &Status) -> Option<Finding> {
     let writing = &status.writing;
     if writing.is_suspended {
         let what = "writing is suspended by an operator".to_owned();
-        return Some(finding(Topic::Writing, Severity::Care, what, command("referrald resume")));
+        return Some(finding(Topic::Writing, Severity::Care, what, command("resume")));
     }
     // A ledger in trouble and a stopping brake are told already.
     let is_told = status.ledger_trouble.is_some()
@@ -252,21 +270,27 @@ fn dead_letters(status: &Status) -> Vec<Finding> {
     if sorted.len() > CAUSES_MAX {
         let rest = sorted[CAUSES_MAX..].iter().map(|(_, number)| **number).sum();
         let what = format!("{} cannot be written for other causes", count(rest, "referral"));
-        found.push(about("(others)", what, command("referrald status --json")));
+        found.push(about("(others)", what, command("status --json")));
     }
     found
 }
 
 /// What to type to have the dead letters of a cause tried again, quoted for a shell.
 pub fn retry_command(cause: &str) -> String {
-    format!("referrald retry --cause '{}'", cause.replace('\'', "'\\''"))
+    commands::command(&format!("retry --cause '{}'", cause.replace('\'', "'\\''")))
+}
+
+/// A sentence about a service, which names the service once.
+pub fn about(side: Side, sentence: &str) -> String {
+    let name = format!("{side}: ");
+    if sentence.starts_with(&name) { sentence.to_owned() } else { name + sentence }
 }
 
 /// Why the daemon is not ready to do its work, a sentence each; empty when it is.
 pub fn unready(status: &Status, lag_max: Duration) -> Vec<String> {
     let mut why: Vec<String> = status.ledger_trouble.iter().map(|trouble| format!("the ledger: {trouble}")).collect();
     for (side, service) in &status.sides {
-        why.extend(service.trouble.iter().map(|trouble| format!("{side}: {trouble}")));
+        why.extend(service.trouble.iter().map(|trouble| about(*side, trouble)));
     }
     match (&status.last_success, &status.last_cycle) {
         (None, None) => why.push("no cycle has ended yet".to_owned()),
@@ -276,7 +300,7 @@ pub fn unready(status: &Status, lag_max: Duration) -> Vec<String> {
         (None, Some(_)) => {}
         (Some(_), _) => why.extend(too_old(status, lag_max).map(|finding| finding.what)),
     }
-    why
+    why.iter().map(|sentence| worded(sentence).into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -328,7 +352,7 @@ mod tests {
             ..BrakeStatus::default()
         }];
         let portal = SideStatus {
-            trouble: Some("AADSTS700082".into()),
+            trouble: Some("AADSTS700082; run `referrald login`".into()),
             needs_human: true,
             credential_days_left: Some(-1),
             ..SideStatus::default()
@@ -340,6 +364,12 @@ mod tests {
         status.last_success = Some(now.minus(Duration::from_secs(7200)));
         insta::assert_snapshot!("findings", told(&status).join("\n"));
         insta::assert_snapshot!("unready", unready(&status, LAG_MAX).join("\n"));
+    }
+
+    #[test]
+    fn a_service_is_named_once() {
+        assert_eq!(super::about(Side::Crm, "Dynamics: sign in: refused"), "Dynamics: sign in: refused");
+        assert_eq!(super::about(Side::Crm, "does not answer"), "Dynamics: does not answer");
     }
 
     #[test]

@@ -155,6 +155,13 @@ pub struct BrakeStatus {
     pub command: String,
 }
 
+impl BrakeStatus {
+    /// The reason without what to type, where that is said beside it.
+    pub fn why(&self) -> &str {
+        self.reason.split_once("; `referrald approve").map_or(self.reason.as_str(), |(why, _)| why)
+    }
+}
+
 /// One service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

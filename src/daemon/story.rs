@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cycle::Report;
+use crate::telemetry::commands::worded;
 
 /// Remembers which trouble has been told.
 #[derive(Debug, Default)]
@@ -15,9 +16,9 @@ impl Story {
     pub(super) fn tell(&mut self, report: &Report) {
         for news in self.news(&troubles(report)) {
             match news {
-                News::Began { what, sentence, needs_human: true } => tracing::error!(what, "{sentence}"),
-                News::Began { what, sentence, needs_human: false } => tracing::warn!(what, "{sentence}"),
-                News::Changed { what, sentence } => tracing::info!(what, "{sentence}"),
+                News::Began { what, sentence, needs_human: true } => tracing::error!(what, "{}", worded(&sentence)),
+                News::Began { what, sentence, needs_human: false } => tracing::warn!(what, "{}", worded(&sentence)),
+                News::Changed { what, sentence } => tracing::info!(what, "{}", worded(&sentence)),
                 News::Ended { what } => tracing::info!(what, "{what}: all right again"),
             }
         }

@@ -165,7 +165,7 @@ pub const CATALOGUE: &[Metric] = &[
         name: "referrald_rows_read_total",
         kind: Counter,
         labels: &["side"],
-        help: "Rows that cycles read: referrals (partner_center), leads (dynamics).",
+        help: "Rows that cycles read: referrals (partner_center; each once a cycle), leads (dynamics).",
         read: |view| {
             let count = |side| view.status.totals.rows.get(&side).copied().unwrap_or(0);
             SIDES.iter().map(|side| sample(&[word(*side)], Count(count(*side)))).collect()

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ObservabilitySettings;
 use super::desk::Desk;
@@ -31,7 +31,7 @@ const BUSY: &[u8] =
 /// A listener that is served until it is dropped.
 pub struct Observability {
     shared: Arc<Shared>,
-    stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 struct Shared {
@@ -57,19 +57,13 @@ impl Observability {
         });
         let stop = CancellationToken::new();
         tokio::spawn(listen(Arc::clone(&shared), settings, stop.clone()));
-        Observability { shared, stop }
+        Observability { shared, _stop: stop.drop_guard() }
     }
 
     /// What it has to tell in the status.
     pub fn beside(&self) -> Arc<dyn Beside> {
         // Not the engine's owner: it only looks, and the engine keeps it.
         Arc::new(Teller(Arc::downgrade(&self.shared)))
-    }
-}
-
-impl Drop for Observability {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 
@@ -88,10 +82,6 @@ impl Beside for Teller {
             answered: shared.desk.answered(),
             turned_away: shared.turned_away.load(Ordering::Relaxed),
         });
-    }
-
-    fn reload(&self) -> Result<(), Vec<String>> {
-        Ok(()) // Its settings come through the channel.
     }
 }
 

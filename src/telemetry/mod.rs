@@ -1,9 +1,9 @@
 //! Where the log goes and what it looks like.
 
+pub mod commands;
 pub mod settings;
 pub mod words;
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -36,7 +36,7 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
             // No journal after all: lines on standard error lose fields, but no story.
             Err(_) => registry.with(lines(false).with_filter(filter)).try_init(),
         },
-        Output::Lines => registry.with(lines(std::io::stderr().is_terminal()).with_filter(filter)).try_init(),
+        Output::Lines => registry.with(lines(wants_colour()).with_filter(filter)).try_init(),
         Output::Json => registry
             .with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter))
             .try_init(),
@@ -45,6 +45,11 @@ pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
         std::panic::set_hook(Box::new(tell_panic));
     }
     Ok(())
+}
+
+/// Colours are for terminals whose owner has not asked for none (`NO_COLOR`, `TERM=dumb`), as everywhere else.
+fn wants_colour() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 fn lines<S>(with_colour: bool) -> impl Layer<S>

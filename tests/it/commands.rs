@@ -92,7 +92,7 @@ async fn a_configuration_that_names_no_environment_makes_nothing() {
     for command in ["plan", "once", "run", "status", "suspend", "resume"] {
         let finished = stage.run(&[command]).await;
         assert!(finished.code == 78 && finished.complains("dataverse.url is missing"), "{command}: {finished:?}");
-        assert!(finished.complains("referrald init"), "{command}: {finished:?}");
+        assert!(finished.complains(&stage.told("init")), "{command}: {finished:?}");
         assert!(!stage.state().exists(), "{command} made the state directory");
     }
 }

@@ -115,7 +115,7 @@ async fn the_ground_is_judged_first() {
     std::fs::remove_file(stage.path("refresh")).unwrap();
     // A rotated token is kept by now; without it nobody has signed in.
     std::fs::remove_dir_all(stage.state()).unwrap();
-    check(&stage, "nobody has signed in", "secrets:partner-center", "referrald login").await;
+    check(&stage, "nobody has signed in", "secrets:partner-center", " login`").await;
     stage.judge_discretion();
 }
 
@@ -158,8 +158,8 @@ async fn the_way_and_the_sign_in_are_judged_next() {
         (SignInTrouble::WrongSecret, Service::Crm, "sign-in:dynamics", "not its id"),
         (SignInTrouble::SecretExpired, Service::Crm, "sign-in:dynamics", "make a new one"),
         (SignInTrouble::ConsentMissing, Service::Portal, "sign-in:partner-center", "grant application"),
-        (SignInTrouble::Revoked, Service::Portal, "sign-in:partner-center", "referrald login"),
-        (SignInTrouble::MfaDemanded, Service::Portal, "sign-in:partner-center", "referrald login"),
+        (SignInTrouble::Revoked, Service::Portal, "sign-in:partner-center", " login`"),
+        (SignInTrouble::MfaDemanded, Service::Portal, "sign-in:partner-center", " login`"),
         (SignInTrouble::TemporarilyUnavailable, Service::Portal, "sign-in:partner-center", "try again"),
     ] {
         stage.simulator.with(|world| world.entra.troubles.insert(service, trouble));
@@ -180,7 +180,7 @@ async fn the_way_and_the_sign_in_are_judged_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_rights_and_columns_are_judged_last() {
     let stage = healthy(84).await;
-    for (role, words) in [(Role::Nobody, "referrald login"), (Role::Stranger, "Referrals admin")] {
+    for (role, words) in [(Role::Nobody, " login`"), (Role::Stranger, "Referrals admin")] {
         stage.simulator.with(|world| world.options.portal.role = role);
         match role {
             Role::Nobody => check(&stage, "a user without a role", "referrals", words).await,

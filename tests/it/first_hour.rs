@@ -57,7 +57,7 @@ async fn from_nothing_to_the_first_lead_with_three_commands() {
     let finished = run(&["doctor", "--json"]).await;
     let report: Value = serde_json::from_str(&finished.out).unwrap();
     assert_eq!((finished.code, &report["failed"]), (1, &Value::from(1)), "{report:#}");
-    assert!(finished.out.contains("run `referrald login`"), "{report:#}");
+    assert!(finished.out.contains("first/referrald.toml login`"), "{report:#}");
 
     stage.simulator.with(|world| world.options.device_interval = Duration::from_millis(200));
     let finished = run(&["login", "--device-code"]).await;

@@ -104,6 +104,13 @@ fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>,
 }
 
 #[tokio::test]
+async fn a_referral_that_two_lists_show_is_read_once_by_the_report() {
+    let (bench, referrals) = Bench::new(8);
+    // All are New: the peek shows them, and after it the sweep.
+    assert_eq!(bench.pass().await.referrals_seen, referrals.len() as u64);
+}
+
+#[tokio::test]
 async fn a_brake_on_visibility_does_not_outlive_the_ledger_it_judged_by() {
     let (mut bench, referrals) = Bench::new(8);
     bench.pass().await;

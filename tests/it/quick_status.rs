@@ -10,51 +10,34 @@ use std::time::{Duration, Instant};
 use referrald::config::Settings;
 use referrald::cycle::Budget;
 use referrald::daemon::{Engine, Reconciler};
-use referrald::model::{
-    ETag, Entry, ExternalReference, LeadId, LeadState, LeadStatus, Link, ReferralId, ReferralStatus, Standing,
-    Substatus, Timestamp,
-};
+use referrald::model::{Entry, ReferralId, ReferralStatus, Substatus, Timestamp};
 use referrald::ports::{Batch, Clock, Ports, StateStore};
 use referrald::sim::direct::{DirectCrm, DirectCrmSettings, DirectPortal};
 use referrald::sim::{SimClock, World};
 use tokio_util::sync::CancellationToken;
 
+/// Entries of one batch while the ledger is filled.
+const BATCH: usize = 10_000;
+
+#[path = "../../benches/town/entry.rs"]
+mod entry;
+
+/// Numbers in the order of their ids: pages of the ledger fill one after the other, which is quicker than as real ids come.
+fn id(number: u64) -> ReferralId {
+    ReferralId::new(uuid::Uuid::from_u128(u128::from(number) << 64))
+}
+
+/// One of a hundred waits for an answer.
 fn entry(number: u64, now: Timestamp) -> Entry {
-    let id = uuid::Uuid::from_u128(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-    // One of a hundred waits for an answer.
-    let is_new = number.is_multiple_of(100);
-    let link = Link {
-        lead: LeadId::new(id),
-        etag: Some(ETag(format!("W/\"{number:08}\""))),
-        status: LeadStatus { state: LeadState::Open, code: 1 },
-        modified: Some(now),
-        deal: Default::default(),
-        is_ours: true,
-        has_changed_state: false,
-    };
-    Entry {
-        standing: Standing::Linked,
-        first_seen: now,
-        referral_etag: Some(ETag(format!("\"{id}\""))),
-        referral_status: if is_new { ReferralStatus::New } else { ReferralStatus::Active },
-        referral_substatus: if is_new { Substatus::Pending } else { Substatus::Accepted },
-        referral_created: Some(now),
-        referral_updated: Some(now),
-        deadline: is_new.then(|| now.plus(Duration::from_secs(number))),
-        external_reference: ExternalReference::Ours,
-        consent: Some(true),
-        is_consent_withdrawn: false,
-        is_registered_co_sell: false,
-        is_frozen: false,
-        link: Some(link),
-        groups: Vec::new(),
-        outcome: None,
-        closed_by_us: None,
-        reported_after_closing: None,
-        trouble: None,
-        holds: 0,
-        primary_contact: None,
-        look_at: None,
+    let entry = entry::entry(number, 0);
+    match number.is_multiple_of(100) {
+        true => Entry {
+            referral_status: ReferralStatus::New,
+            referral_substatus: Substatus::Pending,
+            deadline: Some(now.plus(Duration::from_secs(number))),
+            ..entry
+        },
+        false => entry,
     }
 }
 
@@ -66,12 +49,13 @@ async fn a_status_is_quick_while_a_cycle_runs() {
     let clock = SimClock::running();
     let store: Arc<dyn StateStore> = Arc::new(referrald::store::open(directory.path(), 16 << 20).unwrap());
     let now = clock.now();
-    for first in (0..entries).step_by(2000) {
-        let numbers = first..(first + 2000).min(entries);
-        let id = |entry: &Entry| ReferralId::new(entry.link.as_ref().unwrap().lead.uuid());
-        let batch = numbers.map(|number| entry(number, now)).map(|entry| (id(&entry), Some(entry))).collect();
+    let began = Instant::now();
+    for first in (0..entries).step_by(BATCH) {
+        let numbers = first..(first + BATCH as u64).min(entries);
+        let batch = numbers.map(|number| (id(number), Some(entry(number, now)))).collect();
         store.record(Batch { entries: batch, ..Batch::default() }).await.unwrap();
     }
+    println!("filled in {:.0?}", began.elapsed());
     let mut world = World::new(5, clock.clone(), Default::default());
     world.populate(5, 2000);
     let world = Arc::new(Mutex::new(world));

@@ -96,6 +96,13 @@ impl Session {
         assert_eq!(self.odd, Vec::<String>::new(), "wider than a screen, or coloured in a pipe");
     }
 
+    /// Notes what a screen showed.
+    pub fn shows(&mut self, screen: &str) {
+        let noted = self.steady(&format!("{}\n", screen.trim_end()));
+        self.text.push_str(&noted);
+        self.text.push('\n');
+    }
+
     /// Notes something that happens beside the terminal.
     pub fn meanwhile(&mut self, what: &str) {
         self.text.push_str(&format!("# {what}\n\n"));

@@ -17,7 +17,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 /// The longest any condition is waited for; a test that needs longer has failed. The machine may be slow and busy.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Requests that reach a service so soon after it asked for silence were sent before its answer was read; a busy machine
 /// needs its time to read. Windows of tests are longer.
 const WINDOW_GRACE: Duration = Duration::from_secs(1);
@@ -84,6 +84,11 @@ impl Stage {
         self.path("state")
     }
 
+    /// A command as people are told to type it by a program that was started with the stage's configuration.
+    pub fn told(&self, words: &str) -> String {
+        format!("referrald --config {} {words}", self.path("referrald.toml").display())
+    }
+
     /// Writes the configuration; `more` is appended.
     pub fn configure(&self, more: &str) {
         self.simulator.configure(self.directory.path(), more).unwrap();
@@ -98,6 +103,11 @@ impl Stage {
     /// Runs the binary to its end as a person would who stands in the stage's directory: every path is a short one, and
     /// nothing but trouble is logged.
     pub async fn run_here(&self, arguments: &[&str]) -> Finished {
+        self.finish(self.command_here(arguments)).await
+    }
+
+    /// The command of [`Stage::run_here`].
+    pub fn command_here(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&[]);
         let mut here = Command::new(command.get_program());
         here.args(arguments).current_dir(self.directory.path());
@@ -108,7 +118,7 @@ impl Stage {
             here.env_remove(name);
         }
         here.env("REFERRALD_CONFIG", "referrald.toml");
-        self.finish(here).await
+        here
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -120,6 +130,7 @@ impl Stage {
         }
         // The loudest log: whatever a test does is searched for personal data.
         command.env("REFERRALD_LOG", "trace").env_remove("NOTIFY_SOCKET").env_remove("RUNTIME_DIRECTORY");
+        command.env_remove("SUDO_USER");
         command
     }
 

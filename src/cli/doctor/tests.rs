@@ -258,7 +258,7 @@ const SEEDS: [Seed; 51] = [
         "byte order mark",
         "printf %s",
     ),
-    ("the secret in UTF-16", |it| trap(it, Trap::Utf16), "secrets:dynamics", "UTF-16", "iconv"),
+    ("the secret in UTF-16", |it| trap(it, Trap::Utf16), "secrets:dynamics", "UTF-16", "printf %s"),
     (
         "two lines in the secret's file",
         |it| trap(it, Trap::LineBreak),
@@ -301,13 +301,13 @@ const SEEDS: [Seed; 51] = [
         "belong to another user",
         "chown -R",
     ),
-    ("a full disk", |it| it.disk_free = Some(1024), "disk", "0 MiB free", "make room"),
+    ("a full disk", |it| it.disk_free = Some(1024), "disk", "0 MiB free", "make room on the disk of"),
     (
         "a daemon that hangs",
         |it| it.ledger = Some(LedgerFact::Held(": process 7".into())),
         "ledger",
         "does not answer",
-        "systemctl restart",
+        "restart the daemon",
     ),
     (
         "a damaged ledger",

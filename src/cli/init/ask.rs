@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Read, Write};
 use dialoguer::{Confirm, Input, Password};
 
 use super::Failure;
+use crate::cli::layout::wrapped;
+use crate::cli::words::CARE;
 
 /// Longest input of a script, in bytes.
 const INPUT_BYTES_MAX: u64 = 64 * 1024;
@@ -60,23 +62,26 @@ impl Ask for Terminal {
         if let Some(given) = given.filter(|given| !self.has_failed && judge(given).is_ok()) {
             return Ok(given.to_owned());
         }
-        let mut input = Input::<String>::new().with_prompt(prompt).validate_with(|text: &String| judge(text));
-        input = match otherwise {
-            Some("") => input.allow_empty(true),
-            Some(otherwise) => input.default(otherwise.to_owned()),
-            None => input,
-        };
         self.has_failed = false;
-        input.interact_text().map_err(unasked)
+        // Question and answer have to fit one line, or the prompt draws half of them twice: no id is offered in full.
+        let otherwise = otherwise.filter(|otherwise| !otherwise.is_empty());
+        let prompt = format!("{prompt}{}", if otherwise.is_some() { " (nothing: same)" } else { "" });
+        until_good(judge, || {
+            let input = Input::<String>::new().with_prompt(&prompt).allow_empty(true).show_default(false);
+            match otherwise {
+                Some(otherwise) => input.default(otherwise.to_owned()).interact_text(),
+                None => input.interact_text(),
+            }
+        })
     }
 
     fn secret(&mut self, prompt: &str, judge: Judge<'_>) -> Result<String, Failure> {
-        let input = Password::new().with_prompt(prompt).allow_empty_password(true);
-        input.validate_with(|text: &String| judge(text)).interact().map_err(unasked)
+        until_good(judge, || Password::new().with_prompt(prompt).allow_empty_password(true).interact())
     }
 
     fn keep(&mut self, reason: &str) -> Result<bool, Failure> {
-        let prompt = format!("{reason}. Keep the answer all the same?");
+        complain(reason);
+        let prompt = "Keep the answer all the same?";
         let is_kept = Confirm::new().with_prompt(prompt).default(false).interact().map_err(unasked)?;
         self.has_failed = !is_kept;
         Ok(is_kept)
@@ -85,6 +90,26 @@ impl Ask for Terminal {
     fn say(&self, out: &mut (dyn Write + Send), text: &str) -> Result<(), Failure> {
         Ok(writeln!(out, "\n{text}\n")?)
     }
+}
+
+/// Asks until the answer makes sense. What is wrong is told here and not by the prompt, which clears one line of it where it
+/// has printed two.
+fn until_good(judge: Judge<'_>, ask: impl Fn() -> dialoguer::Result<String>) -> Result<String, Failure> {
+    loop {
+        let answer = ask().map_err(unasked)?;
+        match judge(&answer) {
+            Ok(()) => return Ok(answer),
+            Err(reason) => complain(&reason),
+        }
+    }
+}
+
+/// Tells what is wrong with an answer, where questions are asked.
+fn complain(reason: &str) {
+    let mut text = String::new();
+    wrapped(&mut text, 2, reason);
+    // Who cannot read this cannot be asked either.
+    let _ = write!(anstream::stderr(), "{}{text}{}", CARE.render(), CARE.render_reset());
 }
 
 fn unasked(error: dialoguer::Error) -> Failure {

@@ -50,9 +50,37 @@ pub async fn sign_in(answers: &Answers, keep: &std::path::Path) -> Result<CrmIde
     let line = crm_line(&settings, &clock).map_err(|error| error.to_string())?;
     let exchange: Arc<dyn Exchange> = line.client;
     let crm = crm::open(&settings.dataverse, settings.identity, None, Default::default(), exchange, clock)?;
-    crm.identity().await.map_err(|error| told(&error))
+    crm.identity().await.map_err(|error| told(&error, &secret))
 }
 
-fn told(error: &RemoteError) -> String {
-    error.to_string()
+/// In the words of somebody who has just typed the secret; the file that it was put into for this check means nothing to them.
+fn told(error: &RemoteError, secret: &std::path::Path) -> String {
+    let place = format!("{} (dataverse.auth.client_secret_file)", secret.display());
+    let text = error
+        .to_string()
+        .replace(&format!("put the secret's value, not its id, into {place}"), "type its Value, not its id");
+    text.replace(&format!(" and put it into {place}"), "").replace(&place, "the secret that was typed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+    use crate::model::{Fault, RemoteError, Side};
+
+    #[test]
+    fn what_is_wrong_with_a_secret_names_no_file_of_the_check() {
+        let said = |sentence: &str| {
+            let error = RemoteError::new(Side::Crm, "sign in", Fault::NeedsHuman).with_message(sentence);
+            told(&error, "/tmp/x/secret".as_ref())
+        };
+        let place = "/tmp/x/secret (dataverse.auth.client_secret_file)";
+        for (sentence, words) in [
+            ("it is wrong: put the secret's value, not its id, into PLACE", "it is wrong: type its Value, not its id"),
+            ("it has expired: make a new one and put it into PLACE", "it has expired: make a new one"),
+            ("it is not accepted: check PLACE", "it is not accepted: check the secret that was typed"),
+        ] {
+            let said = said(&sentence.replace("PLACE", place));
+            assert!(said.ends_with(words), "{said}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::layout::row;
 use super::{Call, Failure, print_json};
-use crate::config::unit::Unit;
+use crate::config::unit::{Unit, options_for};
 use crate::config::{Settings, Sources};
 use crate::telemetry::{LogFormat, LogSettings};
 use answers::{Answers, Application};
@@ -104,7 +104,7 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let above = file.ancestors().skip(1).find(|folder| folder.exists());
     if let Some(folder) = above.filter(|folder| rustix::fs::access(*folder, rustix::fs::Access::WRITE_OK).is_err()) {
         let reason =
-            format!("{} cannot be written by this user; run it as root, as in sudo referrald init", folder.display());
+            format!("{} cannot be written by this user; run it as root, as in `sudo referrald init`", folder.display());
         return Err(Failure::Other(reason));
     }
     let mut ask: Box<dyn Ask> = match init.non_interactive {
@@ -154,13 +154,12 @@ fn tell(
 ) -> Result<Exit, Failure> {
     let unit = Unit::of_config(file);
     let is_of_unit = file == unit.config_file();
-    let option = match &unit.instance {
-        Some(name) => format!(" --instance {name}"),
-        None if is_of_unit => String::new(),
-        None => format!(" --config {}", file.display()),
+    let options = match options_for(file) {
+        options if options.is_empty() => options,
+        options => format!(" {options}"),
     };
     let sudo = if is_of_unit { "sudo " } else { "" };
-    let mut next: Vec<String> = ["login", "doctor"].map(|command| format!("{sudo}referrald{option} {command}")).into();
+    let mut next: Vec<String> = ["login", "doctor"].map(|command| format!("{sudo}referrald{options} {command}")).into();
     if is_installed {
         if !secrets.is_empty() {
             next.insert(0, "sudo systemctl daemon-reload".to_owned());
@@ -261,10 +260,9 @@ async fn gather(init: &Init, ask: &mut dyn Ask, out: &mut (dyn Write + Send)) ->
             Err(_) => {}
         }
     };
-    let team =
-        ask.text("Team that owns new leads, its id (nothing: later)", init.owner_team.as_deref(), Some(""), &|text| {
-            answers::team(text).map(|_| ())
-        })?;
+    let team = ask.text("Team for new leads, its id (or nothing)", init.owner_team.as_deref(), Some(""), &|text| {
+        answers::team(text).map(|_| ())
+    })?;
     let owner_team = answers::team(&team).map_err(Failure::Other)?;
     let state_directory = init.state.as_deref().map(std::path::absolute).transpose()?;
     Ok(Answers { authority, portal_url, portal, crm_url, crm, owner_team, state_directory })

@@ -12,6 +12,7 @@ use super::drift;
 use crate::config::Settings;
 use crate::daemon::Beside;
 use crate::daemon::status::{Status, WebhookStatus};
+use crate::telemetry::commands::worded;
 use crate::trigger::Bell;
 use crate::trigger::webhook::Webhook;
 
@@ -131,7 +132,7 @@ fn put(found: &Mutex<Option<String>>, text: Option<String>) {
     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
     if *found != text {
         if let Some(text) = &text {
-            tracing::warn!("the webhook's registration: {text}");
+            tracing::warn!("the webhook's registration: {}", worded(text));
         }
         *found = text;
     }

@@ -241,11 +241,9 @@ impl Desk<'_> {
                 write!(out, "{}", fitted(line.trim_end()))?;
             }
             if !is_good {
-                writeln!(
-                    out,
-                    "the listener did not take it: `referrald status` counts why, and `referrald webhook verify` \
-                     explains one delivery"
-                )?;
+                let text = "the listener did not take it: `referrald status` counts why, and `referrald webhook verify` \
+                            explains one delivery";
+                write!(out, "{}", fitted(text))?;
             }
         }
         Ok(if is_good { Exit::Fine } else { Exit::Failed })

@@ -12,6 +12,7 @@ use crate::daemon::status::{
 use crate::model::{Side, Standing, Timestamp};
 use crate::plan::HOLD_NAMES;
 use crate::ports::Opening;
+use crate::telemetry::commands;
 
 /// Deadlines looked at for the deal clock, so that a status stays quick; there are rarely hundreds.
 const DEADLINES_MAX: usize = 10_000;
@@ -182,9 +183,9 @@ impl Reconciler {
 
 fn brake_status(name: &str, brake: &crate::ports::LatchedBrake) -> BrakeStatus {
     let command = match (name, brake.digest.as_str()) {
-        (cycle::ORGANIZATION_BRAKE, _) => "referrald approve organization".to_owned(),
+        (cycle::ORGANIZATION_BRAKE, _) => commands::command("approve organization"),
         (_, "") => String::new(),
-        (_, digest) => format!("referrald approve {digest}"),
+        (_, digest) => commands::command(&format!("approve {digest}")),
     };
     BrakeStatus {
         name: name.to_owned(),

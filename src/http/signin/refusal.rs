@@ -114,7 +114,7 @@ pub const KNOWN: &[(u32, Class, &str)] = &[
     (
         500011,
         Configuration,
-        "{audience} is not known in tenant {tenant}: correct {section}.audience, or let an administrator add its service principal",
+        "{audience} is not known in tenant {tenant}: correct the URL of the service or {section}.audience, or let an administrator add its service principal",
     ),
     (70011, Configuration, "the scope for {audience} is not valid: correct {section}.audience"),
     (50196, Human, "the sign-in service sees a request loop; it is left alone for a while"),

@@ -13,7 +13,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::daemon::Status;
 use crate::daemon::findings::{Finding, Severity, Topic, findings};
-use crate::telemetry::words;
+use crate::telemetry::{commands, words};
 
 /// The page's only style; its hash is in the content security policy.
 const STYLE: &str = include_str!("style.css");
@@ -169,7 +169,7 @@ fn headline(status: &Status, found: &[Finding], mood: Mood) -> Markup {
                         }
                     }
                     @if rest > 0 {
-                        li { p.what { "And " (words::count(rest as u64, "more thing")) "; " code { "referrald status" } " lists them." } }
+                        li { p.what { "And " (words::count(rest as u64, "more thing")) "; " code { (commands::command("status")) } " lists them." } }
                     }
                 }
             }

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use crate::daemon::findings::{Act, CREDENTIAL_DAYS_ALARM, CREDENTIAL_DAYS_CARE, retry_command};
 use crate::daemon::status::{SideStatus, Status, WebhookStatus};
 use crate::model::{ReferralId, Side, Timestamp};
+use crate::telemetry::commands::worded;
 use crate::telemetry::words::{count, instant, number_text, relative, span, span_ms};
 
 /// Lines of one list; the rest is a number.
@@ -25,7 +26,7 @@ pub(super) fn act(act: &Act) -> Markup {
 
 /// A sentence as a person reads it: a capital first, and what stands in backticks as code.
 pub(super) fn prose(text: &str) -> Markup {
-    let text = capital(text);
+    let text = capital(&worded(text));
     html! {
         @for (index, part) in text.split('`').enumerate() {
             @if index % 2 == 1 { code { (part) } } @else { (part) }
@@ -88,7 +89,7 @@ pub(super) fn brakes(status: &Status) -> Markup {
                                 strong { (capital(&brake.name)) }
                                 ", latched " (when(brake.since, status.now))
                                 @if brake.limit > 0 { ", limit " (number_text(brake.limit)) }
-                                br; (prose(brake.reason.split_once("; `referrald approve").map_or(brake.reason.as_str(), |(why, _)| why)))
+                                br; (prose(brake.why()))
                                 @if !brake.command.is_empty() { br; code.command { (brake.command) } }
                             }
                         }

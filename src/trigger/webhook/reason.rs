@@ -2,10 +2,12 @@
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use strum::{EnumIter, IntoStaticStr};
 
 /// Why a delivery is not believed. The first rule that fails is the one that is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EnumIter, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Reason {
     /// Neither `Authorization` nor `x-ms-signature`.
     NoSignature,
@@ -62,105 +64,75 @@ pub enum Reason {
 impl Reason {
     /// The short name, as in logs and counters.
     pub fn code(self) -> &'static str {
-        use Reason::*;
-        match self {
-            NoSignature => "no-signature",
-            NoCertificateUrl => "no-certificate-url",
-            NoAlgorithm => "no-algorithm",
-            HeaderTwice => "header-twice",
-            HeaderUnreadable => "header-unreadable",
-            WrongScheme => "wrong-scheme",
-            SignaturesDiffer => "signatures-differ",
-            AlgorithmRefused => "algorithm-refused",
-            SignatureUnreadable => "signature-unreadable",
-            UrlRefused => "url-refused",
-            CertificateUnavailable => "certificate-unavailable",
-            CertificateUnreadable => "certificate-unreadable",
-            CertificateNotYetValid => "certificate-not-yet-valid",
-            CertificateExpired => "certificate-expired",
-            IssuerUnknown => "issuer-unknown",
-            ChainRefused => "chain-refused",
-            PurposeRefused => "purpose-refused",
-            KeyUsageRefused => "key-usage-refused",
-            OrganizationRefused => "organization-refused",
-            NameRefused => "name-refused",
-            KeyRefused => "key-refused",
-            KeyTooShort => "key-too-short",
-            KeyNotPinned => "key-not-pinned",
-            SignatureLength => "signature-length",
-            SignatureWrong => "signature-wrong",
-        }
+        self.into()
     }
 
     /// What failed and where to look, for `referrald webhook verify`.
     pub fn sentence(self) -> &'static str {
-        use Reason::*;
-        match self {
-            NoSignature => {
-                "there is no signature: neither `Authorization: Signature …` nor `x-ms-signature` arrived; a proxy in \
-                 front may consume Authorization, see webhook.use_ms_signature_header"
-            }
-            NoCertificateUrl => "the header x-ms-certificate-url is missing; a proxy in front may drop it",
-            NoAlgorithm => "the header x-ms-signature-algorithm is missing; a proxy in front may drop it",
-            HeaderTwice => "a header of the signature came more than once",
-            HeaderUnreadable => "a header of the signature is no plain text",
-            WrongScheme => "Authorization does not begin with `Signature`; a proxy in front may have put its own there",
-            SignaturesDiffer => "Authorization and x-ms-signature carry different signatures",
-            AlgorithmRefused => "the algorithm is not one of webhook.algorithms",
-            SignatureUnreadable => "the signature is no base64 text of 256 to 1024 bytes",
-            UrlRefused => "the certificate's URL is not under webhook.certificate_sources, or not written plainly",
-            CertificateUnavailable => "the certificate could not be fetched, or not in time; it is tried again",
-            CertificateUnreadable => "what was fetched is no certificate in DER, PEM or base64",
-            CertificateNotYetValid => "the certificate is not valid yet; look at the clock of this machine",
-            CertificateExpired => "the certificate has expired; look at the clock of this machine",
-            IssuerUnknown => {
-                "no trusted root is at the end of the chain; an intermediate certificate may be missing, see \
-                 webhook.intermediates_directory, intermediate_sources and trust_anchors_file"
-            }
-            ChainRefused => "the chain of certificates is not in order",
-            PurposeRefused => "the certificate is issued for purposes other than server or client authentication",
-            KeyUsageRefused => "the certificate's key is not meant for signatures",
-            OrganizationRefused => {
-                "the certificate's subject does not name exactly one organization, Microsoft Corporation"
-            }
-            NameRefused => "the certificate carries none of webhook.certificate_names",
-            KeyRefused => "the certificate's key is no RSA key",
-            KeyTooShort => "the certificate's RSA key is shorter than 2048 bits",
-            KeyNotPinned => {
-                "the certificate's key is none of webhook.pinned_keys; if Microsoft has renewed it, add the new one"
-            }
-            SignatureLength => "the signature is not as long as the certificate's key",
-            SignatureWrong => "the signature does not fit this body: one byte differs, or another key signed it",
-        }
+        self.row().1
     }
 
     /// What the sender is told: 400 where something is missing, 503 where it may try again, else 401.
     pub fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    fn row(self) -> (StatusCode, &'static str) {
         use Reason::*;
+        const INCOMPLETE: StatusCode = StatusCode::BAD_REQUEST;
+        const REFUSED: StatusCode = StatusCode::UNAUTHORIZED;
+        const LATER: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self {
-            NoSignature | NoCertificateUrl | NoAlgorithm => StatusCode::BAD_REQUEST,
-            CertificateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            HeaderTwice
-            | HeaderUnreadable
-            | WrongScheme
-            | SignaturesDiffer
-            | AlgorithmRefused
-            | SignatureUnreadable
-            | UrlRefused
-            | CertificateUnreadable
-            | CertificateNotYetValid
-            | CertificateExpired
-            | IssuerUnknown
-            | ChainRefused
-            | PurposeRefused
-            | KeyUsageRefused
-            | OrganizationRefused
-            | NameRefused
-            | KeyRefused
-            | KeyTooShort
-            | KeyNotPinned
-            | SignatureLength
-            | SignatureWrong => StatusCode::UNAUTHORIZED,
+            NoSignature => (
+                INCOMPLETE,
+                "there is no signature: neither `Authorization: Signature …` nor `x-ms-signature` arrived; a proxy in \
+                 front may consume Authorization, see webhook.use_ms_signature_header",
+            ),
+            NoCertificateUrl => {
+                (INCOMPLETE, "the header x-ms-certificate-url is missing; a proxy in front may drop it")
+            }
+            NoAlgorithm => (INCOMPLETE, "the header x-ms-signature-algorithm is missing; a proxy in front may drop it"),
+            HeaderTwice => (REFUSED, "a header of the signature came more than once"),
+            HeaderUnreadable => (REFUSED, "a header of the signature is no plain text"),
+            WrongScheme => {
+                (REFUSED, "Authorization does not begin with `Signature`; a proxy in front may have put its own there")
+            }
+            SignaturesDiffer => (REFUSED, "Authorization and x-ms-signature carry different signatures"),
+            AlgorithmRefused => (REFUSED, "the algorithm is not one of webhook.algorithms"),
+            SignatureUnreadable => (REFUSED, "the signature is no base64 text of 256 to 1024 bytes"),
+            UrlRefused => {
+                (REFUSED, "the certificate's URL is not under webhook.certificate_sources, or not written plainly")
+            }
+            CertificateUnavailable => {
+                (LATER, "the certificate could not be fetched, or not in time; it is tried again")
+            }
+            CertificateUnreadable => (REFUSED, "what was fetched is no certificate in DER, PEM or base64"),
+            CertificateNotYetValid => (REFUSED, "the certificate is not valid yet; look at the clock of this machine"),
+            CertificateExpired => (REFUSED, "the certificate has expired; look at the clock of this machine"),
+            IssuerUnknown => (
+                REFUSED,
+                "no trusted root is at the end of the chain; an intermediate certificate may be missing, see \
+                 webhook.intermediates_directory, intermediate_sources and trust_anchors_file",
+            ),
+            ChainRefused => (REFUSED, "the chain of certificates is not in order"),
+            PurposeRefused => {
+                (REFUSED, "the certificate is issued for purposes other than server or client authentication")
+            }
+            KeyUsageRefused => (REFUSED, "the certificate's key is not meant for signatures"),
+            OrganizationRefused => {
+                (REFUSED, "the certificate's subject does not name exactly one organization, Microsoft Corporation")
+            }
+            NameRefused => (REFUSED, "the certificate carries none of webhook.certificate_names"),
+            KeyRefused => (REFUSED, "the certificate's key is no RSA key"),
+            KeyTooShort => (REFUSED, "the certificate's RSA key is shorter than 2048 bits"),
+            KeyNotPinned => (
+                REFUSED,
+                "the certificate's key is none of webhook.pinned_keys; if Microsoft has renewed it, add the new one",
+            ),
+            SignatureLength => (REFUSED, "the signature is not as long as the certificate's key"),
+            SignatureWrong => {
+                (REFUSED, "the signature does not fit this body: one byte differs, or another key signed it")
+            }
         }
     }
 }
@@ -173,39 +145,13 @@ impl std::fmt::Display for Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::Reason::{self, *};
+    use strum::IntoEnumIterator;
 
-    const ALL: [Reason; 25] = [
-        NoSignature,
-        NoCertificateUrl,
-        NoAlgorithm,
-        HeaderTwice,
-        HeaderUnreadable,
-        WrongScheme,
-        SignaturesDiffer,
-        AlgorithmRefused,
-        SignatureUnreadable,
-        UrlRefused,
-        CertificateUnavailable,
-        CertificateUnreadable,
-        CertificateNotYetValid,
-        CertificateExpired,
-        IssuerUnknown,
-        ChainRefused,
-        PurposeRefused,
-        KeyUsageRefused,
-        OrganizationRefused,
-        NameRefused,
-        KeyRefused,
-        KeyTooShort,
-        KeyNotPinned,
-        SignatureLength,
-        SignatureWrong,
-    ];
+    use super::Reason;
 
     #[test]
     fn every_reason_has_one_name_everywhere_and_is_a_refusal() {
-        for reason in ALL {
+        for reason in Reason::iter() {
             assert_eq!(serde_json::to_value(reason).expect("a word"), reason.code());
             assert!(reason.status().is_client_error() || reason.status().is_server_error(), "{reason}");
             let sentence = reason.sentence();

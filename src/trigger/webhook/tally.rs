@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::Timestamp;
+use crate::telemetry::commands::command;
 
 /// Refused deliveries are told in the log at most once in this time, together.
 pub const TELL_INTERVAL: Duration = Duration::from_secs(60);
@@ -57,7 +58,8 @@ impl Tally {
             told.at = Some(Instant::now());
             let list: Vec<String> =
                 std::mem::take(&mut told.since).iter().map(|(code, count)| format!("{code} {count}")).collect();
-            tracing::warn!("webhook deliveries were not believed: {}; `referrald status` counts them", list.join(", "));
+            let (list, command) = (list.join(", "), command("status"));
+            tracing::warn!("webhook deliveries were not believed: {list}; `{command}` counts them");
         }
     }
 

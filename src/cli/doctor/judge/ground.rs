@@ -7,7 +7,7 @@ use crate::cli::doctor::facts::{
 };
 use crate::cli::doctor::report::Outcome;
 use crate::cli::words::{instant, span_ms};
-use crate::config::unit::Unit;
+use crate::config::unit::{Unit, options_for};
 use crate::model::Side;
 
 use super::{Desk, word};
@@ -30,8 +30,12 @@ pub(super) fn judge(facts: &Facts, desk: &mut Desk) {
         });
     }
     desk.add("state", "State directory", &["configuration"], || facts.state.as_ref().map(state));
-    desk.add("disk", "Disk", &["configuration", "state"], || facts.disk_free.map(disk));
-    desk.add("ledger", "Ledger", &["configuration", "state"], || facts.ledger.as_ref().map(ledger));
+    desk.add("disk", "Disk", &["configuration", "state"], || {
+        facts.disk_free.map(|free| disk(free, facts.state.as_ref()))
+    });
+    desk.add("ledger", "Ledger", &["configuration", "state"], || {
+        facts.ledger.as_ref().map(|found| ledger(found, &facts.unit))
+    });
     desk.add("unit", "Unit of systemd", &["configuration"], || Some(unit(&facts.unit)));
     let is_deaf = |host: &HostFact| matches!(host.dns, Some(Err(_)));
     let has_no_names = facts.hosts.len() > 1 && facts.hosts.iter().all(is_deaf);
@@ -64,9 +68,9 @@ fn configuration(facts: &Facts) -> Outcome {
     if let Some(nothing) = found.nothing_yet {
         let unit = Unit::of_config(Path::new(&found.file));
         let init = match (&unit.instance, Path::new(&found.file) == unit.config_file()) {
-            (Some(name), _) => format!("sudo referrald --instance {name} init"),
+            (Some(_), _) => format!("sudo referrald {} init", options_for(Path::new(&found.file))),
             (None, true) => "sudo referrald init".to_owned(),
-            (None, false) => format!("referrald --config {} init", found.file),
+            (None, false) => format!("referrald {} init", options_for(Path::new(&found.file))),
         };
         return Outcome::failed(
             match nothing {
@@ -105,7 +109,7 @@ fn secrets(secrets: &[&SecretFact], unit: &UnitFact) -> Outcome {
                 return Outcome::failed(
                     format!("{key}: there is no credential {name}: {reason}"),
                     format!("LoadCredential={name}:FILE under [Service] of the unit"),
-                    format!("systemctl edit {}, and add that line with the file of the secret", unit.unit),
+                    format!("`systemctl edit {}`, and add that line with the file of the secret", unit.unit),
                 );
             }
             SecretFound::Unreadable(reason) => {
@@ -152,16 +156,14 @@ fn secrets(secrets: &[&SecretFact], unit: &UnitFact) -> Outcome {
 }
 
 fn trap_words(trap: Trap, place: &str) -> (String, String) {
-    let again = format!("write it again without: printf %s 'SECRET' > {place}");
+    let put = format!("`printf %s 'SECRET' > {place}`");
+    let again = format!("write it again without: {put}");
     match trap {
-        Trap::Empty => (format!("{place} is empty"), "put the secret into it, on one line".to_owned()),
+        Trap::Empty => (format!("{place} is empty"), format!("put the secret into it, on one line: {put}")),
         Trap::ByteOrderMark => {
             (format!("{place} begins with a byte order mark, which becomes part of the secret"), again)
         }
-        Trap::Utf16 => (
-            format!("{place} is UTF-16 text"),
-            format!("save it as UTF-8 or plain ASCII: iconv -f UTF-16 -t UTF-8 {place}"),
-        ),
+        Trap::Utf16 => (format!("{place} is UTF-16 text"), format!("write it again as plain ASCII: {put}")),
         Trap::LineBreak => (format!("{place} has more than one line, and all of them count as the secret"), again),
         Trap::Blanks => (format!("{place} begins or ends with a blank, which becomes part of the secret"), again),
         Trap::Quoted => (format!("{place} has quotes around the secret, which become part of it"), again),
@@ -189,13 +191,13 @@ fn state(state: &StateFact) -> Outcome {
         StateFact::Forbidden(path) => Outcome::failed(
             format!("{} may not be entered by this user", path.display()),
             "a user who may",
-            "run it as root, as in sudo referrald doctor",
+            "run it as root, as in `sudo referrald doctor`",
         ),
         StateFact::Found { path, strangers, .. } if !strangers.is_empty() => Outcome::failed(
             format!("files in {} belong to another user than it does, so the daemon cannot use them", path.display()),
             "one owner for all of it",
             // With a slash: the directory of a unit with `DynamicUser=` is a symbolic link, which chown would not follow.
-            format!("chown -R --reference={0} {0}/", path.display()),
+            format!("`chown -R --reference={0} {0}/`", path.display()),
         )
         .with(strangers.iter().take(5).map(|path| path.display().to_string()).collect()),
         StateFact::Found { path, is_writable: false, .. } => Outcome::failed(
@@ -206,27 +208,35 @@ fn state(state: &StateFact) -> Outcome {
         StateFact::Found { path, mode, .. } if mode & 0o007 != 0 => Outcome::care(
             format!("{} is open to everybody (mode {:03o})", path.display(), mode & 0o777),
             "mode 700",
-            format!("chmod 700 {}", path.display()),
+            format!("`chmod 700 {}`", path.display()),
         ),
         StateFact::Found { path, .. } => Outcome::good(path.display().to_string()),
     }
 }
 
-fn disk(free: u64) -> Outcome {
+fn disk(free: u64, state: Option<&StateFact>) -> Outcome {
     let words = format!("{} MiB free", free / 1024 / 1024);
+    let directory = match state {
+        Some(StateFact::Absent(path) | StateFact::Found { path, .. }) => path.display().to_string(),
+        _ => "state.directory".to_owned(),
+    };
     let expected = format!("{} MiB or more", DISK_FREE_CARE / 1024 / 1024);
     match free {
         _ if free < DISK_FREE_MIN => Outcome::failed(
             words,
             expected,
-            "make room on the disk of state.directory; writing stops when the ledger cannot be kept",
+            format!("make room on the disk of {directory}; writing stops when the ledger cannot be kept"),
         ),
-        _ if free < DISK_FREE_CARE => Outcome::care(words, expected, "make room on the disk of state.directory"),
+        _ if free < DISK_FREE_CARE => Outcome::care(words, expected, format!("make room on the disk of {directory}")),
         _ => Outcome::good(words),
     }
 }
 
-fn ledger(ledger: &LedgerFact) -> Outcome {
+fn ledger(ledger: &LedgerFact, unit: &UnitFact) -> Outcome {
+    let restart = match unit.files.is_empty() {
+        true => "restart the daemon".to_owned(),
+        false => format!("`systemctl restart {}`", unit.unit),
+    };
     match ledger {
         LedgerFact::Daemon(status) => match (&status.ledger_trouble, &status.writing.stopped) {
             (Some(trouble), _) => Outcome::failed(
@@ -250,15 +260,15 @@ fn ledger(ledger: &LedgerFact) -> Outcome {
         LedgerFact::Held(who) => Outcome::failed(
             format!("another process has it and does not answer on the control socket{who}"),
             "a daemon that answers, or none",
-            "wait for a `referrald once` to end; a daemon that hangs is restarted by systemctl restart referrald",
+            format!("wait for a `referrald once` to end; a daemon that hangs: {restart}"),
         ),
         LedgerFact::Broken(reason) => Outcome::failed(
             reason.as_str(),
             "a ledger that can be read",
-            "start the daemon: it moves a damaged ledger aside and rebuilds it from both services",
+            format!("{restart}: it moves a damaged ledger aside and rebuilds it from both services"),
         ),
         LedgerFact::Forbidden(reason) => {
-            Outcome::failed(reason.as_str(), "a user who may ask", "run it as root, as in sudo referrald doctor")
+            Outcome::failed(reason.as_str(), "a user who may ask", "run it as root, as in `sudo referrald doctor`")
         }
     }
 }
@@ -269,14 +279,14 @@ fn unit(unit: &UnitFact) -> Outcome {
         return Outcome::failed(
             format!("{} cannot be read by the unit's user", path.display()),
             "mode 644: it holds no secrets",
-            format!("chmod 644 {}", path.display()),
+            format!("`chmod 644 {}`", path.display()),
         );
     }
     if let Some(name) = unit.missing_credentials.first() {
         return Outcome::failed(
             format!("the unit passes no credential {name}, and the configuration names it"),
             format!("LoadCredential={name}:FILE under [Service]"),
-            format!("systemctl edit {}, and add that line with the file of the secret", unit.unit),
+            format!("`systemctl edit {}`, and add that line with the file of the secret", unit.unit),
         );
     }
     match (&unit.config, &unit.read) {
@@ -335,7 +345,8 @@ fn tls(host: &HostFact) -> Option<Outcome> {
          it in http.extra_roots_file; install ca-certificates"
             .to_owned()
     } else if has(&["NotValidYet", "not valid yet", "Expired", "expired"]) {
-        "set this machine's clock right (timedatectl); if it is, the certificate of that host has ended".to_owned()
+        "set this machine's clock right (`timedatectl set-ntp true`); if it is, the certificate of that host has ended"
+            .to_owned()
     } else if has(&["NotValidForName", "not valid for name"]) {
         format!("another host answers for this name: check {}, DNS and the proxy", host.key)
     } else {
@@ -354,7 +365,7 @@ fn clock(host: &HostFact) -> Option<Outcome> {
         }
     };
     let expected = format!("less than {} apart", span_ms(host.skew_max_ms.unsigned_abs()));
-    let remedy = "set the clock right and keep it so: timedatectl set-ntp true";
+    let remedy = "set the clock right and keep it so: `timedatectl set-ntp true`";
     Some(match skew.abs() {
         away if away > host.skew_max_ms => Outcome::failed(format!("{words}; writing stops"), expected, remedy),
         away if away > SKEW_CARE_MS => Outcome::care(words, expected, remedy),
