@@ -172,7 +172,7 @@ impl Limiter {
                 self.parallelism.raise();
                 let mut asked = lock(&self.asked);
                 let spent = asked.spend(now, 0.0);
-                asked.learn(now, spent, None);
+                asked.learn(now, (spent, spent), None);
             }
         }
         if let (Some(known), Some(departure)) = (&self.protected, &permit.departure) {

@@ -149,8 +149,10 @@ impl Pace {
             }
             Some(Facet::Concurrency) => {}
             None => {
-                self.requests.learn(now, left.requests_spent, remaining.requests);
-                self.execution.learn(now, left.execution_spent, remaining.execution);
+                let requests = (left.requests_spent, self.requests.spent.total(now));
+                let execution_spent = (left.execution_spent, self.execution.spent.total(now));
+                self.requests.learn(now, requests, remaining.requests);
+                self.execution.learn(now, execution_spent, remaining.execution);
                 let cost = match left.effect {
                     Effect::Read => &mut self.read_cost,
                     Effect::Write => &mut self.write_cost,
@@ -226,8 +228,8 @@ impl Learned {
         self.granted * self.caution
     }
 
-    /// Takes notice of an answer that was no refusal.
-    pub fn learn(&mut self, now: Duration, spent: f64, remaining: Option<f64>) {
+    /// Takes notice of an answer that was no refusal. `spent`: when its request left, and by now.
+    pub fn learn(&mut self, now: Duration, spent: (f64, f64), remaining: Option<f64>) {
         let (step, pause) = RECOVERED;
         if self.caution < 1.0 && now.saturating_sub(self.eased_at) >= pause {
             self.caution = (self.caution + step).min(1.0);
@@ -235,14 +237,16 @@ impl Learned {
         }
         match remaining {
             Some(remaining) => self.show(now, spent, remaining),
-            None => self.press(now, spent),
+            None => self.press(now, spent.1),
         }
     }
 
-    /// An answer shows what is left.
-    fn show(&mut self, now: Duration, spent: f64, remaining: f64) {
+    /// An answer shows what is left. Whether the service counts a request when it comes or when it is done, nobody knows: of
+    /// what was under way meanwhile any part may be in what it shows.
+    fn show(&mut self, now: Duration, spent: (f64, f64), remaining: f64) {
         self.shown_limit = self.shown_limit.max(remaining);
         let used = self.shown_limit - remaining;
+        let spent = used.clamp(spent.0.min(spent.1), spent.0.max(spent.1));
         if spent < SPENT_MIN * self.limit || used <= 0.0 {
             return;
         }
@@ -380,20 +384,34 @@ mod tests {
     fn two_servers_show_half_of_what_was_spent_and_grant_twice_as_much() {
         let mut limit = Learned::new(1200.0, WINDOW);
         for second in 0..600 {
-            limit.learn(seconds(f64::from(second)), 800.0, Some(800.0));
+            limit.learn(seconds(f64::from(second)), (800.0, 800.0), Some(800.0));
         }
         assert!((limit.factor() - 2.0).abs() < 1e-9, "{}", limit.factor());
         assert!((limit.part(24.0) - 0.01).abs() < 1e-9);
     }
 
     #[test]
+    fn what_is_under_way_makes_nobody_believe_in_less_or_in_more() {
+        // Long requests: the service has counted all of them, none, or those that are done.
+        for counted in [0.0, 40.0, 80.0] {
+            let mut limit = Learned::new(1200.0, WINDOW);
+            for second in 0..300 {
+                let left = 4.0 * f64::from(second);
+                let shown = Some(1200.0 - (left + counted).min(1200.0));
+                limit.learn(seconds(f64::from(second)), (left, left + 80.0), shown);
+                assert!((limit.factor() - 1.0).abs() < 1e-9, "{counted} s at {second} s: {}", limit.factor());
+            }
+        }
+    }
+
+    #[test]
     fn more_than_documented_is_tried_step_by_step_and_only_when_many_answers_say_so() {
         let mut limit = Learned::new(1200.0, WINDOW);
         for _ in 0..SHOWN_MAX * 2 {
-            limit.learn(seconds(20.0), 800.0, Some(800.0));
+            limit.learn(seconds(20.0), (800.0, 800.0), Some(800.0));
         }
         assert!((limit.factor() - 1.05).abs() < 1e-9, "one step in ten seconds");
-        limit.learn(seconds(31.0), 800.0, Some(400.0));
+        limit.learn(seconds(31.0), (800.0, 800.0), Some(400.0));
         assert!((limit.factor() - 1.0).abs() < 1e-9, "one server that shows more used than the others is believed");
     }
 
@@ -403,7 +421,7 @@ mod tests {
         let (mut limit, others) = (Learned::new(1200.0, WINDOW), 300.0);
         let mut ours = 600.0;
         for second in 0..6000 {
-            limit.learn(seconds(f64::from(second)), ours, Some((1200.0 - ours - others).max(0.0)));
+            limit.learn(seconds(f64::from(second)), (ours, ours), Some((1200.0 - ours - others).max(0.0)));
             ours += (1200.0 * limit.factor() - ours) / 300.0;
         }
         assert!((ours - 900.0).abs() < 20.0, "{ours}");
@@ -413,7 +431,7 @@ mod tests {
     fn an_environment_may_have_more_than_is_documented() {
         let mut limit = Learned::new(6000.0, WINDOW);
         for second in 0..600 {
-            limit.learn(seconds(f64::from(second)), 3000.0, Some(if second == 0 { 8000.0 } else { 5000.0 }));
+            limit.learn(seconds(f64::from(second)), (3000.0, 3000.0), Some(if second == 0 { 8000.0 } else { 5000.0 }));
         }
         assert!((limit.factor() - 8.0 / 6.0).abs() < 1e-9, "{}", limit.factor());
     }
@@ -421,17 +439,17 @@ mod tests {
     #[test]
     fn a_refusal_lowers_at_once_and_what_was_lowered_comes_back_slowly() {
         let mut limit = Learned::new(1200.0, WINDOW);
-        limit.learn(seconds(0.0), 100.0, Some(1100.0));
+        limit.learn(seconds(0.0), (100.0, 100.0), Some(1100.0));
         limit.refuse(seconds(1.0));
         assert!((limit.factor() - 0.9).abs() < 1e-9);
         for _ in 0..100 {
             limit.refuse(seconds(2.0));
         }
         assert!((limit.factor() - 0.3).abs() < 1e-9, "never to nothing");
-        limit.learn(seconds(31.0), 100.0, Some(1100.0));
+        limit.learn(seconds(31.0), (100.0, 100.0), Some(1100.0));
         assert!((limit.factor() - 0.3).abs() < 1e-9);
         for second in (32..4000).step_by(5) {
-            limit.learn(seconds(f64::from(second)), 100.0, Some(1100.0));
+            limit.learn(seconds(f64::from(second)), (100.0, 100.0), Some(1100.0));
         }
         assert!((limit.factor() - 1.0).abs() < 1e-9);
     }
@@ -439,14 +457,14 @@ mod tests {
     #[test]
     fn without_a_word_of_what_is_left_a_full_window_without_refusal_is_a_reason_to_try_more() {
         let mut limit = Learned::new(1200.0, WINDOW);
-        limit.learn(seconds(301.0), 500.0, None);
+        limit.learn(seconds(301.0), (500.0, 500.0), None);
         assert!((limit.factor() - 1.0).abs() < 1e-9, "not half of it was used");
-        limit.learn(seconds(302.0), 1100.0, None);
+        limit.learn(seconds(302.0), (1100.0, 1100.0), None);
         assert!((limit.factor() - 1.05).abs() < 1e-9);
         limit.refuse(seconds(400.0));
         assert!((limit.factor() - 0.9).abs() < 1e-9);
         let mut fixed = Learned::at_most(60.0, Duration::from_secs(60));
-        fixed.learn(seconds(301.0), 60.0, None);
+        fixed.learn(seconds(301.0), (60.0, 60.0), None);
         assert!((fixed.factor() - 1.0).abs() < 1e-9, "what an operator set is not exceeded");
     }
 

@@ -86,6 +86,18 @@ async fn edits_and_deletions_are_heard_of_in_the_next_pass() {
 }
 
 #[tokio::test]
+async fn a_notice_of_a_deletion_is_no_proof_of_one() {
+    let (town, host, referrals) = following(9, 8).await;
+    let lead = town.lead_of(referrals[0]);
+    town.world().crm.announce_deletion(lead);
+    let (before, writes) = (requests(&town), town.all_writes());
+    cycles(&town, &host, 1).await;
+    assert!(asked(&town, before, "list leads") > 0, "it is read by id");
+    assert_eq!(standing(&host, referrals[0]), Standing::Linked);
+    assert_eq!(town.all_writes(), writes);
+}
+
+#[tokio::test]
 async fn a_link_that_is_too_old_is_answered_by_a_poll_and_a_reading_by_id() {
     let (town, host, referrals) = following(3, 8).await;
     town.world().delete_lead(town.lead_of(referrals[0]));

@@ -32,6 +32,12 @@ struct Position {
 }
 
 impl Dynamics {
+    /// Tells whoever follows changes that a lead is gone, although it is there.
+    pub fn announce_deletion(&mut self, lead: Uuid) {
+        self.versions += 1;
+        self.deletions.insert(lead, self.versions);
+    }
+
     pub(super) fn changes(
         &mut self,
         options: &CrmOptions,
