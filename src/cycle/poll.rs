@@ -18,6 +18,14 @@ pub const UNNAMED_MAX: usize = 50;
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
 
+/// What changed on the leads side.
+struct Heard {
+    leads: Vec<Lead>,
+    spoken: Spoken,
+    /// Both polls were read as far as a poll goes.
+    is_whole: bool,
+}
+
 /// What a poll gave.
 struct Poll<T> {
     /// What is news, in the order of the service.
@@ -28,6 +36,8 @@ struct Poll<T> {
     server_time: Option<Timestamp>,
     /// More changed than one poll reads; server time of the last page that was read.
     cut: Option<Option<Timestamp>>,
+    /// Every page could be read, or as many as one poll reads.
+    is_whole: bool,
 }
 
 /// A kind of row that is polled.
@@ -106,18 +116,10 @@ impl Pass<'_> {
             return Ok(());
         }
         let Some(followed) = self.follow_changes().await? else { return Ok(()) };
-        let (mut leads, mut first_deals) = (Vec::new(), None);
-        if !followed.is_all {
-            let unnamed = self.unnamed()?;
-            let Some(first) = self.poll_both(&unnamed).await else { return Ok(()) };
-            let (first_leads, deals) = first.map(|first| (first.leads, first.opportunities)).unzip();
-            let Some(changed) = self.poll_leads(&unnamed, first_leads).await? else { return Ok(()) };
-            (leads, first_deals) = (changed, deals);
-        }
-        let Some(spoken) = self.poll_opportunities(first_deals).await? else { return Ok(()) };
-        let has_begun = self.begin_watermarks().await?;
+        let Some(heard) = self.poll_crm(!followed.is_all).await? else { return Ok(()) };
+        let spoken = heard.spoken;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
-        for lead in leads {
+        for lead in heard.leads {
             let Some(id) = self.ports.store.by_lead(lead.id)? else { continue };
             let mut row = Row::new(id);
             row.entry = self.ports.store.get(id)?;
@@ -137,6 +139,11 @@ impl Pass<'_> {
             }
         }
         let mut rows: Vec<Row> = rows.into_values().collect();
+        if !heard.is_whole {
+            self.doubt(&mut rows, &spoken).await?;
+            return self.restart_outcomes(rows).await; // It may say something else when it is polled again.
+        }
+        let has_begun = self.begin_watermarks().await?;
         let is_read = unread.is_empty() || self.read_leads(&mut rows, &distinct(unread)).await;
         let is_followed = self.follow(&mut rows).await;
         let is_heard = self.read_opportunities(&mut rows).await;
@@ -148,6 +155,29 @@ impl Pass<'_> {
         self.is_crm_observed = is_observed && has_begun && !self.is_cut;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
+    }
+
+    /// Polls what changed; `None` when nothing could be asked for.
+    async fn poll_crm(&mut self, polls_leads: bool) -> Result<Option<Heard>, CycleError> {
+        let (mut leads, mut first_deals) = (Vec::new(), None);
+        if polls_leads {
+            let unnamed = self.unnamed()?;
+            let Some(first) = self.poll_both(&unnamed).await else { return Ok(None) };
+            let (first_leads, deals) = first.map(|first| (first.leads, first.opportunities)).unzip();
+            let poll = self.poll_leads(&unnamed, first_leads).await?;
+            if !poll.is_whole {
+                return Ok(Some(Heard { leads: poll.items, spoken: Spoken::new(), is_whole: false }));
+            }
+            (leads, first_deals) = (poll.items, deals);
+        }
+        let poll = self.poll_opportunities(first_deals).await?;
+        let mut spoken = Spoken::new();
+        for opportunity in poll.items {
+            if let Some(lead) = opportunity.lead {
+                spoken.entry(lead).or_default().push(opportunity);
+            }
+        }
+        Ok(Some(Heard { leads, spoken, is_whole: poll.is_whole }))
     }
 
     /// The first watermarks are on record before the first row is: a later pass begins where this one began, whatever
@@ -207,14 +237,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Reads a poll from its first page on, to the end or as far as one poll goes; `None` when the side is down.
+    /// Reads a poll from its first page on, to the end or as far as one poll goes.
     async fn read_poll<T: Polled>(
         &mut self,
         since: Timestamp,
         also: &[LeadId],
         mut first: Option<Page<T>>,
-    ) -> Result<Option<Poll<T>>, CycleError> {
-        let mut poll = Poll { items: Vec::new(), newest: None, server_time: None, cut: None };
+    ) -> Result<Poll<T>, CycleError> {
+        let mut poll = Poll { items: Vec::new(), newest: None, server_time: None, cut: None, is_whole: true };
         let (mut cursor, mut pages) = (None, 0u32);
         loop {
             let asked = match first.take() {
@@ -226,7 +256,7 @@ impl Pass<'_> {
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
                     self.note(&error);
-                    return Ok(None);
+                    return Ok(Poll { is_whole: false, ..poll });
                 }
             };
             if pages == 0 {
@@ -241,26 +271,22 @@ impl Pass<'_> {
                 }
             }
             match page.next {
-                None => return Ok(Some(poll)),
+                None => return Ok(poll),
                 Some(_) if pages >= self.setup.poll_pages_max => {
-                    poll.cut = Some(page.server_time);
-                    return Ok(Some(poll));
+                    return Ok(Poll { cut: Some(page.server_time), ..poll });
                 }
                 Some(next) => cursor = Some(next),
             }
         }
     }
 
-    /// Polls changed leads; `None` when the side is down. Too many pages turn into a reading by id in the background.
-    async fn poll_leads(
-        &mut self,
-        unnamed: &[LeadId],
-        first: Option<Page<Lead>>,
-    ) -> Result<Option<Vec<Lead>>, CycleError> {
+    /// Polls changed leads. Too many pages turn into a reading by id in the background.
+    async fn poll_leads(&mut self, unnamed: &[LeadId], first: Option<Page<Lead>>) -> Result<Poll<Lead>, CycleError> {
         let since = self.poll_since(self.memo.leads_seen);
-        let Some(poll) = self.read_poll(since, unnamed, first).await? else { return Ok(None) };
+        let poll = self.read_poll(since, unnamed, first).await?;
         self.check_clock(Side::Crm, poll.server_time);
         self.leads_high = match poll.cut {
+            None if !poll.is_whole => None,
             None => self.after_poll(self.memo.leads_seen, poll.server_time, poll.newest),
             Some(server_time) => {
                 tracing::warn!(
@@ -271,7 +297,7 @@ impl Pass<'_> {
                 server_time.map(|at| self.memo.leads_seen.unwrap_or_default().advanced_to(at))
             }
         };
-        Ok(Some(poll.items))
+        Ok(poll)
     }
 
     /// Linked leads that a poll by the referral id column would not show. Those that nobody has to watch any more are
@@ -312,24 +338,19 @@ impl Pass<'_> {
         self.memo.unnamed.drain(..surplus); // They are read every night, as without a column.
     }
 
-    /// Polls changed opportunities, by the lead they came from.
-    async fn poll_opportunities(&mut self, first: Option<Page<Opportunity>>) -> Result<Option<Spoken>, CycleError> {
+    /// Polls changed opportunities.
+    async fn poll_opportunities(&mut self, first: Option<Page<Opportunity>>) -> Result<Poll<Opportunity>, CycleError> {
         let since = self.poll_since(self.memo.opportunities_seen);
-        let Some(poll) = self.read_poll(since, &[], first).await? else { return Ok(None) };
+        let poll = self.read_poll(since, &[], first).await?;
         self.opportunities_high = match poll.cut {
+            None if !poll.is_whole => None,
             None => self.after_poll(self.memo.opportunities_seen, poll.server_time, poll.newest),
             Some(server_time) => {
                 self.memo.lead_reading = Some(None);
                 server_time.map(|at| self.memo.opportunities_seen.unwrap_or_default().advanced_to(at))
             }
         };
-        let mut spoken = Spoken::new();
-        for opportunity in poll.items {
-            if let Some(lead) = opportunity.lead {
-                spoken.entry(lead).or_default().push(opportunity);
-            }
-        }
-        Ok(Some(spoken))
+        Ok(poll)
     }
 
     /// Where a watermark goes after a poll that showed `newest` as the latest change.

@@ -604,3 +604,28 @@ async fn every_irreversible_step_follows_its_own_fresh_read() {
         "{asked:?}"
     );
 }
+
+#[tokio::test]
+async fn a_lead_seen_reopened_by_a_poll_that_broke_off_closes_nothing() {
+    let (bench, referrals) = Bench::new(8);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    let disqualify = || bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    disqualify();
+    bench.pass().await;
+    bench.wait(3_600);
+    // The outcome has settled. The poll shows that the seller thought again, and the one of opportunities fails.
+    bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
+    bench.world().faults.play_next_at(Class::Throttle, "/opportunities");
+    let report = bench.pass().await;
+    assert!(report.sides.contains_key(&Side::Crm), "{report:?}");
+    disqualify();
+    bench.wait(3_600);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "New", "it settles anew");
+    bench.wait(3_600);
+    bench.pass().await;
+    assert_eq!(bench.status_of(referral), "Closed");
+}

@@ -50,12 +50,22 @@ pub fn recovery(world: &World, store: &dyn StateStore) -> Vec<String> {
     found
 }
 
-/// The linked lead of a referral does not exist, and the hold says so.
+/// The linked lead of a referral does not exist, nor the one it was merged into, and the hold says so.
 fn is_vanished(world: &World, store: &dyn StateStore, referral: ReferralId) -> bool {
     let Some(entry) = store.get(referral).unwrap().filter(|entry| names(entry).contains(&"lead vanished")) else {
         return false;
     };
-    entry.link.is_some_and(|link| world.crm.value(Table::Lead, link.lead.uuid(), "statecode").is_null())
+    let mut seen = BTreeSet::new();
+    let mut lead = entry.link.map(|link| link.lead.uuid());
+    while let Some(id) = lead.filter(|id| seen.insert(*id)) {
+        let value = |column| world.crm.value(Table::Lead, id, column);
+        match (value("statecode").is_null(), value("merged") == &Value::Bool(true)) {
+            (true, _) => return true,
+            (false, true) => lead = value("_masterid_value").as_str().and_then(|text| Uuid::from_str(text).ok()),
+            (false, false) => return false,
+        }
+    }
+    false
 }
 
 /// The names of the holds of an entry.
@@ -99,7 +109,7 @@ impl Pair<'_> {
                 // A closed referral is over, whatever becomes of its lead.
                 Some(_) if is_closed => Vec::new(),
                 // So many vanished that a person has to look first.
-                Some(_) if !exists && self.holds(&["lead vanished"]) && is_latched(store, VANISHED_BRAKE) => Vec::new(),
+                Some(_) if is_latched(store, VANISHED_BRAKE) && is_vanished(self.world, store, referral) => Vec::new(),
                 Some(_) if !exists => vec!["is linked to a lead that does not exist".to_owned()],
                 Some(lead) => self.linked(entry, store, referral, lead),
             },
