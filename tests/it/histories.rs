@@ -1,8 +1,11 @@
 //! Seeded histories: the real cycle among people who edit both sides, through faults, restarts and lost ledgers.
 //!
-//! `REFERRALD_HISTORIES=n` changes how many seeds run, `REFERRALD_HISTORY_FROM=n` with which one they begin;
-//! `REFERRALD_HISTORY_SEED=n` replays one with its full log, with `REFERRALD_HISTORY_ALL=1` every
-//! request is in it, with `REFERRALD_HISTORY_REFERRAL=id` what is remembered of that referral, and with `REFERRALD_HISTORY_SHRINK=1` the history is first made as small as it can be and still fail.
+//! Every day lives others: 2,000 of 100,000. What can be set:
+//!
+//! - `REFERRALD_HISTORIES=n` runs so many seeds, from 0 or from `REFERRALD_HISTORY_FROM=n` on.
+//! - `REFERRALD_HISTORY_SEED=n` replays one with its full log.
+//! - With `REFERRALD_HISTORY_ALL=1` every request is in the log, with `REFERRALD_HISTORY_REFERRAL=id` what is remembered of that
+//!   referral, and with `REFERRALD_HISTORY_SHRINK=1` the history is first made as small as it can be and still fail.
 
 mod discretion;
 mod frail;
@@ -22,6 +25,9 @@ use script::Script;
 
 /// Seeds of one test run; about three minutes on two cores.
 const SEEDS: u64 = 2_000;
+
+/// Days after which the same seeds come again: 100,000 of them in all.
+const DAYS: u64 = 50;
 
 /// Seeds from one word of progress to the next, so that a run that is stopped has told something.
 const PROGRESS_STEP: u64 = 1_000;
@@ -51,6 +57,12 @@ fn outlive(script: Script) -> History {
     })
 }
 
+/// The first seed of the day, so that a run each day lives through all of them.
+fn first_of_today() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    now.as_secs() / 86_400 % DAYS * SEEDS
+}
+
 fn replay(seed: u64) -> String {
     format!("REFERRALD_HISTORY_SEED={seed} cargo test --test it histories::every_promise -- --nocapture")
 }
@@ -68,7 +80,10 @@ fn every_promise_is_kept_in_every_history() {
         assert!(history.found.is_empty(), "seed {seed}:\n{}\n{}", history.found.join("\n"), replay(seed));
         return;
     }
-    let (seeds, from) = (number("REFERRALD_HISTORIES").unwrap_or(SEEDS), number("REFERRALD_HISTORY_FROM").unwrap_or(0));
+    let seeds = number("REFERRALD_HISTORIES");
+    let from = number("REFERRALD_HISTORY_FROM").unwrap_or_else(|| seeds.map_or_else(first_of_today, |_| 0));
+    let seeds = seeds.unwrap_or(SEEDS);
+    println!("{seeds} histories from {from}");
     let (next, failures) = (AtomicU64::new(from), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let began = std::time::Instant::now();

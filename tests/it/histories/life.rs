@@ -77,7 +77,7 @@ struct Life {
     earlier: Option<Arc<MemoryStore>>,
     round: usize,
     leads_only_until: Option<Timestamp>,
-    /// Passes that could not remember everything.
+    /// Passes that could not remember everything: the disk was full, or the process ended.
     unrecorded: Vec<(Timestamp, Timestamp)>,
     /// What was last shown of the watched referral.
     watched: String,
@@ -390,10 +390,13 @@ impl Life {
             Ending::Stop => self.engine.shutdown().await,
             Ending::Kill | Ending::Flip(_) => {}
             Ending::Crash(steps) | Ending::Loss(steps) | Ending::Torn(steps) => {
-                let before = self.world().journal.records().len();
+                let (before, began) = (self.world().journal.records().len(), self.clock.at());
                 let engine = self.engine.clone();
                 let stop = CancellationToken::new();
                 let report = for_steps(steps, engine.cycle(BUDGET, &stop)).await;
+                if report.is_none() {
+                    self.unrecorded.push((began, self.clock.at()));
+                }
                 self.say(format!("it got through its cycle: {}", report.is_some()));
                 self.note(&report.and_then(Result::ok).unwrap_or_default(), before);
                 // What was never recorded cannot be honoured: the next process begins when the windows are over.

@@ -24,7 +24,7 @@ pub struct Terms {
     pub is_derived: bool,
     /// Until then no referral may be written.
     pub leads_only_until: Option<Timestamp>,
-    /// Passes whose disk was full: what they read could not be remembered.
+    /// Passes whose disk was full or whose process ended: what they read may not be remembered.
     pub unrecorded: Vec<(Timestamp, Timestamp)>,
     /// Losses of memory and changes of the configuration: each may cause one write per row.
     pub upheavals: usize,
