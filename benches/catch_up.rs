@@ -80,6 +80,7 @@ struct Figures {
     requests: BTreeMap<String, u64>,
     written_back: usize,
     cpu: Duration,
+    course: Vec<u64>,
 }
 
 fn print(ceilings: &Ceilings, figures: &Figures) {
@@ -103,6 +104,12 @@ fn print(ceilings: &Ceilings, figures: &Figures) {
     for (name, count) in &figures.requests {
         println!("    {count:>7} {name}");
     }
+    let minutes: Vec<String> = figures
+        .course
+        .iter()
+        .scan(0, |before, leads| Some((leads - std::mem::replace(before, *leads)).to_string()))
+        .collect();
+    println!("  leads in each minute: {}", minutes.join(" "));
     println!("  CPU time {:.1} s, the simulator included", figures.cpu.as_secs_f64());
 }
 
@@ -148,6 +155,8 @@ struct Watched {
     leads: u64,
     last: Option<Instant>,
     first_new: Option<Instant>,
+    /// Leads at the end of each minute.
+    course: Vec<u64>,
 }
 
 /// The product on its wires.
@@ -203,12 +212,16 @@ impl Line {
 
     /// Looks until everything is imported.
     async fn watch(&self, new: &BTreeSet<Uuid>) -> Watched {
-        let mut watched = Watched { last: Some(Instant::now()), ..Watched::default() };
+        let began = Instant::now();
+        let mut watched = Watched { last: Some(began), ..Watched::default() };
         loop {
             tokio::time::sleep(LOOK).await;
             let leads = self.world().crm.len(Table::Lead) as u64;
             if leads > watched.leads {
                 (watched.leads, watched.last) = (leads, Some(Instant::now()));
+            }
+            if began.elapsed() >= Duration::from_secs(60) * (watched.course.len() as u32 + 1) {
+                watched.course.push(leads);
             }
             if watched.first_new.is_none() && leads >= FIRST as u64 && self.has_leads(new) {
                 watched.first_new = Some(Instant::now());
@@ -250,6 +263,7 @@ impl Line {
             requests: requests.collect(),
             written_back: written_back.count(),
             cpu,
+            course: watched.course,
         }
     }
 }

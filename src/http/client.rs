@@ -154,6 +154,11 @@ impl Client {
         self.limiter.parallelism()
     }
 
+    /// How long the service is thought to work on one write; zero where its work is not metered.
+    pub fn write_time(&self) -> Duration {
+        self.limiter.write_time()
+    }
+
     /// The sign-in of this service.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens

@@ -1,5 +1,7 @@
 //! The narrow seam below the adapters: one call in, one answer out.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{Answer, Call};
@@ -26,6 +28,10 @@ pub trait Exchange: Send + Sync {
     /// Requests that may be under way at once, at the moment.
     fn parallelism(&self) -> usize {
         1
+    }
+    /// How long the service is thought to work on one write; zero where nobody knows.
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -61,5 +67,9 @@ impl Exchange for super::Client {
 
     fn parallelism(&self) -> usize {
         super::Client::parallelism(self)
+    }
+
+    fn write_time(&self) -> Duration {
+        super::Client::write_time(self)
     }
 }

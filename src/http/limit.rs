@@ -191,6 +191,12 @@ impl Limiter {
     pub fn parallelism(&self) -> usize {
         lock(&self.parallelism.state).limit
     }
+
+    /// How long the service is thought to work on one write; zero where its work is not metered.
+    pub fn write_time(&self) -> Duration {
+        let estimate = |known: &Protected| lock(&known.pace).estimate(Effect::Write, 1);
+        self.protected.as_ref().map_or(Duration::ZERO, |known| Duration::from_secs_f64(estimate(known)))
+    }
 }
 
 /// One rate, in parts of a whole window. What one request takes may change from one to the next.

@@ -30,6 +30,10 @@ pub const BATCH_MIN: usize = 10;
 /// Most writes in one batch (dataverse §5.1: 1000; but they are executed one after the other).
 pub const BATCH_SIZE_MAX: u32 = 1000;
 
+/// Work in one batch, as far as it is known what a write takes: whatever waits for the last answer waits no longer than this,
+/// and a broken connection leaves no more behind.
+pub const BATCH_WORK_MAX: Duration = Duration::from_secs(3);
+
 /// How long one batch may take (dataverse §5.3: at least 240 s).
 pub const BATCH_TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -108,8 +112,14 @@ impl Batches {
         }
         // A batch is carried out one write after the other, so what waits is spread over all that may be under way.
         let count = waiting.queue.len().div_ceil(self.inner.parallelism().max(1)).max(BATCH_MIN).min(size);
-        let count = count.min(waiting.queue.len());
+        let count = count.min(self.work_max()).min(waiting.queue.len());
         Some(waiting.queue.drain(..count).collect())
+    }
+
+    /// Writes that one batch may carry for their work.
+    fn work_max(&self) -> usize {
+        let one = self.inner.write_time().as_secs_f64();
+        if one > 0.0 { ((BATCH_WORK_MAX.as_secs_f64() / one) as usize).max(1) } else { usize::MAX }
     }
 
     /// Sends what was taken and hands out the answers.
@@ -251,6 +261,10 @@ impl Exchange for Batches {
 
     fn parallelism(&self) -> usize {
         self.inner.parallelism()
+    }
+
+    fn write_time(&self) -> Duration {
+        self.inner.write_time()
     }
 }
 

@@ -51,7 +51,7 @@ pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::por
     crate::ports::LeadSchema::clone(&metadata::shipped(mapped, None).schema)
 }
 
-pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT};
+pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT, BATCH_WORK_MAX};
 pub use changes::SWITCH_ON;
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;

@@ -31,6 +31,7 @@ pub(super) struct Line {
     spoil: Mutex<Spoil>,
     closed: Mutex<Option<Timestamp>>,
     pub(super) calls: Mutex<Vec<Call>>,
+    write_time: Mutex<Duration>,
 }
 
 impl Line {
@@ -42,6 +43,7 @@ impl Line {
             spoil: Mutex::new(Box::new(|_, answer| answer)),
             closed: Mutex::default(),
             calls: Mutex::default(),
+            write_time: Mutex::default(),
         })
     }
 
@@ -109,6 +111,10 @@ impl Exchange for Line {
     fn allow(&self, _: Option<Allowance>) {}
 
     fn recommend(&self, _: u16) {}
+
+    fn write_time(&self) -> Duration {
+        *self.write_time.lock().unwrap()
+    }
 }
 
 pub(super) fn open(line: &Arc<Line>, batch_size: u32) -> Dataverse {
@@ -150,6 +156,18 @@ async fn many_writes_travel_together_and_each_gets_its_own_answer() {
     }
     assert_eq!(line.written(), [("POST".to_owned(), 20), ("POST".to_owned(), 13)]);
     assert_eq!((line.leads(), line.world.lock().unwrap().journal.batch_items()), (33, 33));
+}
+
+#[tokio::test]
+async fn slow_writes_travel_in_smaller_batches_and_the_slowest_alone() {
+    for (millis, size) in [(50, 20), (500, 6), (4_000, 1)] {
+        let line = Line::new();
+        *line.write_time.lock().unwrap() = Duration::from_millis(millis);
+        assert!(create_many(&open(&line, 20), 40).await.iter().all(Result::is_ok));
+        let sizes: Vec<u32> = line.written().iter().map(|(_, items)| *items).collect();
+        assert_eq!((sizes[0], sizes.iter().sum::<u32>()), (size, 40), "{millis} ms: {sizes:?}");
+        assert!(sizes.iter().all(|items| *items <= size), "{millis} ms: {sizes:?}");
+    }
 }
 
 #[tokio::test]
