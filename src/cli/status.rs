@@ -291,7 +291,7 @@ mod tests {
                 (
                     Side::Portal,
                     SideStatus {
-                        trouble: Some("the sign-in has expired (AADSTS700082); put a fresh refresh token into partner_center.auth.refresh_token_file".into()),
+                        trouble: Some("the sign-in has expired (AADSTS700082); run `referrald login`".into()),
                         needs_human: true,
                         requests_today: 1204,
                         credential: Some("refresh token".into()),

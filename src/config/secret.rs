@@ -57,7 +57,13 @@ impl SecretSource {
             SecretOrigin::File(_) | SecretOrigin::Credential(_) => {
                 let path = self.path_in(&variable)?;
                 let bytes = read_limited(&path).map_err(|reason| {
-                    self.error(format!("cannot read {}: {reason}; create the file or correct the path", path.display()))
+                    let kind = std::fs::File::open(&path).err().map(|error| error.kind());
+                    let is_kept_from_us = kind == Some(std::io::ErrorKind::PermissionDenied);
+                    let remedy = match is_kept_from_us {
+                        true => "run it as root, with sudo",
+                        false => "create the file or correct the path",
+                    };
+                    self.error(format!("cannot read {}: {reason}; {remedy}", path.display()))
                 })?;
                 String::from_utf8(bytes).map_err(|_| {
                     self.error(format!("{} is not UTF-8 text; expected the bare secret", path.display()))
@@ -106,7 +112,7 @@ impl SecretSource {
                 let unit = super::unit::Unit::of_this_process();
                 unit.credential(Path::new("/"), name).ok_or_else(|| {
                     self.error(format!(
-                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set, and the unit {unit}.service names none; add LoadCredential={name}:/path to it (systemctl edit {unit})"
+                        "there is no credential {name}: $CREDENTIALS_DIRECTORY is not set, and the unit {unit}.service names none; add LoadCredential={name}:/path to it (`systemctl edit {unit}`)"
                     ))
                 })
             }

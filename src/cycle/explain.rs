@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{CycleError, Mode, Pass, Setup, observe};
 use crate::model::{Entry, Fault, Lead, LeadId, Link, Referral, ReferralId, Side, Standing, Timestamp};
 use crate::plan::settings::Writes;
-use crate::plan::{self, GroupAccount, Needs, Row, RowAccount, Seen, brakes, status};
+use crate::plan::{self, GroupAccount, Hold, Needs, Row, RowAccount, Seen, brakes, status};
 use crate::ports::{HistoryLine, Ports};
+use crate::telemetry::commands;
 
 /// Everything there is to say about one referral. It carries values only where they were asked for; then it is never
 /// logged.
@@ -287,7 +288,8 @@ impl Pass<'_> {
         told.action_kind = plan.action.as_ref().map(|action| action.kind().to_string());
         told.unheld_action = unheld.action.as_ref().filter(|_| is_held).map(|action| action.to_string());
         let holds = plan.holds.iter().chain(unheld.holds.iter().filter(|_| is_held));
-        told.holds = holds.map(|hold| Held { kind: hold.name().to_owned(), text: hold.to_string() }).collect();
+        let text = |hold: &Hold| commands::about(&hold.to_string(), plan.id);
+        told.holds = holds.map(|hold| Held { kind: hold.name().to_owned(), text: text(hold) }).collect();
         told.trouble = entry.and_then(|entry| entry.trouble.as_ref()).map(|trouble| TroubleNote {
             cause: trouble.cause.to_string(),
             attempts: trouble.attempts,

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{LeadId, ReferralId, RemoteError, Side, Standing, Timestamp};
 use crate::plan::{self, Hold, Policy, Row, RowPlan};
 use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
-use crate::telemetry::commands::worded;
+use crate::telemetry::commands::{self, worded};
 
 pub use explain::{Explanation, explain};
 pub use poll::UNNAMED_MAX;
@@ -520,7 +520,7 @@ impl<'a> Pass<'a> {
                 self.forecast.holds.push(Sentence {
                     referral: plan.id.to_string(),
                     kind: hold.name().to_owned(),
-                    text: format!("hold: referral {}: {hold}", plan.id),
+                    text: commands::about(&format!("hold: referral {}: {hold}", plan.id), plan.id),
                 });
             }
         }

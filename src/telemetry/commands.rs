@@ -42,6 +42,15 @@ pub fn worded_json(text: &str) -> Cow<'_, str> {
     worded_with(text, &quoted[1..quoted.len() - 1])
 }
 
+/// The text with whole commands for the decisions about one referral that it names in short: `` `release` `` becomes
+/// `` `referrald release ID` ``.
+pub fn about(text: &str, referral: impl std::fmt::Display) -> String {
+    text.replace("`release", &format!("`{PROGRAM}release {referral}"))
+        .replace("`--take lead`", &format!("`{PROGRAM}release {referral} --take lead`"))
+        .replace("`retry`", &format!("`{PROGRAM}retry {referral}`"))
+        .replace("`approve`", &format!("the command that `{PROGRAM}status` prints"))
+}
+
 /// An argument as a shell takes it: quoted if it has to be.
 pub fn argument(text: &str) -> Cow<'_, str> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@+,".contains(letter);
@@ -120,6 +129,18 @@ mod tests {
             said("as in `sudo referrald doctor`", "--instance a", false),
             "as in `sudo referrald --instance a doctor`"
         );
+    }
+
+    #[test]
+    fn decisions_about_a_referral_become_whole_commands() {
+        let said = |text: &str| super::about(text, 7);
+        assert_eq!(said("held; `release` lifts it"), "held; `referrald release 7` lifts it");
+        assert_eq!(
+            said("`release --take referral` or `--take lead` decides"),
+            "`referrald release 7 --take referral` or `referrald release 7 --take lead` decides"
+        );
+        assert_eq!(said("or by `retry`"), "or by `referrald retry 7`");
+        assert_eq!(said("`approve` sends it"), "the command that `referrald status` prints sends it");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use referrald::sim::dynamics::Table;
-use referrald::sim::{SimClock, World};
+use referrald::sim::{Options, Service, SimClock, World};
 
 use crate::session::Session;
 use crate::stage::Stage;
@@ -104,6 +104,24 @@ async fn who_breaks_off_the_questions_leaves_nothing_behind() {
     terminal.types(INTERRUPT);
     let code = terminal.ends();
     assert!(code != 0 && !stage.path("first").exists(), "{code}:\n{}", terminal.screen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_created_in_dynamics_before_a_person_says_yes() {
+    let mut options = Options::default();
+    options.crm.referral_column = None;
+    let stage = Stage::with(World::new(97, SimClock::running(), options)).await;
+    let text = std::fs::read_to_string(stage.path("referrald.toml")).unwrap();
+    std::fs::write(stage.path("referrald.toml"), format!("referral_id_column = \"new_referralid\"\n{text}")).unwrap();
+    for (answer, code) in [("n", 1), ("y", 0)] {
+        assert_eq!(stage.writes(Service::Crm), vec![]);
+        let mut terminal = Terminal::open(&stage, &["schema", "install"], &[]);
+        terminal.reads("Write this?");
+        terminal.listens();
+        terminal.types(answer);
+        assert_eq!(terminal.ends(), code, "{}", terminal.screen());
+    }
+    assert_ne!(stage.writes(Service::Crm), vec![]);
 }
 
 /// A colour or a weight. Other escapes move the cursor, for the line of progress.

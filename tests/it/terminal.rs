@@ -69,7 +69,7 @@ impl Terminal {
     }
 
     /// Waits until the program listens to keys: what is typed earlier the terminal shows by itself.
-    fn listens(&mut self) {
+    pub fn listens(&mut self) {
         let began = Instant::now();
         while tcgetattr(&self.keyboard).unwrap().local_modes.contains(LocalModes::ECHO) {
             assert!(began.elapsed() < PATIENCE, "it does not listen:\n{}", self.screen());

@@ -307,7 +307,7 @@ const SEEDS: [Seed; 51] = [
         |it| it.ledger = Some(LedgerFact::Held(": process 7".into())),
         "ledger",
         "does not answer",
-        "restart the daemon",
+        "restart a daemon",
     ),
     (
         "a damaged ledger",

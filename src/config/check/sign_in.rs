@@ -228,7 +228,12 @@ impl Rules<'_> {
                     FileKind::Seed => Severity::Warning,
                     FileKind::Secret | FileKind::Certificate | FileKind::PrivateKey => Severity::Error,
                 };
+                let is_kept_from_us = error.kind() == std::io::ErrorKind::PermissionDenied;
                 let remedy = match holds_secret {
+                    // Secrets are not for everybody: whoever types a command has forgotten something, not the file.
+                    true if is_kept_from_us => {
+                        "run it as root, with sudo; the daemon's user has to be able to read it, too"
+                    }
                     true => "name the file that holds the secret, readable for the daemon's user",
                     false => "name an existing file, readable for the daemon's user",
                 };

@@ -285,6 +285,10 @@ impl Reconciler {
 
     pub(super) async fn hold(&self, ids: Vec<ReferralId>) -> Result<DecisionAnswer, CycleError> {
         let added = ids.clone();
+        let release = match ids.as_slice() {
+            [only] => format!("referrald release {only}"),
+            _ => "referrald release ID".to_owned(),
+        };
         let (before, after) = self.ports.store.decide(Box::new(move |decisions| decisions.held.extend(added))).await?;
         let changed = (after.held.len() - before.held.len()) as u64;
         let mut unknown = Vec::new();
@@ -293,7 +297,7 @@ impl Reconciler {
                 unknown.push(id);
             }
         }
-        let mut text = format!("{} left alone until `referrald release`", referrals(changed));
+        let mut text = format!("{} left alone until `{release}`", referrals(changed));
         if !unknown.is_empty() {
             text += "; what the ledger does not know is left alone as soon as it comes";
         }

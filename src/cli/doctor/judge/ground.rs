@@ -233,9 +233,9 @@ fn disk(free: u64, state: Option<&StateFact>) -> Outcome {
 }
 
 fn ledger(ledger: &LedgerFact, unit: &UnitFact) -> Outcome {
-    let restart = match unit.files.is_empty() {
-        true => "restart the daemon".to_owned(),
-        false => format!("`systemctl restart {}`", unit.unit),
+    let how = match unit.files.is_empty() {
+        true => String::new(),
+        false => format!(" (`systemctl restart {}`)", unit.unit),
     };
     match ledger {
         LedgerFact::Daemon(status) => match (&status.ledger_trouble, &status.writing.stopped) {
@@ -260,12 +260,12 @@ fn ledger(ledger: &LedgerFact, unit: &UnitFact) -> Outcome {
         LedgerFact::Held(who) => Outcome::failed(
             format!("another process has it and does not answer on the control socket{who}"),
             "a daemon that answers, or none",
-            format!("wait for a `referrald once` to end; a daemon that hangs: {restart}"),
+            format!("wait for a `referrald once` to end; restart a daemon that hangs{how}"),
         ),
         LedgerFact::Broken(reason) => Outcome::failed(
             reason.as_str(),
             "a ledger that can be read",
-            format!("{restart}: it moves a damaged ledger aside and rebuilds it from both services"),
+            format!("restart the daemon{how}: it moves a damaged ledger aside and rebuilds it from both services"),
         ),
         LedgerFact::Forbidden(reason) => {
             Outcome::failed(reason.as_str(), "a user who may ask", "run it as root, as in `sudo referrald doctor`")
