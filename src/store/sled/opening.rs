@@ -231,6 +231,16 @@ impl Place {
         Ledger::new(self.open_files()?, &self.directory, &path, side)
     }
 
+    /// Opens the files of the ledger and lets go of them, after a session that has written much: sled notes where its pages
+    /// are when it opens, and only then, and the next start would have to read everything that was written in between.
+    ///
+    /// That it fails is no trouble of the session that ends here; the next start meets the same, and deals with it.
+    pub(super) fn shorten(&self) {
+        if let Err(failure) = self.apart(|place| place.open_files().map(drop)) {
+            tracing::warn!("the ledger could not be opened once more, so the next start takes longer: {failure}");
+        }
+    }
+
     fn open_files(&self) -> Result<::sled::Db, Failure> {
         let config = ::sled::Config::new().path(self.path()).cache_capacity(self.cache_bytes);
         // No thread of sled's own. Every commit passes our barrier, so there is nothing for it to flush, and it moves pages
