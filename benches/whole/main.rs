@@ -25,6 +25,7 @@ fn main() {
         }
     }
     let is_wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let churned = sizes.first().copied().unwrap_or(churn::ENTRIES);
     let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes };
     if is_wanted("sweep") {
         sweep::measure(&sizes);
@@ -33,6 +34,6 @@ fn main() {
         rest::measure(&sizes);
     }
     if is_wanted("churn") {
-        churn::measure();
+        churn::measure(churned);
     }
 }

@@ -1,20 +1,15 @@
 //! Large ledgers, filled through the store.
 
 use std::path::Path;
-use std::time::Duration;
 
 use referrald::ports::{Batch, Memo, StateStore};
 use referrald::store::SledStore;
 
-use crate::process::processor_time;
 use crate::town::entry::entry;
 use crate::town::id;
 
 /// Entries of one transaction.
 const STEP: u64 = 2000;
-
-/// How long sled may tidy up.
-const TIDY_SECONDS_MAX: u32 = 120;
 
 /// The cache of the product's default.
 pub const CACHE_BYTES: u64 = 16 << 20;
@@ -30,12 +25,4 @@ pub fn fill(runtime: &tokio::runtime::Runtime, state: &Path, entries: u64, edit:
     edit(&mut memo);
     runtime.block_on(store.record(Batch { memo: Some(memo), ..Batch::default() })).expect("the disk has room");
     store.shutdown().expect("the disk has room");
-    // sled tidies up behind a large import, which a daemon that lives for weeks has long behind it.
-    for _ in 0..TIDY_SECONDS_MAX {
-        let before = processor_time(std::process::id());
-        std::thread::sleep(Duration::from_secs(1));
-        if processor_time(std::process::id()) - before < Duration::from_millis(10) {
-            break;
-        }
-    }
 }

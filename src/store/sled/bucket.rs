@@ -22,10 +22,28 @@ pub(super) const BUCKET_ENTRIES_MAX: usize = 2;
 /// Sealed entries by id.
 pub(super) type Bucket = BTreeMap<ReferralId, Vec<u8>>;
 
+/// How often more than once a page is read when it is read.
+///
+/// sled puts each access in one of 256 queues, and compares what it keeps in memory with the size of its cache only when a
+/// queue holds 64 accesses. So up to 16,384 pages stay in memory, a hundred megabytes of a large ledger, however small the
+/// cache. Accesses of pages that are there already fill the queues sooner and cost nearly nothing.
+const READ_AGAIN: usize = 3;
+
 /// The bucket in which an id is, or would be.
 pub(super) fn find(tree: &Tree, id: ReferralId) -> Result<Option<(IVec, IVec)>, Failure> {
     let id = id.uuid();
-    tree.range::<&[u8], _>(&id.as_bytes()[..]..).next().transpose().map_err(|error| from_sled(&error))
+    let found = tree.range::<&[u8], _>(&id.as_bytes()[..]..).next().transpose().map_err(|error| from_sled(&error))?;
+    if let Some((key, _)) = &found {
+        read_again(tree, key, READ_AGAIN)?;
+    }
+    Ok(found)
+}
+
+fn read_again(tree: &Tree, key: &[u8], times: usize) -> Result<(), Failure> {
+    for _ in 0..times {
+        tree.get(key).map_err(|error| from_sled(&error))?;
+    }
+    Ok(())
 }
 
 /// The sealed entries of a bucket, in order.
@@ -52,7 +70,13 @@ pub(super) fn items_after(
 ) -> impl Iterator<Item = Result<(ReferralId, IVec), Failure>> + use<> {
     let after_bytes = after.map(|after| *after.uuid().as_bytes());
     let from = after_bytes.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(&after[..]));
-    let buckets = tree.range::<&[u8], _>((from, Bound::Unbounded)).values();
+    let again = tree.clone();
+    let buckets = tree.range::<&[u8], _>((from, Bound::Unbounded)).map(move |item| {
+        let (key, bytes) = item.map_err(|error| from_sled(&error))?;
+        // A page holds a dozen keys: once for each is often enough.
+        read_again(&again, &key, 1)?;
+        Ok(bytes)
+    });
     buckets
         .flat_map(|bytes| match bytes {
             Ok(bytes) => {
@@ -66,7 +90,7 @@ pub(super) fn items_after(
                 });
                 found.collect::<Vec<_>>()
             }
-            Err(error) => vec![Err(from_sled(&error))],
+            Err(failure) => vec![Err(failure)],
         })
         .filter(move |item| match (item, after) {
             (Ok((id, _)), Some(after)) => *id > after,

@@ -110,6 +110,12 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Bytes of the keys and values to write.
+    pub(super) fn bytes(&self) -> u64 {
+        let writes = self.writes.values().flatten();
+        writes.map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64).sum()
+    }
+
     /// Writes everything in one transaction; returns true when the index of the newest has to be filled again.
     pub(super) fn commit(mut self) -> Result<bool, Failure> {
         self.trim_newest()?;

@@ -13,12 +13,12 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::SledStore;
 use super::bucket::{self, BUCKET_ENTRIES_MAX};
 use super::codec::{self, Failure};
 use super::entry::{self, ENTRY_BYTES, ENTRY_BYTES_MAX, Shapes};
 use super::ledger::Name;
 use super::verify::verify;
+use super::{SHORTENED_FROM, SledStore};
 use crate::model::{Entry, ReferralId, ReferralStatus};
 use crate::ports::{Batch, HistoryLine, Memo, Opening, StateStore, StoreError};
 use crate::store::contract::{
@@ -558,6 +558,40 @@ async fn a_cut_file_is_survived_wherever_it_ends() {
 }
 
 /// Without this the two tests above would pass for a store that always starts anew.
+#[tokio::test]
+async fn after_a_session_that_wrote_much_the_next_start_has_little_to_read() {
+    let state = tempfile::tempdir().unwrap();
+    let noted = || {
+        let names = fs::read_dir(state.path().join("ledger")).unwrap().map(|item| item.unwrap().file_name());
+        let places = names.filter_map(|name| u64::from_str_radix(name.to_str()?.strip_prefix("snap.")?, 16).ok());
+        places.max().unwrap_or(0)
+    };
+    for _ in 0..2 {
+        let store = open(state.path());
+        let before = noted();
+        for _ in 0..20 {
+            store.record(Batch { memo: Some(full_memo()), ..Batch::default() }).await.unwrap();
+        }
+        stop(store).await;
+        assert_eq!(noted(), before, "a short session ends at once");
+    }
+    let store = open(state.path());
+    let before = noted();
+    let mut memo = full_memo();
+    for cycle in 0..2 * SHORTENED_FROM / 60_000 {
+        // What has not changed sled does not write again.
+        memo = Memo { cycles: cycle, last_report: Some((seconds(1), format!("{cycle:060000}"))), ..memo };
+        store.record(Batch { memo: Some(memo.clone()), ..Batch::default() }).await.unwrap();
+    }
+    memo.is_stopped_cleanly = true;
+    store.record(Batch { memo: Some(memo.clone()), ..Batch::default() }).await.unwrap();
+    drop(store);
+    assert!(noted() >= before + SHORTENED_FROM, "sled noted where its pages are: {before} and {}", noted());
+    let store = open(state.path());
+    assert_eq!(store.opening(), Opening::Clean);
+    assert_eq!(store.memo().unwrap(), Memo { is_stopped_cleanly: false, ..memo });
+}
+
 #[tokio::test]
 async fn an_undamaged_copy_opens_clean() {
     let whole = stopped(2000).await;
