@@ -97,8 +97,11 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     let unit = Unit::of_config(&file);
     // A service whose user may not read the files gets the secrets from its unit.
     let is_installed = file == unit.config_file() && !unit.files(Path::new("/")).is_empty();
+    let there = |path: &Path| {
+        Failure::Other(format!("{} is there already; to overwrite it: `referrald init --force`", path.display()))
+    };
     if file.exists() && !init.force && !is_untouched(&file) {
-        return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", file.display())));
+        return Err(there(&file));
     }
     // Before anybody answers ten questions for nothing.
     let above = file.ancestors().skip(1).find(|folder| folder.exists());
@@ -117,7 +120,7 @@ pub(super) async fn init(call: &Call<'_>, init: &Init, out: &mut (dyn Write + Se
     }
     let written = draft::secrets(&answers, &secrets);
     if let Some((path, _)) = written.iter().find(|(path, _)| path.exists() && !init.force) {
-        return Err(Failure::Other(format!("{} is there already; to overwrite it: --force", path.display())));
+        return Err(there(path));
     }
     let naming = if is_installed { Naming::Credentials } else { Naming::Files };
     let failed = |path: &Path| {
