@@ -1,6 +1,6 @@
 //! A year of updates in a ledger: does the directory grow without end?
 //!
-//! sled frees what it wrote over with a delay of some tens of megabytes, so a small ledger looks worse than a large one:
+//! sled keeps some tens of megabytes more than it needs, whatever the size, so a small ledger looks worse than a large one:
 //! `whole -- churn 100000`.
 
 use rand::{RngExt, SeedableRng};

@@ -267,11 +267,15 @@ fn recalled(memory: &GroupMemory, sight: &Sight<'_>, now: Timestamp) -> (Merge, 
     }
 }
 
-/// The base that a write of ours left behind: the lead still shows what it was about to write, whatever the referral
-/// says by now.
+/// The base that a write of ours left behind: the side it went to still shows what it was about to write, whatever the
+/// other one says by now.
 fn written_by_us(sight: &Sight<'_>) -> Option<GroupMemory> {
-    let (referral, lead) = sight.intent.filter(|_| sight.is_intent_to_lead)?;
-    (sight.lead?.fingerprint == lead).then(|| common(sight, referral, lead))
+    let (referral, lead) = sight.intent?;
+    let is_shown = match sight.is_intent_to_lead {
+        true => sight.lead?.fingerprint == lead,
+        false => sight.referral?.fingerprint == referral,
+    };
+    is_shown.then(|| common(sight, referral, lead))
 }
 
 /// Decides a group that was never compared.

@@ -278,6 +278,21 @@ fn a_write_of_ours_whose_answer_was_lost_is_the_base_when_it_shows() {
 }
 
 #[test]
+fn a_write_back_of_ours_whose_answer_was_lost_is_the_base_when_it_shows() {
+    let sample = row_with(FieldOwner::Newest, true).referral(Active).linked(Active).open().shows("new");
+    let action = sample.plan().action.expect("a write-back");
+    let mut lost = sample.says("new");
+    lost.row.intent = Some(action.intended());
+    check(lost.clone(), "");
+    // The seller writes once more, and then something else changes on the referral: only the lead moved.
+    let again = lost.shows("newer").referral_is(|it| it.updated = Some(minutes(60)));
+    check(
+        again,
+        "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)",
+    );
+}
+
+#[test]
 fn an_intent_of_ours_is_the_base_of_a_lead_found_on_create() {
     let sample = row().referral(New).found(&[]);
     let Some(Action::Create { draft, groups, .. }) = sample.plan().action else { panic!("a create") };

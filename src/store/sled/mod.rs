@@ -238,6 +238,7 @@ impl Drop for Inner {
         let reason = StoreError::Failed { reason: "the ledger is closed".to_owned() };
         let Access::Open(ledger) = std::mem::replace(access, Access::Closed { reason, since: None }) else { return };
         let is_long = ledger.written() >= SHORTENED_FROM;
+        ledger.mark();
         drop(ledger);
         if is_long {
             self.place.shorten();
