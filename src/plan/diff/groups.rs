@@ -152,7 +152,7 @@ impl Draft<'_> {
             is_lead_new: self.is_lead_new(),
             is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
             is_referral_proven: self.is_referral_proven(),
-            is_lead_proven: self.is_lead_proven(),
+            is_lead_proven: self.is_lead_proven() && !(group.is_spoken_for() && self.is_qualified()),
         }
     }
 
@@ -175,6 +175,11 @@ impl Draft<'_> {
         let (Some(memory), Some(lead)) = (self.memory(), self.row.lead.present()) else { return false };
         let before = memory.link.as_ref().filter(|link| link.lead == lead.id).and_then(|link| link.etag.as_ref());
         before.is_some() && before == lead.etag.as_ref()
+    }
+
+    /// Opportunities speak for some groups, and no version of the lead proves what they said.
+    fn is_qualified(&self) -> bool {
+        self.row.lead.present().is_some_and(|lead| lead.status.state == LeadState::Qualified)
     }
 
     /// The referral is another version than the one last seen, or that one is not known.

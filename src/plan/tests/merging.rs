@@ -1,7 +1,7 @@
 //! The merge of one group (spec, "Fields"), line by line.
 
 use super::support::*;
-use crate::model::{ETag, LeadState, LeadStatus, ReferralStatus, Take};
+use crate::model::{Base, ETag, LeadState, LeadStatus, ReferralStatus, Take};
 use crate::plan::Outcome;
 use crate::plan::settings::FieldOwner;
 use ReferralStatus::{Active, Closed};
@@ -97,6 +97,30 @@ fn a_recalled_base_is_believed_as_far_as_versions_prove_it() {
             ]);
         }
     }
+}
+
+#[test]
+fn the_version_of_a_qualified_lead_proves_nothing_of_what_its_opportunities_said() {
+    let recalled = |state, code| {
+        let sample = row_of(policy(FieldOwner::PartnerCenter, true, "keep = [\"amount\"]"));
+        let mut sample = sample.referral(Active).linked_as(Active, LeadStatus { state, code }).lead(state, code);
+        sample = sample.document(|document| {
+            document["details"] = serde_json::json!({"notes": "old", "dealValue": 100, "currency": "USD"})
+        });
+        let columns = [("estimatedamount", 50.into()), ("transactioncurrencyid", "USD".into())];
+        sample = sample.lead_is(|lead| lead.columns.extend(columns.map(|(name, value)| (name.to_owned(), value))));
+        let mapping = sample.policy.mapping.clone();
+        let index = mapping.groups().iter().position(|group| group.name == "amount").expect("a group");
+        let lead = mapping.observe(sample.row.lead.present().expect("a lead"), Some(&[]))[index].fingerprint;
+        sample.entry(|entry| {
+            let memory = entry.groups.iter_mut().find(|memory| memory.group == mapping.groups()[index].key);
+            memory.expect("its memory").base = Base::Recalled { referral: 1, lead };
+        })
+    };
+    let hold = "hold: no common base for amount";
+    assert!(!print(&recalled(LeadState::Open, 1).plan()).contains(hold));
+    let plan = print(&recalled(LeadState::Qualified, 3).plan());
+    assert!(plan.contains(hold), "{plan}");
 }
 
 #[test]
