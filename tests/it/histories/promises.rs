@@ -541,7 +541,7 @@ impl<'a> Replay<'a> {
         }) {
             merged.insert(loser);
         }
-        found.extend(merged.iter().filter_map(|id| self.computed.get(id)).copied());
+        found.extend(merged.iter().flat_map(|id| self.named_by(*id)));
         let names = |seen: &ReferralSeen| {
             seen.values.get("/externalReferenceId").and_then(guid).is_some_and(|named| merged.contains(&named))
         };
