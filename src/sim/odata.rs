@@ -156,17 +156,29 @@ fn compare(value: &Value, literal: &Literal) -> Option<Ordering> {
         (Value::Bool(value), Literal::Boolean(literal)) => Some(value.cmp(literal)),
         (Value::Number(value), Literal::Number(literal)) => Some(number(value)?.cmp(literal)),
         (Value::String(value), Literal::Text(literal) | Literal::Word(literal)) => {
-            match (literal.len() >= 10).then(|| Some((read_ticks(value)?, read_ticks(literal)?))).flatten() {
+            let may_be_times = [value, literal].iter().all(|text| may_be_time(text));
+            match may_be_times.then(|| Some((read_ticks(value)?, read_ticks(literal)?))).flatten() {
                 Some((value, literal)) => Some(value.cmp(&literal)),
-                None => Some(folded(value).cmp(&folded(literal))),
+                None => Some(compare_folded(value, literal)),
             }
         }
         _ => None,
     }
 }
 
-fn folded(text: &str) -> String {
-    text.trim_end().to_lowercase()
+/// Text of this shape may be an instant or a date; the id of a row never is, and there are many to be compared.
+fn may_be_time(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() >= 10 && bytes[4] == b'-' && bytes[7] == b'-'
+}
+
+fn compare_folded(left: &str, right: &str) -> Ordering {
+    let (left, right) = (left.trim_end(), right.trim_end());
+    if left.is_ascii() && right.is_ascii() {
+        let lower = |byte: u8| byte.to_ascii_lowercase();
+        return left.bytes().map(lower).cmp(right.bytes().map(lower));
+    }
+    left.to_lowercase().cmp(&right.to_lowercase())
 }
 
 /// A JSON number as an exact decimal.
