@@ -111,6 +111,8 @@ struct LeadSeen {
     outcome: Option<Meaning>,
     /// What it meant before, while nobody has read what it means now.
     before: Option<Meaning>,
+    /// What it meant when it was read and may have been forgotten again.
+    half_known: Vec<Meaning>,
     /// Everything it ever meant.
     past: Vec<Outcome>,
     /// Groups whose value a person entered and the referral has not agreed to since.
@@ -367,6 +369,10 @@ impl<'a> Replay<'a> {
         let fresh = Meaning { outcome, since: at, is_read: false };
         match lead.outcome {
             Some(now) if is_same_news(now.outcome, outcome) => lead.outcome = Some(Meaning { outcome, ..now }),
+            Some(now) if !now.is_read && lead.half_known.iter().any(|known| is_same_news(known.outcome, outcome)) => {
+                let known = lead.half_known.iter().find(|known| is_same_news(known.outcome, outcome));
+                lead.outcome = known.map(|known| Meaning { outcome, ..*known });
+            }
             // What came and went between two readings was never there.
             Some(now) if !now.is_read && lead.before.is_some_and(|before| is_same_news(before.outcome, outcome)) => {
                 lead.outcome = lead.before.take().map(|before| Meaning { outcome, ..before });
@@ -392,11 +398,16 @@ impl<'a> Replay<'a> {
             }
         }
         let is_recorded = !self.terms.unrecorded.iter().any(|(from, until)| (*from..=*until).contains(&record.at));
-        let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered && is_recorded;
+        let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered;
         if is_reading && record.status == 200 && record.fault.is_none() && record.operation == "list opportunities" {
             for lead in self.leads.values_mut() {
-                if let Some(now) = &mut lead.outcome {
-                    now.is_read = true;
+                match &mut lead.outcome {
+                    Some(now) if is_recorded => {
+                        now.is_read = true;
+                        lead.half_known.clear();
+                    }
+                    Some(now) => lead.half_known.push(*now),
+                    None => {}
                 }
             }
         }
