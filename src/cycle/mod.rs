@@ -13,6 +13,7 @@ pub mod explain;
 mod lane;
 mod observe;
 mod poll;
+mod polls;
 mod recent;
 pub mod report;
 mod rows;
@@ -34,7 +35,7 @@ use crate::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StoreError};
 use crate::telemetry::commands::{self, worded};
 
 pub use explain::{Explanation, explain};
-pub use poll::UNNAMED_MAX;
+pub use polls::UNNAMED_MAX;
 pub use report::{Forecast, Report, Sentence, Tried};
 pub use settings::CycleSettings;
 pub use spending::{Budgets, Left, Meter};

@@ -2,18 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
-
-use super::background::is_alive;
 use super::observe::linked_lead;
 use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
-use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, RemoteError, Side, Standing, Timestamp, Watermark};
+use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing};
 use crate::plan::{Action, Row, RowPlan, Seen, status};
-use crate::ports::{ActionKind, Batch, Crm, Cursor, FirstPages, Memo, Page};
-
-/// Linked leads with an empty referral id column that a poll asks for by id: what fits into its URL.
-pub const UNNAMED_MAX: usize = 50;
+use crate::ports::{ActionKind, Batch, Memo};
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
@@ -24,89 +18,6 @@ struct Heard {
     spoken: Spoken,
     /// Both polls were read as far as a poll goes.
     is_whole: bool,
-}
-
-/// What a poll gave.
-struct Poll<T> {
-    /// What is news, in the order of the service.
-    items: Vec<T>,
-    /// The latest change of all that was shown.
-    newest: Option<Timestamp>,
-    /// Server time of the first page.
-    server_time: Option<Timestamp>,
-    /// More changed than one poll reads; server time of the last page that was read.
-    cut: Option<Option<Timestamp>>,
-    /// Every page could be read, or as many as one poll reads.
-    is_whole: bool,
-}
-
-/// A kind of row that is polled.
-#[async_trait]
-trait Polled: Sized {
-    /// What a row is called.
-    const WHAT: &'static str;
-
-    /// One page of what changed.
-    async fn ask(
-        crm: &dyn Crm,
-        since: Timestamp,
-        also: &[LeadId],
-        cursor: Option<&Cursor>,
-    ) -> Result<Page<Self>, RemoteError>;
-
-    /// When it was changed last.
-    fn modified(&self) -> Option<Timestamp>;
-
-    /// It says something that is not known; counted as seen.
-    fn is_news(&self, pass: &mut Pass<'_>) -> Result<bool, CycleError>;
-}
-
-#[async_trait]
-impl Polled for Lead {
-    const WHAT: &'static str = "lead";
-
-    async fn ask(
-        crm: &dyn Crm,
-        since: Timestamp,
-        also: &[LeadId],
-        cursor: Option<&Cursor>,
-    ) -> Result<Page<Lead>, RemoteError> {
-        crm.leads_changed_since(since, also, cursor).await
-    }
-
-    fn modified(&self) -> Option<Timestamp> {
-        self.modified
-    }
-
-    /// A linked lead in another version than the one on record. Our own writes come back by the thousands after an import,
-    /// so they are left out page by page.
-    fn is_news(&self, pass: &mut Pass<'_>) -> Result<bool, CycleError> {
-        pass.report.leads_seen += 1;
-        pass.is_sighted = true;
-        pass.is_another_version(self.id, self.etag.as_ref())
-    }
-}
-
-#[async_trait]
-impl Polled for Opportunity {
-    const WHAT: &'static str = "opportunity";
-
-    async fn ask(
-        crm: &dyn Crm,
-        since: Timestamp,
-        _: &[LeadId],
-        cursor: Option<&Cursor>,
-    ) -> Result<Page<Opportunity>, RemoteError> {
-        crm.opportunities_changed_since(since, cursor).await
-    }
-
-    fn modified(&self) -> Option<Timestamp> {
-        self.modified
-    }
-
-    fn is_news(&self, _: &mut Pass<'_>) -> Result<bool, CycleError> {
-        Ok(self.lead.is_some())
-    }
 }
 
 impl Pass<'_> {
@@ -222,156 +133,6 @@ impl Pass<'_> {
         Ok(!is_known || entry.standing == Standing::LeadGone)
     }
 
-    /// The first pages of both polls, where one request gives them; `None` when the side is down.
-    async fn poll_both(&mut self, unnamed: &[LeadId]) -> Option<Option<FirstPages>> {
-        let (leads, deals) = (self.poll_since(self.memo.leads_seen), self.poll_since(self.memo.opportunities_seen));
-        loop {
-            match self.ports.crm.both_changed_since(leads, unnamed, deals).await.transpose() {
-                Ok(first) => return Some(first),
-                Err(error) if self.waits_out(&error).await => continue,
-                Err(error) => {
-                    self.note(&error);
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Reads a poll from its first page on, to the end or as far as one poll goes.
-    async fn read_poll<T: Polled>(
-        &mut self,
-        since: Timestamp,
-        also: &[LeadId],
-        mut first: Option<Page<T>>,
-    ) -> Result<Poll<T>, CycleError> {
-        let mut poll = Poll { items: Vec::new(), newest: None, server_time: None, cut: None, is_whole: true };
-        let (mut cursor, mut pages) = (None, 0u32);
-        loop {
-            let asked = match first.take() {
-                Some(page) => Ok(page),
-                None => T::ask(self.ports.crm.as_ref(), since, also, cursor.as_ref()).await,
-            };
-            let page = match asked {
-                Ok(page) => page,
-                Err(error) if self.waits_out(&error).await => continue,
-                Err(error) => {
-                    self.note(&error);
-                    return Ok(Poll { is_whole: false, ..poll });
-                }
-            };
-            if pages == 0 {
-                poll.server_time = page.server_time;
-            }
-            pages += 1;
-            self.note_defects(T::WHAT, &page.defects);
-            poll.newest = page.items.iter().filter_map(T::modified).chain(poll.newest).max();
-            for item in page.items {
-                if item.is_news(self)? {
-                    poll.items.push(item);
-                }
-            }
-            match page.next {
-                None => return Ok(poll),
-                Some(_) if pages >= self.setup.poll_pages_max => {
-                    return Ok(Poll { cut: Some(page.server_time), ..poll });
-                }
-                Some(next) => cursor = Some(next),
-            }
-        }
-    }
-
-    /// Polls changed leads. Too many pages turn into a reading by id in the background.
-    async fn poll_leads(&mut self, unnamed: &[LeadId], first: Option<Page<Lead>>) -> Result<Poll<Lead>, CycleError> {
-        let since = self.poll_since(self.memo.leads_seen);
-        let poll = self.read_poll(since, unnamed, first).await?;
-        self.check_clock(Side::Crm, poll.server_time);
-        self.leads_high = match poll.cut {
-            None if !poll.is_whole => None,
-            None => self.after_poll(self.memo.leads_seen, poll.server_time, poll.newest),
-            Some(server_time) => {
-                tracing::warn!(
-                    pages = self.setup.poll_pages_max,
-                    "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
-                );
-                self.memo.lead_reading = Some(None);
-                server_time.map(|at| self.memo.leads_seen.unwrap_or_default().advanced_to(at))
-            }
-        };
-        Ok(poll)
-    }
-
-    /// Linked leads that a poll by the referral id column would not show. Those that nobody has to watch any more are
-    /// forgotten.
-    fn unnamed(&mut self) -> Result<Vec<LeadId>, CycleError> {
-        if self.setup.policy.referral_column.is_none() {
-            return Ok(Vec::new());
-        }
-        let mut watched = Vec::new();
-        for lead in std::mem::take(&mut self.memo.unnamed) {
-            let Some(id) = self.ports.store.by_lead(lead)? else { continue };
-            if self.ports.store.get(id)?.is_some_and(|entry| is_alive(&entry)) {
-                watched.push(lead);
-            }
-        }
-        self.memo.unnamed.clone_from(&watched);
-        Ok(watched)
-    }
-
-    /// Notes which linked leads have an empty referral id column, so that the next poll shows them all the same.
-    pub(super) fn note_unnamed(&mut self, planned: &[(Row, RowPlan)]) {
-        if self.setup.policy.referral_column.is_none() {
-            return;
-        }
-        for (row, plan) in planned {
-            let Some(lead) = row.lead.present() else { continue };
-            let link = plan.entry.as_ref().and_then(|entry| entry.link.as_ref());
-            let is_linked = link.is_some_and(|link| link.lead == lead.id);
-            let unnamed = &mut self.memo.unnamed;
-            let known = unnamed.iter().position(|one| *one == lead.id);
-            match (known, is_linked && lead.referral.is_none()) {
-                (None, true) => unnamed.push(lead.id),
-                (Some(at), false) => drop(unnamed.remove(at)),
-                (None, false) | (Some(_), true) => {}
-            }
-        }
-        let surplus = self.memo.unnamed.len().saturating_sub(UNNAMED_MAX);
-        self.memo.unnamed.drain(..surplus); // They are read every night, as without a column.
-    }
-
-    /// Polls changed opportunities.
-    async fn poll_opportunities(&mut self, first: Option<Page<Opportunity>>) -> Result<Poll<Opportunity>, CycleError> {
-        let since = self.poll_since(self.memo.opportunities_seen);
-        let poll = self.read_poll(since, &[], first).await?;
-        self.opportunities_high = match poll.cut {
-            None if !poll.is_whole => None,
-            None => self.after_poll(self.memo.opportunities_seen, poll.server_time, poll.newest),
-            Some(server_time) => {
-                self.memo.lead_reading = Some(None);
-                server_time.map(|at| self.memo.opportunities_seen.unwrap_or_default().advanced_to(at))
-            }
-        };
-        Ok(poll)
-    }
-
-    /// Where a watermark goes after a poll that showed `newest` as the latest change.
-    ///
-    /// What is older than the overlap has been seen, so a quiet night after a busy evening does not read the last minutes
-    /// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
-    /// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
-    /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
-    pub(super) fn after_poll(
-        &self,
-        mark: Option<Watermark>,
-        server_time: Option<Timestamp>,
-        newest: Option<Timestamp>,
-    ) -> Option<Watermark> {
-        let overlap = self.setup.poll_overlap;
-        let Some(mark) = mark else { return newest.max(server_time).map(Watermark) };
-        let Some(newest) = newest else { return Some(mark) };
-        let seen = server_time.map_or(newest, |at| at.minus(overlap).min(newest.plus(overlap)));
-        Some(mark.advanced_to(newest).advanced_to(seen))
-    }
-
     /// Before irreversible steps their leads are read by id and decided again: all of them in a pass whose poll showed no
     /// lead at all (whoever has lost the role gets no further than this), and those that a poll may not show: with a column
     /// for the referral id it asks for leads that have a value there, and the master of a merged lead has none. After a
@@ -408,10 +169,6 @@ impl Pass<'_> {
         }
         self.is_sighted = true;
         self.process(rows).await
-    }
-
-    pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
-        mark.map_or(self.began, |mark| mark.0).minus(self.setup.poll_overlap)
     }
 
     /// The watermarks of the leads side move last, past rows whose fate is written down.
