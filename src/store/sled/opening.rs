@@ -245,7 +245,7 @@ impl Place {
         let config = ::sled::Config::new().path(self.path()).cache_capacity(self.cache_bytes);
         // No thread of sled's own. Every commit passes our barrier, so there is nothing for it to flush, and it moves pages
         // together that need not be moved: half of what a quiet cycle cost, and tens of megabytes of pages in memory. Pages
-        // are moved by the writes instead, one with each page that is written anew, and the file stays as small.
+        // are moved by the writes instead, one with each page that is written anew; a small churned ledger grows a little more.
         let config = config.flush_every_ms(None);
         let began = Instant::now();
         loop {

@@ -367,12 +367,11 @@ impl<'a> Replay<'a> {
         };
         lead.past.push(outcome);
         let fresh = Meaning { outcome, since: at, is_read: false };
+        let half_known = lead.half_known.iter().find(|known| is_same_news(known.outcome, outcome));
+        let half_known = half_known.map(|known| Meaning { outcome, ..*known });
         match lead.outcome {
             Some(now) if is_same_news(now.outcome, outcome) => lead.outcome = Some(Meaning { outcome, ..now }),
-            Some(now) if !now.is_read && lead.half_known.iter().any(|known| is_same_news(known.outcome, outcome)) => {
-                let known = lead.half_known.iter().find(|known| is_same_news(known.outcome, outcome));
-                lead.outcome = known.map(|known| Meaning { outcome, ..*known });
-            }
+            Some(now) if !now.is_read && half_known.is_some() => lead.outcome = half_known,
             // What came and went between two readings was never there.
             Some(now) if !now.is_read && lead.before.is_some_and(|before| is_same_news(before.outcome, outcome)) => {
                 lead.outcome = lead.before.take().map(|before| Meaning { outcome, ..before });
