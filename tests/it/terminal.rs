@@ -36,7 +36,8 @@ impl Terminal {
         let (keyboard, screen) = pty_process::blocking::open().unwrap();
         keyboard.resize(pty_process::Size::new(LINES.get(), COLUMNS.get())).unwrap();
         let mut command = stage.command_here(arguments);
-        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM"] {
+        // Each of them speaks of colours, and `CI` says that even a dumb terminal shows them.
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM", "CI"] {
             command.env_remove(name);
         }
         command.env("TERM", "xterm-256color").envs(environment.iter().copied());
