@@ -154,6 +154,17 @@ fn another_outcome_starts_the_settle_time_again() {
 }
 
 #[test]
+fn a_lost_deal_and_a_refused_lead_are_two_outcomes() {
+    let not_yet = |closing: &str, until, key: &str| {
+        format!("hold: not settled: it becomes {closing} at {} if that still stands ({key})", minutes(until))
+    };
+    // Nobody saw the lead reopened in between, and it was: a qualified lead cannot be disqualified.
+    let lost = |referral| seen(referral, Qualified, 3, &[Lost]).later(minutes(9)).lead(Disqualified, 5);
+    check(lost(New), &not_yet("Closed / Declined", 9 + 10, "status.settle_time"));
+    check(lost(Active), &not_yet("Closed / Lost", 9 + 24 * 60, "status.settle_time_lost"));
+}
+
+#[test]
 fn declined_and_lost_are_one_outcome() {
     let refused = seen(New, Disqualified, 4, NONE).later(minutes(5));
     let accepted_over_there = refused.referral_is(|referral| referral.status = Active).later(minutes(24 * 60));
