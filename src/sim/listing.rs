@@ -325,6 +325,7 @@ fn is_documented(filter: &Filter, options: &PortalOptions) -> bool {
         }
         Filter::Compare(property, Operator::Eq, Literal::Text(_)) => FIELDS.contains(&property.as_str()),
         Filter::Any(list, property, Operator::Eq, _) => list == "team" && property == "email",
-        Filter::Compare(..) | Filter::Any(..) | Filter::Or(_) | Filter::Not(_) | Filter::In(..) => false,
+        Filter::Or(_) | Filter::Not(_) | Filter::In(..) | Filter::Among(..) => false,
+        Filter::Compare(..) | Filter::Any(..) => false,
     }
 }

@@ -1,6 +1,8 @@
 //! The part of OData that both services understand: `$filter`, `$orderby`, `$select`.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
 use serde_json::Value;
@@ -20,6 +22,8 @@ pub enum Filter {
     Compare(String, Operator, Literal),
     /// `Microsoft.Dynamics.CRM.In(…)`.
     In(String, Vec<Literal>),
+    /// `property eq 'a' or property eq 'b' …`, each text as it is compared: one look at a row instead of one for each.
+    Among(String, BTreeSet<String>),
     /// `list/any(x:x/property eq literal)`.
     Any(String, String, Operator, Literal),
 }
@@ -90,6 +94,10 @@ impl Filter {
                 let value = read(property);
                 literals.iter().any(|literal| Operator::Eq.holds(value, literal))
             }
+            Filter::Among(property, texts) => read(property).and_then(Value::as_str).is_some_and(|value| {
+                let value = folded(value);
+                texts.contains(value.as_ref())
+            }),
             Filter::Any(list, property, operator, literal) => {
                 let items = read(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 items.iter().any(|item| operator.holds(item.get(property), literal))
@@ -102,7 +110,10 @@ impl Filter {
         match self {
             Filter::And(parts) | Filter::Or(parts) => parts.iter().flat_map(Filter::properties).collect(),
             Filter::Not(part) => part.properties(),
-            Filter::Compare(property, ..) | Filter::In(property, _) | Filter::Any(property, ..) => vec![property],
+            Filter::Compare(property, ..)
+            | Filter::In(property, _)
+            | Filter::Among(property, _)
+            | Filter::Any(property, ..) => vec![property],
         }
     }
 
@@ -124,6 +135,9 @@ impl Filter {
         match self {
             Filter::Compare(of, Operator::Eq, literal) if of == property => Some(id(literal).into_iter().collect()),
             Filter::In(of, literals) if of == property => Some(literals.iter().filter_map(id).collect()),
+            Filter::Among(of, texts) if of == property => {
+                Some(texts.iter().filter_map(|text| uuid::Uuid::try_parse(text).ok()).collect())
+            }
             Filter::And(parts) => parts.iter().find_map(|part| part.only_ids(property)),
             Filter::Or(parts) => {
                 let lists: Option<Vec<_>> = parts.iter().map(|part| part.only_ids(property)).collect();
@@ -131,6 +145,23 @@ impl Filter {
             }
             _ => None,
         }
+    }
+}
+
+/// Any of these; equalities of one property with texts are one question.
+fn any(parts: Vec<Filter>) -> Filter {
+    let Some(Filter::Compare(property, Operator::Eq, _)) = parts.first() else { return Filter::Or(parts) };
+    let text = |part: &Filter| match part {
+        Filter::Compare(of, Operator::Eq, Literal::Text(text) | Literal::Word(text))
+            if of == property && !may_be_time(text) =>
+        {
+            Some(folded(text).into_owned())
+        }
+        _ => None,
+    };
+    match parts.iter().map(text).collect() {
+        Some(texts) => Filter::Among(property.clone(), texts),
+        None => Filter::Or(parts),
     }
 }
 
@@ -179,6 +210,13 @@ fn compare_folded(left: &str, right: &str) -> Ordering {
         return left.bytes().map(lower).cmp(right.bytes().map(lower));
     }
     left.to_lowercase().cmp(&right.to_lowercase())
+}
+
+/// A text as it is compared: texts that compare as equal are the same here.
+fn folded(text: &str) -> Cow<'_, str> {
+    let text = text.trim_end();
+    let is_folded = text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+    if is_folded { Cow::Borrowed(text) } else { Cow::Owned(text.to_lowercase()) }
 }
 
 /// A JSON number as an exact decimal.
@@ -327,7 +365,7 @@ impl Parser {
             self.at += 1;
             parts.push(self.all_of()?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Filter::Or(parts) })
+        Ok(if parts.len() == 1 { parts.remove(0) } else { any(parts) })
     }
 
     fn all_of(&mut self) -> Result<Filter, String> {
@@ -449,6 +487,21 @@ mod tests {
         }
     }
 
+    /// A list of equalities is one set, and says what each of them alone would say.
+    #[test]
+    fn a_list_of_texts_is_compared_as_each_of_them() {
+        let texts =
+            ["Straße", "STRASSE ", "a|b", "A|B", "2026-03-01", "2026-03-01T00:00:00Z", "Ünal", "ünal  ", "7", ""];
+        for list in [&["straße", "a|b"][..], &["ÜNAL", "7"], &["2026-03-01", "a|b"], &["", "strasse"]] {
+            let terms: Vec<String> = list.iter().map(|text| format!("name eq '{text}'")).collect();
+            for row in texts.iter().map(|text| json!({"name": text})).chain([json!({"name": null}), json!({"name": 7})])
+            {
+                let alone = terms.iter().any(|term| fits(term, &row));
+                assert_eq!(fits(&terms.join(" or "), &row), alone, "{list:?} {row}");
+            }
+        }
+    }
+
     #[test]
     fn nonsense_is_refused() {
         for text in ["", "status eq", "status is 'New'", "status eq 'New", "(n eq 1", "n eq 1)", "n eq 1 or"] {
@@ -461,7 +514,8 @@ mod tests {
         let filter = Filter::parse("modifiedon ge 2026-03-01T00:00:00Z and subject ne null").expect("a filter");
         assert_eq!(filter.not_before("modifiedon"), read_ticks("2026-03-01"));
         let id = "6b1d9a7c-1111-4222-8333-944445555666";
-        let filter = Filter::parse(&format!("leadid eq {id} or leadid eq '{id}'")).expect("a filter");
+        let other = id.replace("6b1d", "AB1D");
+        let filter = Filter::parse(&format!("leadid eq {id} or leadid eq '{other}'")).expect("a filter");
         assert_eq!(filter.only_ids("leadid").map(|ids| ids.len()), Some(2));
         assert_eq!(Filter::parse("leadid eq 1 or n eq 2").expect("a filter").only_ids("leadid"), None);
     }
