@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::model::{Qualification, Referral, ReferralType, Timestamp};
+use crate::plan::mapping::alpha2;
 use crate::plan::settings::ScopeSettings;
 
 /// Why a referral gets no lead.
@@ -63,7 +64,9 @@ fn filter(referral: &Referral, settings: &ScopeSettings) -> Option<OutOfScope> {
     if !passes(&settings.qualifications, word("/qualification")) {
         return Some(OutOfScope::Filter("filtered out (scope.qualifications)"));
     }
-    if !passes(&settings.countries, word("/customerProfile/address/country")) {
+    // Both sides may have two letters or three (partner-center §5, trap 13).
+    let is_wanted = |country: &str| settings.countries.iter().any(|one| alpha2(one) == country);
+    if !settings.countries.is_empty() && !is_wanted(&alpha2(word("/customerProfile/address/country"))) {
         return Some(OutOfScope::Filter("filtered out (scope.countries)"));
     }
     let after = settings.created_after.as_deref().and_then(Timestamp::parse);

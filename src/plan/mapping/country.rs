@@ -27,7 +27,7 @@ pub(super) fn all() -> impl Iterator<Item = Country> {
 }
 
 /// The two letters of a country given by two or three letters in any case; unknown words only get capital letters.
-pub(super) fn alpha2(code: &str) -> String {
+pub(crate) fn alpha2(code: &str) -> String {
     static BY_ALPHA3: LazyLock<BTreeMap<&str, &str>> =
         LazyLock::new(|| all().map(|country| (country.alpha3, country.alpha2)).collect());
     let code = code.trim().to_uppercase();

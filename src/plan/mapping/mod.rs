@@ -26,6 +26,7 @@ use serde_json::Value;
 
 pub use canonical::Misfit;
 pub use compile::{KEY_PREFIX, MappingProblem, WRITE_BACK_PATHS};
+pub(crate) use country::alpha2;
 pub use write_back::Unwritable;
 
 use crate::model::{Column, Lead, Operation, Opportunity, Owner, Referral};

@@ -52,6 +52,11 @@ fn filters_decide_about_linking() {
         ("qualification fits", line("qualifications", "[\"direct\"]"), CREATE),
         ("country", line("countries", "[\"DE\"]"), "out of scope: filtered out (scope.countries)"),
         ("country fits", line("countries", "[\"us\", \"de\"]"), CREATE),
+        (
+            "country by three letters",
+            line("countries", "[\"DE\"]").document(|it| it["customerProfile"]["address"]["country"] = " deu ".into()),
+            CREATE,
+        ),
         ("created", line("created_after", "\"2100-01-01\""), "out of scope: filtered out (scope.created_after)"),
         ("created later", line("created_after", "\"2001-01-01\""), CREATE),
     ]);
