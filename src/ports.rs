@@ -648,7 +648,7 @@ pub struct Memo {
     pub is_rescan: bool,
     /// A sweep is due whatever the schedule says (first start, damage, unordered answer).
     pub is_sweep_due: bool,
-    /// When an unordered listing last forced a sweep: at most one an hour.
+    /// When an unordered listing last forced a sweep, or a page that cannot be read sent one back to its beginning.
     pub unordered_sweep: Option<Timestamp>,
     /// A reading of all linked leads by id under way: the last referral done.
     pub lead_reading: Option<Option<ReferralId>>,

@@ -19,13 +19,18 @@ impl Pass<'_> {
         if !self.may_ask(Side::Crm) {
             return Ok(false);
         }
-        let by_reference = match self.find_by_reference(rows).await {
+        let (by_reference, refused) = match self.find_by_reference(rows).await {
             Ok(found) => found,
             Err(error) => {
                 self.note(&error);
                 return Ok(false);
             }
         };
+        for row in rows.iter() {
+            if let Some(error) = reference(row).and_then(|lead| refused.get(&lead)) {
+                self.note_unreadable(row.id, error);
+            }
+        }
         let mut found: BTreeMap<ReferralId, Vec<Lead>> = BTreeMap::new();
         let mut gone: BTreeSet<ReferralId> = BTreeSet::new();
         let adopts_reference = self.setup.adopt.contains(&Adopt::ExternalReference);
@@ -74,7 +79,7 @@ impl Pass<'_> {
                 found.entry(row.id).or_insert_with(|| vec![lead.clone()]);
             }
         }
-        for row in rows.iter_mut() {
+        for row in rows.iter_mut().filter(|row| reference(row).is_none_or(|lead| !refused.contains_key(&lead))) {
             let leads = found.remove(&row.id).unwrap_or_default();
             if !self.offer(row, leads).await? {
                 return Ok(false);
@@ -99,18 +104,22 @@ impl Pass<'_> {
 
     /// The leads that external references name; each one that is not found is asked for by itself. Besides, the computed
     /// leads of referrals whose lead is gone: such a place may be taken by a lead that was merged away, and every attempt to
-    /// create there would be refused.
-    pub(super) async fn find_by_reference(&self, rows: &[Row]) -> Result<BTreeMap<LeadId, Lead>, RemoteError> {
+    /// create there would be refused. Beside them: which ones cannot be read, alone among others that can.
+    async fn find_by_reference(
+        &self,
+        rows: &[Row],
+    ) -> Result<(BTreeMap<LeadId, Lead>, BTreeMap<LeadId, RemoteError>), RemoteError> {
         let ids = distinct(rows.iter().filter_map(reference));
         let is_gone = |row: &&Row| row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);
         let policy = &self.setup.policy;
         let places = rows.iter().filter(is_gone).filter(|_| policy.is_derived).map(|row| policy.computed(row.id));
         let asked = distinct(ids.iter().copied().chain(places));
         if asked.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Default::default());
         }
         let mut found: BTreeMap<LeadId, Lead> =
             self.ports.crm.leads(&asked).await?.into_iter().map(|lead| (lead.id, lead)).collect();
+        let (has_shown, mut refused) = (!found.is_empty(), BTreeMap::new());
         for id in ids {
             if found.contains_key(&id) {
                 continue;
@@ -120,10 +129,13 @@ impl Pass<'_> {
                     found.insert(id, lead);
                 }
                 Err(error) if error.fault == Fault::Missing => {}
+                Err(error) if self.is_of_one(&error, has_shown) => {
+                    refused.insert(id, error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok((found, refused))
     }
 
     /// Looks whether the lead of a create whose outcome is unknown exists. If it does not, the row is searched for anew: what
@@ -133,7 +145,11 @@ impl Pass<'_> {
             return false;
         }
         match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
-            Ok(lead) => self.offer(row, vec![lead]).await.unwrap_or(false),
+            Ok(lead) => {
+                let is_offered = self.offer(row, vec![lead]).await.unwrap_or(false);
+                let is_out_of_reach = self.unreadable.remove(&row.id).is_some();
+                is_offered && !is_out_of_reach
+            }
             Err(error) if error.fault == Fault::Missing => {
                 row.adoption = None;
                 true
@@ -154,6 +170,9 @@ impl Pass<'_> {
             probe.lead = Seen::from(lead);
             if !self.follow(std::slice::from_mut(&mut probe)).await {
                 return Ok(false);
+            }
+            if self.unreadable.contains_key(&row.id) {
+                return Ok(true); // A lead is there, and nobody knows which: nothing may be linked or created.
             }
             adoption.is_master_gone |= matches!(probe.lead, Seen::Absent);
             let Some(lead) = probe.lead.present() else { continue };

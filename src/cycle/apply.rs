@@ -286,7 +286,7 @@ impl Pass<'_> {
 
     /// Reads the side that was written: its version changed, or nobody knows whether it was written.
     async fn read_after(&mut self, row: &mut Row, action: &Action) -> bool {
-        match action {
+        let is_read = match action {
             Action::Create { .. } => self.read_created(row).await,
             Action::Update { lead, .. } => {
                 row.opportunities = None;
@@ -294,7 +294,9 @@ impl Pass<'_> {
                 self.read_leads(rows, &[*lead]).await && self.follow(rows).await && self.read_opportunities(rows).await
             }
             Action::Patch { .. } => self.read_referral(row).await,
-        }
+        };
+        let is_out_of_reach = self.unreadable.remove(&row.id).is_some();
+        is_read && !is_out_of_reach
     }
 
     /// Plans rows again after a write or a read; returns what to send next and what to record. All of them together: two

@@ -143,6 +143,10 @@ impl Pass<'_> {
             let page = match self.ports.portal.page(&Scan::New, cursor.as_ref()).await {
                 Ok(page) => page,
                 Err(error) if self.waits_out(&error).await => continue,
+                Err(error) if cursor.is_some() && !error.stops_side() => {
+                    tracing::warn!(request_id = error.request_id.as_deref(), "{error}");
+                    return Ok(()); // The sweep meets the others.
+                }
                 Err(error) => {
                     self.note(&error);
                     return Ok(());
@@ -182,11 +186,10 @@ impl Pass<'_> {
             Err(error) => {
                 let is_lost = sweep.cursor.is_some() && !error.stops_side();
                 if is_lost {
-                    tracing::warn!("the sweep cannot go on where it was ({error}); it begins again");
-                    self.memo.sweep = None;
-                    self.memo.is_sweep_due = true;
+                    self.sweep_is_lost(&error)
+                } else {
+                    self.note(&error)
                 }
-                self.note(&error);
                 return Ok(false);
             }
         };
@@ -262,6 +265,20 @@ impl Pass<'_> {
             self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
         }
         Ok(!is_over)
+    }
+
+    /// The place where the sweep goes on is of no use any more, or the page there cannot be read: the beginning may help,
+    /// once in a while, for all pages before it are read again. Until then the place is tried once in each pass.
+    fn sweep_is_lost(&mut self, error: &RemoteError) {
+        let interval = self.setup.settings.unordered_sweep_interval.get();
+        if self.memo.unordered_sweep.is_some_and(|at| self.began.since(at) < interval) {
+            tracing::warn!("the sweep cannot go on where it was ({error}); it is tried again");
+            return;
+        }
+        tracing::warn!("the sweep cannot go on where it was ({error}); it begins again");
+        self.memo.unordered_sweep = Some(self.began);
+        self.memo.sweep = None;
+        self.memo.is_sweep_due = true;
     }
 
     /// Decides and sends what one page of a sweep asks for.
@@ -375,6 +392,7 @@ impl Pass<'_> {
         if !(is_read && self.follow(&mut rows).await && self.read_opportunities(&mut rows).await) {
             return Ok(false);
         }
+        self.put_off(&mut rows).await?;
         // A lead that is still gone is no news.
         rows.retain(|row| {
             let was_gone = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);

@@ -176,6 +176,8 @@ struct Pass<'a> {
     heard: BTreeSet<ReferralId>,
     /// Rows with a write of ours whose outcome could not be found out: decided by nothing until both sides are read for it.
     unresolved: BTreeSet<ReferralId>,
+    /// Rows of which a part could not be read for its own reason, until they are put off.
+    unreadable: BTreeMap<ReferralId, RemoteError>,
     /// How often the ledger had been opened when the pass began.
     openings: u64,
     /// Writes that go beside everything else.
@@ -242,6 +244,7 @@ impl<'a> Pass<'a> {
             decided: BTreeSet::new(),
             heard: BTreeSet::new(),
             unresolved: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),
             finishes: false,

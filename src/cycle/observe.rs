@@ -48,6 +48,8 @@ impl Pass<'_> {
         } else {
             failed.extend(adopted)
         }
+        self.put_off(&mut ready).await?;
+        self.put_off(&mut failed).await?;
         self.leave(failed).await?;
         Ok(ready)
     }
@@ -73,6 +75,8 @@ impl Pass<'_> {
         } else {
             unread.extend(linked.iter().map(|row| row.id));
         }
+        let out_of_reach = std::mem::take(&mut self.unreadable);
+        unread.extend(read.extract_if(.., |row| out_of_reach.contains_key(&row.id)).map(|row| row.id));
         (read, unread)
     }
 
@@ -90,7 +94,11 @@ impl Pass<'_> {
                 Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
-                    self.note_row(row.id, &error);
+                    if error.stops_side() {
+                        self.note(&error)
+                    } else {
+                        self.note_unreadable(row.id, &error)
+                    }
                     return false;
                 }
             }
@@ -117,14 +125,17 @@ impl Pass<'_> {
             }
         };
         self.report.leads_seen += found.len() as u64;
-        let mut found: BTreeMap<LeadId, Option<Lead>> = found.into_iter().map(|lead| (lead.id, Some(lead))).collect();
+        let has_shown = !found.is_empty();
+        let mut found: BTreeMap<LeadId, Result<Option<Lead>, RemoteError>> =
+            found.into_iter().map(|lead| (lead.id, Ok(Some(lead)))).collect();
         for id in ids {
             if found.contains_key(id) {
                 continue;
             }
             match self.ports.crm.get(*id).await {
-                Ok(lead) => found.insert(*id, Some(lead)),
-                Err(error) if error.fault == Fault::Missing => found.insert(*id, None),
+                Ok(lead) => found.insert(*id, Ok(Some(lead))),
+                Err(error) if error.fault == Fault::Missing => found.insert(*id, Ok(None)),
+                Err(error) if self.is_of_one(&error, has_shown) => found.insert(*id, Err(error)),
                 Err(error) => {
                     self.note(&error);
                     return false;
@@ -134,12 +145,20 @@ impl Pass<'_> {
         for row in rows {
             let Some(lead) = linked_lead(row) else { continue };
             match found.get(&lead) {
-                Some(Some(lead)) => row.lead = Seen::from(lead.clone()),
-                Some(None) => row.lead = Seen::Absent,
+                Some(Ok(Some(lead))) => row.lead = Seen::from(lead.clone()),
+                Some(Ok(None)) => row.lead = Seen::Absent,
+                Some(Err(error)) => self.note_unreadable(row.id, error),
                 None => {}
             }
         }
         true
+    }
+
+    /// True for trouble with one lead that was asked for by itself. A refusal is that as long as other leads are shown
+    /// (dataverse §7, row-level access): whoever has lost the role is shown none.
+    pub(super) fn is_of_one(&self, error: &RemoteError, has_shown: bool) -> bool {
+        let is_refused = error.fault == Fault::Unauthorized && error.status == Some(403);
+        !error.stops_side() || (is_refused && (has_shown || self.is_sighted))
     }
 
     /// Follows merged leads to their masters.
@@ -159,6 +178,7 @@ impl Pass<'_> {
                     return false;
                 }
             };
+            let has_shown = !read.is_empty();
             let read: BTreeMap<LeadId, Lead> = read.into_iter().map(|lead| (lead.id, lead)).collect();
             for row in rows.iter_mut() {
                 let Some(next) = row.lead.present().and_then(master) else { continue };
@@ -169,6 +189,11 @@ impl Pass<'_> {
                         Ok(lead) => lead,
                         Err(error) if error.fault == Fault::Missing => {
                             row.lead = Seen::Absent;
+                            continue;
+                        }
+                        Err(error) if self.is_of_one(&error, has_shown) => {
+                            row.lead = Seen::Unseen;
+                            self.note_unreadable(row.id, &error);
                             continue;
                         }
                         Err(error) => {
@@ -243,12 +268,10 @@ impl Pass<'_> {
         self.note_down(error);
     }
 
-    /// Notes a failed read of one row: only trouble of the whole side takes it down, else that row waits alone.
-    pub(super) fn note_row(&mut self, row: ReferralId, error: &RemoteError) {
-        if error.stops_side() {
-            self.note(error);
-        } else {
-            tracing::warn!(referral.id = %row, request_id = error.request_id.as_deref(), "{error}; it is read again later");
+    /// Notes that a part of one row cannot be read for its own reason: that row is put off, and the others go on.
+    pub(super) fn note_unreadable(&mut self, row: ReferralId, error: &RemoteError) {
+        tracing::warn!(referral.id = %row, request_id = error.request_id.as_deref(), "{error}; it is read again later");
+        if self.unreadable.insert(row, error.clone()).is_none() {
             *self.report.holds.entry("unreadable".to_owned()).or_default() += 1;
         }
     }

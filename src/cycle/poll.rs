@@ -62,6 +62,7 @@ impl Pass<'_> {
         if !is_observed {
             self.doubt(&mut rows, &spoken).await?;
         }
+        self.put_off(&mut rows).await?;
         self.is_incomplete |= !is_observed;
         self.is_crm_observed = is_observed && has_begun && !self.is_cut;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
@@ -168,6 +169,7 @@ impl Pass<'_> {
             return Ok(());
         }
         self.is_sighted = true;
+        self.put_off(&mut rows).await?;
         self.process(rows).await
     }
 

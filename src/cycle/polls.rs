@@ -1,5 +1,7 @@
 //! Polls of the leads side: pages read to their end, and where a watermark goes after them.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::background::is_alive;
@@ -233,26 +235,56 @@ impl Pass<'_> {
         Ok(poll)
     }
 
-    /// Where a watermark goes after a poll that showed `newest` as the latest change.
-    ///
-    /// What is older than the overlap has been seen, so a quiet night after a busy evening does not read the last minutes
-    /// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
-    /// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
-    /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
     pub(super) fn after_poll(
         &self,
         mark: Option<Watermark>,
         server_time: Option<Timestamp>,
         newest: Option<Timestamp>,
     ) -> Option<Watermark> {
-        let overlap = self.setup.poll_overlap;
-        let Some(mark) = mark else { return newest.max(server_time).map(Watermark) };
-        let Some(newest) = newest else { return Some(mark) };
-        let seen = server_time.map_or(newest, |at| at.minus(overlap).min(newest.plus(overlap)));
-        Some(mark.advanced_to(newest).advanced_to(seen))
+        mark_after(mark, server_time, newest, self.setup.poll_overlap)
     }
 
     pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
         mark.map_or(self.began, |mark| mark.0).minus(self.setup.poll_overlap)
+    }
+}
+
+/// Where a watermark goes after a poll that showed `newest` as the latest change.
+///
+/// What is older than the overlap has been seen, so a quiet night after a busy evening does not read the last minutes
+/// of that evening again and again. But the latest change itself stays within the next poll: on a quiet day it is the
+/// one row that shows that we still see rows. No row at all proves nothing: a user who has lost a role is shown
+/// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
+///
+/// A stamp of the future, as an import into the CRM may leave it, counts as now: it would hide what changes before it.
+fn mark_after(
+    mark: Option<Watermark>,
+    server_time: Option<Timestamp>,
+    newest: Option<Timestamp>,
+    overlap: Duration,
+) -> Option<Watermark> {
+    let newest = newest.map(|newest| server_time.map_or(newest, |now| newest.min(now)));
+    let Some(mark) = mark else { return newest.max(server_time).map(Watermark) };
+    let Some(newest) = newest else { return Some(mark) };
+    let seen = server_time.map_or(newest, |at| at.minus(overlap).min(newest.plus(overlap)));
+    Some(mark.advanced_to(newest).advanced_to(seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watermark_never_passes_the_time_of_the_server() {
+        let at = |second: i64| Timestamp::from_seconds(1_000_000 + second);
+        let after = |mark: Option<i64>, now: i64, newest: Option<i64>| {
+            let mark = mark.map(|second| Watermark(at(second)));
+            mark_after(mark, Some(at(now)), newest.map(at), Duration::from_secs(60)).map(|mark| mark.0)
+        };
+        assert_eq!(after(Some(0), 100, Some(90)), Some(at(90)));
+        assert_eq!(after(Some(0), 1000, Some(90)), Some(at(150)), "the latest change stays within the next poll");
+        assert_eq!(after(Some(0), 100, None), Some(at(0)), "no row proves nothing");
+        assert_eq!(after(Some(0), 100, Some(4_000_000)), Some(at(100)));
+        assert_eq!(after(None, 100, Some(4_000_000)), Some(at(100)));
     }
 }

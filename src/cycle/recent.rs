@@ -61,7 +61,9 @@ impl Pass<'_> {
         self.process(rows).await?;
         if is_whole && self.may_write() && !self.is_incomplete {
             let quiet = scan.server_time.map(|at| at.minus(self.setup.settings.overlap.get()));
-            self.memo.referrals_seen = Some(mark.advanced_to(scan.high.0).advanced_to(quiet.unwrap_or_default()));
+            // A stamp of the future would hide everything that changes before it.
+            let high = scan.server_time.map_or(scan.high.0, |at| scan.high.0.min(at));
+            self.memo.referrals_seen = Some(mark.advanced_to(high).advanced_to(quiet.unwrap_or_default()));
         }
         Ok(())
     }
@@ -88,6 +90,12 @@ impl Pass<'_> {
                     continue;
                 }
                 Err(error) if self.waits_out(&error).await => continue,
+                Err(error) if cursor.is_some() && !error.stops_side() => {
+                    // Only the way on is broken (partner-center §1.4): what is behind it is read by a sweep.
+                    tracing::warn!(request_id = error.request_id.as_deref(), "{error}");
+                    scan.is_too_long = true;
+                    return Ok(());
+                }
                 Err(error) => {
                     self.note(&error);
                     return Ok(());
@@ -96,7 +104,9 @@ impl Pass<'_> {
             if scan.pages == 0 {
                 self.check_clock(Side::Portal, page.server_time);
                 scan.server_time = page.server_time;
-                scan.is_first_page_empty = page.items.is_empty() && page.defects.is_empty() && !scan.is_filtered;
+                // An empty page that names a next one shows nothing yet, and says nothing (partner-center §1.4).
+                let is_empty = page.items.is_empty() && page.defects.is_empty() && page.next.is_none();
+                scan.is_first_page_empty = is_empty && !scan.is_filtered;
                 if !scan.is_filtered {
                     self.stamp_portal(&page.items);
                 }

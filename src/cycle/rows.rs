@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::linked_lead;
 use super::{CycleError, Mode, Pass};
-use crate::model::{Entry, LeadId, Referral, ReferralId, Side, Standing, Timestamp};
-use crate::plan::{Claim, Needs, Row, RowPlan, Seen, plan_row, status};
+use crate::model::{Entry, LeadId, Referral, ReferralId, RemoteError, Side, Standing, Timestamp};
+use crate::plan::{Claim, Needs, Row, RowPlan, Seen, backoff, plan_row, status};
 use crate::ports::Batch;
 
 /// Rounds of "what is missing is read, then planned again" for one batch of rows.
@@ -179,10 +179,7 @@ impl Pass<'_> {
         self.is_incomplete |= rows.iter().any(|row| row.entry.is_none());
         self.report.pending += rows.len() as u64;
         self.unresolved.extend(rows.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
-        // What was decided before is not sent any more: it rests on an entry that knows nothing of what was seen since.
-        let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();
-        self.write_backs.forget(|id| ids.contains(&id));
-        self.deferred.retain(|(row, _)| !ids.contains(&row.id));
+        self.forget_decisions(&rows);
         if !self.may_write() {
             return self.restart_outcomes(rows).await;
         }
@@ -195,6 +192,39 @@ impl Pass<'_> {
             Some((row.id, Some(Entry { look_at, ..entry })))
         };
         self.remember(rows.into_iter().filter_map(left).collect()).await
+    }
+
+    /// Rows of which a part cannot be read for its own reason wait with patience, as one that cannot be written does.
+    pub(super) async fn put_off(&mut self, rows: &mut Vec<Row>) -> Result<(), CycleError> {
+        let out: Vec<Row> = rows.extract_if(.., |row| self.unreadable.contains_key(&row.id)).collect();
+        if out.is_empty() {
+            return Ok(());
+        }
+        let errors: Vec<Option<RemoteError>> = out.iter().map(|row| self.unreadable.remove(&row.id)).collect();
+        self.forget_decisions(&out);
+        if !self.may_write() {
+            return self.restart_outcomes(out).await;
+        }
+        let (now, policy) = (self.ports.clock.now(), &self.setup.policy);
+        let mut entries = Vec::new();
+        for (mut row, error) in out.into_iter().zip(errors) {
+            let Some(error) = error else { continue };
+            let Some(entry) = row.entry.take().or_else(|| plan_row(&row, policy, now).entry) else {
+                self.is_incomplete = true; // Nothing is known of it but its id: it has to be listed again.
+                continue;
+            };
+            let mut entry = restarted(unweighed(entry, &row), &row);
+            backoff::unread(&mut entry, &error, now, row.id, &policy.retry);
+            entries.push((row.id, Some(entry)));
+        }
+        self.remember(entries).await
+    }
+
+    /// What was decided before is not sent any more: it rests on an entry that knows nothing of what was seen since.
+    fn forget_decisions(&mut self, rows: &[Row]) {
+        let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();
+        self.write_backs.forget(|id| ids.contains(&id));
+        self.deferred.retain(|(row, _)| !ids.contains(&row.id));
     }
 
     /// Rows that cannot be decided yet: an outcome that was seen to be another one does not settle meanwhile.

@@ -133,6 +133,7 @@ impl Pass<'_> {
         if !is_read {
             return Ok(false); // This page is read again.
         }
+        self.put_off(&mut rows).await?;
         self.process(rows).await?;
         if !self.may_write() {
             return Ok(false);

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher24;
 
-use crate::model::{Cause, ETag, Entry, Fault, Lead, Referral, ReferralId, RemoteError, Timestamp, Trouble};
+use crate::model::{Cause, ETag, Entry, Fault, Lead, Referral, ReferralId, RemoteError, Side, Timestamp, Trouble};
+use crate::plan::action::Hold;
 use crate::plan::settings::RetrySettings;
 use crate::plan::snapshot::Seen;
+
+/// What trouble is about that no version tells of: a part of the row cannot be read. It is over when that part is read.
+const UNREAD: u64 = 0;
 
 /// When a failed row is tried again: exponential with full jitter, capped; the jitter comes from the row itself, so that
 /// the same input gives the same plan.
@@ -25,7 +29,7 @@ pub fn next_attempt(trouble: &Trouble, id: ReferralId, settings: &RetrySettings)
 /// Forgets trouble when what it was about has changed: either side's version, or the configuration. True when it did.
 pub fn wake(entry: &mut Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) -> bool {
     let about = about(entry, referral, lead, configuration);
-    let is_over = entry.trouble.as_ref().is_some_and(|trouble| trouble.about != about);
+    let is_over = entry.trouble.as_ref().is_some_and(|trouble| trouble.about != UNREAD && trouble.about != about);
     if is_over {
         entry.trouble = None;
     }
@@ -42,20 +46,48 @@ pub fn failed(
     lead: &Seen<Lead>,
     settings: &RetrySettings,
 ) {
-    let what = match (&error.code, error.status) {
-        (Some(code), _) => format!("{} {code}", error.operation),
-        (None, Some(status)) => format!("{} HTTP {status}", error.operation),
-        (None, None) => format!("{} {}", error.operation, error.fault),
-    };
-    let attempts = entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts).saturating_add(1);
+    let attempts = attempts_with(entry);
     let is_final = matches!(error.fault, Fault::Refused);
     entry.trouble = Some(Trouble {
-        cause: Cause::new(Some(error.side), &what),
+        cause: cause(error),
         attempts,
         since: now,
         is_dead_letter: is_final || attempts >= settings.attempts_max,
         about: about(entry, referral, lead, configuration),
     });
+}
+
+/// Notes that a part of this row cannot be read although its service answers for others. Nothing that was seen of the row
+/// counts as known, so both sides are read when it is tried again, and not before.
+pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, id: ReferralId, settings: &RetrySettings) {
+    let attempts = attempts_with(entry);
+    let is_dead_letter = attempts >= settings.attempts_max;
+    let trouble = Trouble { cause: cause(error), attempts, since: now, is_dead_letter, about: UNREAD };
+    let until = next_attempt(&trouble, id, settings);
+    entry.look_at = (!is_dead_letter).then_some(until);
+    entry.referral_etag = None;
+    entry.link.iter_mut().for_each(|link| link.etag = None);
+    let cause = trouble.cause.clone();
+    entry.holds |= if is_dead_letter { Hold::DeadLetter { cause } } else { Hold::Retrying { cause, until } }.bit();
+    entry.trouble = Some(trouble);
+}
+
+/// The side of which a part could not be read.
+pub fn unread_side(entry: &Entry) -> Option<Side> {
+    entry.trouble.as_ref().filter(|trouble| trouble.about == UNREAD)?.cause.side
+}
+
+fn attempts_with(entry: &Entry) -> u16 {
+    entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts).saturating_add(1)
+}
+
+fn cause(error: &RemoteError) -> Cause {
+    let what = match (&error.code, error.status) {
+        (Some(code), _) => format!("{} {code}", error.operation),
+        (None, Some(status)) => format!("{} HTTP {status}", error.operation),
+        (None, None) => format!("{} {}", error.operation, error.fault),
+    };
+    Cause::new(Some(error.side), &what)
 }
 
 /// Codes by which Dynamics refuses the owner of a new lead: no such owner, disabled, or without a role

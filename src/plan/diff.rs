@@ -157,6 +157,10 @@ impl<'a> Draft<'a> {
             return;
         }
         entry.look_at = None;
+        if self.waits_to_be_read(&mut entry) {
+            self.entry = Some(entry);
+            return;
+        }
         if self.had(&Hold::ByOperator) {
             self.needs.referral = matches!(self.row.referral, Seen::Unseen);
             self.needs.lead = entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);

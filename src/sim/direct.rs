@@ -145,6 +145,8 @@ impl Line {
             429 => self.throttle(until.unwrap_or(self.clock.at().plus(DEFAULT_WAIT))),
             503 if until.is_some() => self.throttle(until.unwrap_or(self.clock.at())),
             401 if code == Some("900421") => Fault::NeedsHuman,
+            // Refused for one referral is refused for that one alone (partner-center §1.11).
+            403 if self.side == Side::Portal && operation != "list referrals" => Fault::Refused,
             401 | 403 => Fault::Unauthorized,
             // A 404 may speak of a bound lookup (dataverse §8 row 28).
             404 if code == Some("0x80040217") && !message.starts_with("lead ") => Fault::Refused,

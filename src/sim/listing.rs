@@ -78,6 +78,10 @@ impl Referrals {
         if options.paging == Paging::Snapshot && scan.snapshot.is_none() {
             scan.snapshot = Some(self.keep_snapshot(&scan, filter.as_ref(), turn));
         }
+        if options.begins_empty && asked.is_none() {
+            let token = scan.token(options);
+            return Ok(self.envelope(options, &scan, Vec::new(), Some(token), None, turn));
+        }
         let mut found = match class {
             Some(Class::RepeatedPage) if asked.is_some() => {
                 scan.nonce += 1;

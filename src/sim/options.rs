@@ -72,6 +72,8 @@ pub struct PortalOptions {
     pub url: String,
     /// Rows per page (partner-center §1.4: 100).
     pub page_size: usize,
+    /// The first page of a list is empty and names the next one (partner-center §1.4).
+    pub begins_empty: bool,
     /// How pages hang together.
     pub paging: Paging,
     /// How `nextLink` looks.
@@ -101,6 +103,7 @@ impl Default for PortalOptions {
         PortalOptions {
             url: "https://api.partner.microsoft.com".to_owned(),
             page_size: 100,
+            begins_empty: false,
             paging: Paging::Offset,
             link_form: LinkForm::Defective,
             token_bytes: 1100,

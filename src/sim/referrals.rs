@@ -34,6 +34,8 @@ pub struct Referrals {
     versions: u32,
     pub(crate) snapshots: BTreeMap<u64, Vec<Uuid>>,
     pub(crate) last_page: Vec<Uuid>,
+    /// Listed, and out of reach by themselves.
+    out_of_reach: BTreeSet<Uuid>,
     /// When the requests of the last minute came.
     asked: VecDeque<Timestamp>,
 }
@@ -64,6 +66,7 @@ impl Referrals {
             versions: 0,
             snapshots: BTreeMap::new(),
             last_page: Vec::new(),
+            out_of_reach: BTreeSet::new(),
             asked: VecDeque::new(),
         }
     }
@@ -187,6 +190,15 @@ impl Referrals {
         }
     }
 
+    /// A referral that is listed and cannot be read or written by itself, or can again.
+    pub fn set_out_of_reach(&mut self, id: Uuid, is_out: bool) {
+        if is_out {
+            self.out_of_reach.insert(id)
+        } else {
+            self.out_of_reach.remove(&id)
+        };
+    }
+
     pub(crate) fn is_something_due(&self, now: Timestamp) -> bool {
         self.deadlines.first().is_some_and(|(at, _)| *at <= now)
     }
@@ -235,6 +247,7 @@ impl Referrals {
             "GET" => {
                 turn.note.operation = Some("get referral");
                 match self.rows.get(&id) {
+                    Some(_) if self.out_of_reach.contains(&id) => denied(),
                     Some(row) => self.entity(options, row),
                     None => not_found(),
                 }
@@ -272,6 +285,9 @@ impl Referrals {
         let operations = operations(request)?;
         turn.note.written = operations.iter().map(|operation| operation.path.clone()).collect();
         let Some(row) = self.rows.get(&id) else { return Err(not_found()) };
+        if self.out_of_reach.contains(&id) {
+            return Err(denied());
+        }
         let etag = text(&row.document, "/eTag").unwrap_or_default();
         if request.header("if-match").is_some_and(|sent| sent != "*" && sent != etag) {
             let message = "eTag did not match";
@@ -418,6 +434,10 @@ pub(crate) fn text<'a>(document: &'a Value, pointer: &str) -> Option<&'a str> {
 
 pub(crate) fn invalid(message: &str) -> Answer {
     Answer::portal_error(400, "invalidRequest", message, None)
+}
+
+fn denied() -> Answer {
+    Answer::portal_error(403, "accessDenied", "the user may not read this referral", None)
 }
 
 fn not_found() -> Answer {

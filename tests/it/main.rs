@@ -37,6 +37,7 @@ mod passes;
 mod pasted;
 mod poison;
 mod quick_status;
+mod reach;
 mod reload;
 mod seeing;
 mod session;

@@ -8,7 +8,7 @@ use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
 use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
-use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Ports, StateStore};
+use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Portal, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::Class;
 use referrald::sim::options::PlugIn;
@@ -18,22 +18,23 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-struct Bench {
-    world: Arc<Mutex<World>>,
-    clock: SimClock,
-    store: Arc<MemoryStore>,
-    engine: Reconciler,
+/// A program over a world behind the ports, on a clock that stands still between passes.
+pub struct Bench {
+    pub world: Arc<Mutex<World>>,
+    pub clock: SimClock,
+    pub store: Arc<MemoryStore>,
+    pub engine: Reconciler,
     settings: Settings,
 }
 
 impl Bench {
     /// Some plain referrals, and a program over them.
-    fn new(referrals: usize) -> (Bench, Vec<Uuid>) {
+    pub fn new(referrals: usize) -> (Bench, Vec<Uuid>) {
         Bench::with(referrals, |_| {})
     }
 
     /// The same, configured otherwise.
-    fn with(referrals: usize, change: impl FnOnce(&mut Settings)) -> (Bench, Vec<Uuid>) {
+    pub fn with(referrals: usize, change: impl FnOnce(&mut Settings)) -> (Bench, Vec<Uuid>) {
         let mut settings = Settings::defaults();
         settings.writes = Writes::Both;
         change(&mut settings);
@@ -42,11 +43,12 @@ impl Bench {
         let ids = (0..referrals).map(|number| world.add_referral(json!({"name": format!("Deal {number}")}))).collect();
         let store = Arc::new(MemoryStore::new([7; 16]));
         let world = Arc::new(Mutex::new(world));
-        let engine = engine(&world, &clock, &store, settings.clone());
+        let portal = Arc::new(DirectPortal::new(Arc::clone(&world)));
+        let engine = engine(&world, &clock, &store, settings.clone(), portal);
         (Bench { world, clock, store, engine, settings }, ids)
     }
 
-    async fn pass(&self) -> Report {
+    pub async fn pass(&self) -> Report {
         self.clock.advance(Duration::from_secs(61));
         self.engine.cycle(Budget::Work(Duration::from_secs(30)), &CancellationToken::new()).await.unwrap()
     }
@@ -54,18 +56,23 @@ impl Bench {
     /// The next process, with the ledger or without.
     fn restart(&mut self, is_lost: bool) {
         self.store = Arc::new(self.store.restarted(is_lost));
-        self.engine = engine(&self.world, &self.clock, &self.store, self.settings.clone());
+        self.engine = self.engine_over(Arc::new(DirectPortal::new(Arc::clone(&self.world))));
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    /// The same program over another port to the referrals.
+    pub fn engine_over(&self, portal: Arc<dyn Portal>) -> Reconciler {
+        engine(&self.world, &self.clock, &self.store, self.settings.clone(), portal)
+    }
+
+    pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap()
     }
 
-    fn edit(&self, table: Table, row: Uuid, columns: Value) {
+    pub fn edit(&self, table: Table, row: Uuid, columns: Value) {
         self.world().edit_row(table, row, columns).expect("a row that may be edited");
     }
 
-    fn wait(&self, seconds: u64) {
+    pub fn wait(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
@@ -81,21 +88,27 @@ impl Bench {
         self.store.decide(Box::new(|kept| *kept = Decisions { brakes, ..Decisions::default() })).await.unwrap();
     }
 
-    fn lead_of(&self, referral: Uuid) -> Uuid {
+    pub fn lead_of(&self, referral: Uuid) -> Uuid {
         let entry = self.store.get(ReferralId::new(referral)).unwrap().expect("an entry");
         entry.link.expect("a lead").lead.uuid()
     }
 
-    fn status_of(&self, referral: Uuid) -> String {
+    pub fn status_of(&self, referral: Uuid) -> String {
         self.world.lock().unwrap().portal.get(referral).unwrap()["status"].as_str().unwrap().to_owned()
     }
 }
 
-fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>, settings: Settings) -> Reconciler {
+fn engine(
+    world: &Arc<Mutex<World>>,
+    clock: &SimClock,
+    store: &Arc<MemoryStore>,
+    settings: Settings,
+    portal: Arc<dyn Portal>,
+) -> Reconciler {
     let crm =
         DirectCrmSettings { referral_column: settings.referral_id_column.clone(), ..DirectCrmSettings::default() };
     let ports = Ports {
-        portal: Arc::new(DirectPortal::new(Arc::clone(world))),
+        portal,
         crm: Arc::new(DirectCrm::new(Arc::clone(world), crm)),
         store: store.clone(),
         clock: Arc::new(clock.clone()),

@@ -8,6 +8,7 @@ use crate::model::{
 use crate::plan::action::{Action, GroupWrite, Hold, Step};
 use crate::plan::backoff;
 use crate::plan::settings::OnReferralClosed;
+use crate::plan::snapshot::Seen;
 use crate::plan::status::{self, Outcome, Target};
 
 impl Draft<'_> {
@@ -214,6 +215,27 @@ impl Draft<'_> {
         } else {
             self.holds.push(hold);
         }
+    }
+
+    /// True (with a hold) while a part of this row is not asked for again, because it could not be read for its own reason.
+    pub(super) fn waits_to_be_read(&mut self, entry: &mut Entry) -> bool {
+        let Some(side) = backoff::unread_side(entry) else { return false };
+        let is_read = match side {
+            Side::Portal => !matches!(self.row.referral, Seen::Unseen),
+            Side::Crm => !matches!(self.row.lead, Seen::Unseen) || self.row.adoption.is_some(),
+        };
+        if is_read {
+            entry.trouble = None;
+            return false;
+        }
+        if !self.is_waiting(entry, side) {
+            return false;
+        }
+        if !matches!(self.row.lead, Seen::Unseen) {
+            entry.outcome = None; // What the lead says meanwhile is not weighed.
+        }
+        entry.holds = self.holds.iter().fold(entry.holds, |bits, hold| bits | hold.bit());
+        true
     }
 
     /// True (with a hold) while this row waits after a failure on that side.

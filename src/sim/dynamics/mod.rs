@@ -53,6 +53,8 @@ pub struct Dynamics {
     system_user: Uuid,
     sellers: Vec<Uuid>,
     protection: Protection,
+    /// Rows that our user may not read, beside others that it may.
+    out_of_reach: BTreeSet<Uuid>,
     /// Saved rows that the journal has not been told of.
     news: Vec<Event>,
 }
@@ -120,6 +122,7 @@ impl Dynamics {
             system_user: turn.guid(),
             sellers: (0..3).map(|_| turn.guid()).collect(),
             protection: Protection::default(),
+            out_of_reach: BTreeSet::new(),
             news: Vec::new(),
         };
         crm.furnish(&options.crm, turn);
@@ -342,6 +345,15 @@ impl Dynamics {
         }
     }
 
+    /// A row that our user may not read or write, or may again: somebody moved it to another business unit.
+    pub fn set_out_of_reach(&mut self, id: Uuid, is_out: bool) {
+        if is_out {
+            self.out_of_reach.insert(id)
+        } else {
+            self.out_of_reach.remove(&id)
+        };
+    }
+
     pub(crate) fn hide(&mut self, lead: Uuid, until: Timestamp) {
         if let Some(row) = self.tables.get_mut(&Table::Lead).and_then(|rows| rows.rows.get_mut(&lead)) {
             row.hidden_until = Some(until);
@@ -459,6 +471,10 @@ impl Dynamics {
     /// Finds the row that a URL names, by id or by alternate key.
     fn target(&self, table: Table, key: &str) -> Result<Target, Answer> {
         if let Ok(id) = Uuid::try_parse(key.trim_matches('\'')) {
+            if self.out_of_reach.contains(&id) {
+                let message = "Principal user is missing ReadAccess rights for this record";
+                return Err(Answer::crm_error(403, "0x80048306", message));
+            }
             return Ok(Target { id: Some(id), exists: self.row(table, id).is_some(), key: None });
         }
         let is_usable = |name: &str| {

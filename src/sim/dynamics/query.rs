@@ -114,8 +114,9 @@ impl Dynamics {
     /// Rows that fit, by the index that narrows most.
     fn matching(&self, table: Table, filter: Option<&Filter>, turn: &Turn<'_>) -> Vec<Uuid> {
         let Some(rows) = self.tables.get(&table) else { return Vec::new() };
-        let fits = |row: &Row| {
-            row.hidden_until.is_none_or(|until| until <= turn.now)
+        let fits = |id: &Uuid, row: &Row| {
+            !self.out_of_reach.contains(id)
+                && row.hidden_until.is_none_or(|until| until <= turn.now)
                 && filter.is_none_or(|filter| filter.fits(&|property| self.resolve(table, row, property)))
         };
         let ids = filter.and_then(|filter| filter.only_ids(table.key()));
@@ -124,15 +125,15 @@ impl Dynamics {
             (Some(mut ids), _) => {
                 ids.sort_unstable();
                 ids.dedup();
-                ids.retain(|id| rows.rows.get(id).is_some_and(fits));
+                ids.retain(|id| rows.rows.get(id).is_some_and(|row| fits(id, row)));
                 ids
             }
             (None, Some(since)) => {
                 let from = (since.div_euclid(10_000_000), Uuid::nil());
                 let newer = rows.modified.range(from..).map(|(_, id)| *id);
-                newer.filter(|id| rows.rows.get(id).is_some_and(fits)).collect()
+                newer.filter(|id| rows.rows.get(id).is_some_and(|row| fits(id, row))).collect()
             }
-            (None, None) => rows.rows.iter().filter(|(_, row)| fits(row)).map(|(id, _)| *id).collect(),
+            (None, None) => rows.rows.iter().filter(|(id, row)| fits(id, row)).map(|(id, _)| *id).collect(),
         }
     }
 
