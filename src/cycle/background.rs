@@ -37,7 +37,7 @@ impl Pass<'_> {
             self.begin_sweep().await?;
             while self.memo.sweep.is_some() && self.has_time() && self.may_scan() {
                 self.allow();
-                if !self.sweep_page().await? {
+                if !self.sweep_page().await? || self.gives_way() {
                     break;
                 }
             }
@@ -45,12 +45,18 @@ impl Pass<'_> {
         let may_read = self.may_write() || self.mode == Mode::Forecast;
         while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.may_scan() {
             self.allow();
-            if !self.reading_step().await? {
+            if !self.reading_step().await? || self.gives_way() {
                 break;
             }
         }
         self.read_whole_table().await?;
         self.list_old_outcomes()
+    }
+
+    /// Somebody waits for the next pass. What is read in the background ends with the page under way, and goes on there:
+    /// one page in each pass, however often somebody rings.
+    fn gives_way(&self) -> bool {
+        self.setup.is_hurried.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Begins the sweep that is due, when none is under way.

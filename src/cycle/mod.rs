@@ -87,6 +87,8 @@ pub struct Setup {
     pub is_first: bool,
     /// A forecast carries the values that would be written, for a person at a terminal.
     pub with_values: bool,
+    /// Somebody waits for the next pass; may become true at any time.
+    pub is_hurried: std::sync::Arc<std::sync::atomic::AtomicBool>,
     /// The schedule (or a person) asked for a sweep.
     pub is_sweep_asked: bool,
     /// Why nothing may be written, for a reason outside this pass.

@@ -41,6 +41,9 @@ pub trait Engine: Send + Sync {
     /// The sweep schedule fired: the next cycles read everything.
     fn ask_for_sweep(&self);
 
+    /// Somebody waits for the next cycle: what the one under way reads in the background ends with its next page.
+    fn hurry(&self);
+
     /// Takes over a changed configuration, only if it checks out as a whole; the error is every problem as a sentence.
     async fn reload(&self) -> Result<(), Vec<String>>;
 

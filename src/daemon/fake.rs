@@ -31,6 +31,7 @@ pub(crate) struct FakeEngine {
     pub(crate) side_by_side: AtomicUsize,
     pub(crate) shutdowns: AtomicUsize,
     pub(crate) sweeps: AtomicUsize,
+    pub(crate) hurries: AtomicUsize,
     pub(crate) duration: Duration,
     /// How long a cycle goes on after a request to stop.
     pub(crate) stubbornness: Duration,
@@ -53,6 +54,7 @@ impl Default for FakeEngine {
             side_by_side: AtomicUsize::new(0),
             shutdowns: AtomicUsize::new(0),
             sweeps: AtomicUsize::new(0),
+            hurries: AtomicUsize::new(0),
             duration: Duration::ZERO,
             stubbornness: Duration::ZERO,
             script: Mutex::default(),
@@ -130,6 +132,10 @@ impl Engine for FakeEngine {
 
     fn ask_for_sweep(&self) {
         self.sweeps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn hurry(&self) {
+        self.hurries.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn reload(&self) -> Result<(), Vec<String>> {

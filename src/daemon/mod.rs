@@ -150,8 +150,15 @@ impl Daemon {
             let grace_period = self.settings.borrow().grace_period.get();
             tokio::time::sleep(grace_period).await;
         };
+        let ring = async {
+            self.bell.rung().await;
+            self.bell.ring(); // It still asks for the next cycle.
+            self.engine.hurry();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
+            () = ring => unreachable!("it never ends"),
             result = cycle => match result {
                 Ok(Ok(report)) => Turn::Done(Box::new(report)),
                 Ok(Err(error)) => Turn::Failed(error),

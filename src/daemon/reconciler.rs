@@ -50,6 +50,8 @@ pub struct Reconciler {
     ground: tokio::sync::Mutex<Ground>,
     meter: Arc<cycle::Meter>,
     is_sweep_asked: AtomicBool,
+    /// Somebody waits for the next cycle.
+    is_hurried: Arc<AtomicBool>,
     is_running: AtomicBool,
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
@@ -93,6 +95,7 @@ impl Reconciler {
             ground: tokio::sync::Mutex::default(),
             meter: Arc::default(),
             is_sweep_asked: AtomicBool::new(false),
+            is_hurried: Arc::default(),
             is_running: AtomicBool::new(false),
             last_status: Mutex::default(),
             nightly: Arc::default(),
@@ -177,6 +180,7 @@ impl Reconciler {
             meter: Arc::clone(&self.meter),
             is_first,
             with_values: false,
+            is_hurried: Arc::clone(&self.is_hurried),
             is_sweep_asked: is_cycle && self.is_sweep_asked.swap(false, Ordering::Relaxed),
             identity: ground.identity.clone(),
             misfits: ground.misfits.clone(),
@@ -330,6 +334,7 @@ impl Drop for Watch<'_> {
 #[async_trait]
 impl Engine for Reconciler {
     async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
+        self.is_hurried.store(false, Ordering::Relaxed); // This is the cycle that was waited for.
         let watch = Watch::begin(self);
         let result = self.run_cycle(budget, stop).await;
         watch.end(Ended::from(&result));
@@ -414,6 +419,10 @@ impl Engine for Reconciler {
 
     fn set_beside(&self, beside: Arc<dyn Beside>) {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner).push(beside);
+    }
+
+    fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
     }
 
     fn ask_for_sweep(&self) {

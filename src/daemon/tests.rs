@@ -72,6 +72,19 @@ async fn any_number_of_rings_during_a_cycle_cause_exactly_one_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ring_during_a_cycle_hurries_that_one_and_is_answered_by_the_next() {
+    let running = Running::start(FakeEngine { duration: Duration::from_secs(10), ..FakeEngine::default() });
+    seconds(3).await;
+    assert_eq!(running.engine.hurries.load(std::sync::atomic::Ordering::SeqCst), 0, "its own ring is no hurry");
+    running.bell.ring();
+    seconds(1).await;
+    assert_eq!(running.engine.hurries.load(std::sync::atomic::Ordering::SeqCst), 1);
+    seconds(100).await;
+    assert_eq!(running.engine.hurries.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(running.end().await, (Ending::Orderly, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_ring_nothing_runs() {
     let running = Running::start(FakeEngine::default());
     seconds(3600).await;

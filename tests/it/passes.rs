@@ -23,7 +23,7 @@ pub struct Bench {
     pub world: Arc<Mutex<World>>,
     pub clock: SimClock,
     pub store: Arc<MemoryStore>,
-    pub engine: Reconciler,
+    pub engine: Arc<Reconciler>,
     settings: Settings,
 }
 
@@ -60,7 +60,7 @@ impl Bench {
     }
 
     /// The same program over another port to the referrals.
-    pub fn engine_over(&self, portal: Arc<dyn Portal>) -> Reconciler {
+    pub fn engine_over(&self, portal: Arc<dyn Portal>) -> Arc<Reconciler> {
         engine(&self.world, &self.clock, &self.store, self.settings.clone(), portal)
     }
 
@@ -104,7 +104,7 @@ fn engine(
     store: &Arc<MemoryStore>,
     settings: Settings,
     portal: Arc<dyn Portal>,
-) -> Reconciler {
+) -> Arc<Reconciler> {
     let crm =
         DirectCrmSettings { referral_column: settings.referral_id_column.clone(), ..DirectCrmSettings::default() };
     let ports = Ports {
@@ -113,7 +113,7 @@ fn engine(
         store: store.clone(),
         clock: Arc::new(clock.clone()),
     };
-    Reconciler::new(ports, settings, Vec::new(), None)
+    Arc::new(Reconciler::new(ports, settings, Vec::new(), None))
 }
 
 #[tokio::test]

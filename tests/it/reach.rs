@@ -1,10 +1,10 @@
 //! One lead, one referral, one page that cannot be read: that one waits, and everything else goes on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use referrald::daemon::{DecisionRequest, Engine, Which};
+use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
 use referrald::model::{ETag, Entry, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp, Trouble};
 use referrald::ports::{Allowance, Batch, Cursor, Memo, Page, Portal, Scan, StateStore};
 use referrald::sim::dynamics::Table;
@@ -165,19 +165,19 @@ async fn a_referral_that_is_refused_by_itself_becomes_a_dead_letter_and_delays_n
     assert_eq!((trouble_of(&bench, referrals[0]), bench.status_of(referrals[0])), (None, "Active".to_owned()));
 }
 
-/// A listing whose links to further pages are of no use.
-struct BrokenLinks {
+/// A listing that somebody watches, and of which pages may be out of reach.
+struct Watched<F> {
     inner: DirectPortal,
-    is_broken: AtomicBool,
+    on_page: F,
 }
 
 #[async_trait]
-impl Portal for BrokenLinks {
+impl<F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync> Portal for Watched<F> {
     async fn page(&self, scan: &Scan, cursor: Option<&Cursor>) -> Result<Page<Referral>, RemoteError> {
-        if cursor.is_some() && self.is_broken.load(Ordering::Relaxed) {
-            return Err(RemoteError::new(Side::Portal, "list referrals", Fault::Malformed));
+        match (self.on_page)(cursor) {
+            Some(fault) => Err(RemoteError::new(Side::Portal, "list referrals", fault)),
+            None => self.inner.page(scan, cursor).await,
         }
-        self.inner.page(scan, cursor).await
     }
     async fn get(&self, id: ReferralId) -> Result<Referral, RemoteError> {
         self.inner.get(id).await
@@ -205,13 +205,48 @@ impl Portal for BrokenLinks {
     }
 }
 
+fn watched<F>(bench: &mut Bench, on_page: F)
+where
+    F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync + 'static,
+{
+    let inner = DirectPortal::new(Arc::clone(&bench.world));
+    bench.engine = bench.engine_over(Arc::new(Watched { inner, on_page }));
+}
+
+/// A sweep of four pages, and a daemon that is rung while it reads the first.
+#[tokio::test]
+async fn a_sweep_gives_way_between_pages_to_who_rings() {
+    let (mut bench, _) = Bench::new(40);
+    bench.world().options.portal.page_size = 10;
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    let rings = Arc::new(AtomicBool::new(true));
+    let (rung, is_ringing) = (Arc::new(std::sync::OnceLock::<Weak<Reconciler>>::new()), Arc::clone(&rings));
+    let bell = Arc::clone(&rung);
+    watched(&mut bench, move |_| {
+        let engine = bell.get().and_then(Weak::upgrade);
+        engine.iter().filter(|_| is_ringing.load(Ordering::Relaxed)).for_each(|engine| engine.hurry());
+        None
+    });
+    rung.set(Arc::downgrade(&bench.engine)).unwrap();
+    bench.engine.ask_for_sweep();
+    for pages in 1..4 {
+        bench.pass().await;
+        assert_eq!(bench.store.memo().unwrap().sweep.expect("it goes on").pages, pages, "one in each pass");
+    }
+    rings.store(false, Ordering::Relaxed);
+    bench.pass().await;
+    assert_eq!(bench.store.memo().unwrap().sweep, None);
+}
+
 #[tokio::test]
 async fn links_that_lead_nowhere_stop_no_side_and_begin_no_sweep_all_the_time() {
     let (mut bench, referrals) = Bench::new(40);
     bench.world().options.portal.page_size = 10;
-    let inner = DirectPortal::new(Arc::clone(&bench.world));
-    let portal = Arc::new(BrokenLinks { inner, is_broken: false.into() });
-    bench.engine = bench.engine_over(portal.clone());
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let breaks = Arc::clone(&is_broken);
+    watched(&mut bench, move |cursor| (cursor.is_some() && breaks.load(Ordering::Relaxed)).then_some(Fault::Malformed));
     for _ in 0..3 {
         bench.wait(3600);
         bench.pass().await;
@@ -220,7 +255,7 @@ async fn links_that_lead_nowhere_stop_no_side_and_begin_no_sweep_all_the_time() 
     for (number, referral) in referrals.iter().enumerate() {
         bench.world().edit_referral(*referral, |it| it["customerProfile"]["name"] = changed(number).into());
     }
-    portal.is_broken.store(true, Ordering::Relaxed);
+    is_broken.store(true, Ordering::Relaxed);
     bench.edit(Table::Lead, bench.lead_of(referrals[0]), json!({"statuscode": 2}));
     let before = bench.world().journal.count_of("list referrals");
     for _ in 0..20 {
@@ -231,7 +266,7 @@ async fn links_that_lead_nowhere_stop_no_side_and_begin_no_sweep_all_the_time() 
     // One for each pass, and two for each of the sweeps that began.
     let listed = bench.world().journal.count_of("list referrals") - before;
     assert!(listed < 30, "{listed} lists in 20 passes");
-    portal.is_broken.store(false, Ordering::Relaxed);
+    is_broken.store(false, Ordering::Relaxed);
     for _ in 0..3 {
         bench.wait(3600);
         bench.pass().await;
