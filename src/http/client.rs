@@ -96,8 +96,18 @@ impl Client {
             drop(permit);
             match judged.verdict {
                 Verdict::Done(answer) => return Ok(answer),
-                Verdict::Final(error) => return Err(error),
-                Verdict::Renew(error) if is_renewed => return Err(error),
+                Verdict::Final(error) => {
+                    // Also what an adapter takes for the matter of one item: to doubt too much costs next to nothing.
+                    let is_about_rights = matches!(error.status, Some(401 | 403));
+                    if is_about_rights || matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized) {
+                        self.tokens.doubt(&token);
+                    }
+                    return Err(error);
+                }
+                Verdict::Renew(error) if is_renewed => {
+                    self.tokens.doubt(&token);
+                    return Err(error);
+                }
                 Verdict::Renew(_) => {
                     is_renewed = true;
                     self.tokens.invalidate(&token);

@@ -145,7 +145,7 @@ struct Stage {
     server: MockServer,
     clock: Arc<FakeClock>,
     client: Arc<Client>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Stage {
@@ -178,7 +178,7 @@ impl Stage {
         let keep = directory.path().join("keep");
         let tokens = Tokens::new(Side::Portal, "t.auth", "https://api.example", &auth, &http, &keep, clock.clone());
         let client = Client::new(Arc::new(Plain), base, &http, limits, Arc::new(tokens.unwrap()), clock.clone());
-        Stage { server, clock, client: Arc::new(client.unwrap()), _directory: directory }
+        Stage { server, clock, client: Arc::new(client.unwrap()), directory }
     }
 
     /// Answers calls to `/thing` with these, the last one for ever.
@@ -303,6 +303,23 @@ async fn a_missing_mfa_claim_needs_a_human_at_once() {
     assert_eq!((&error.fault, error.code.as_deref()), (&Fault::NeedsHuman, Some("900421")));
     assert!(!error.to_string().contains("anna"));
     assert_eq!((stage.seen().await.len(), stage.client.tokens().requests_sent()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_that_the_service_doubts_is_renewed_as_soon_as_the_sign_in_has_changed() {
+    let mfa = || status(401).set_body_string(r#"{"code":"900421"}"#);
+    for doubt in [mfa(), status(403)] {
+        let stage = Stage::new().await;
+        stage.answers(vec![doubt.clone(), doubt.clone(), doubt, ok()]).await;
+        for _ in 0..3 {
+            stage.read().await.unwrap_err();
+        }
+        assert_eq!(stage.client.tokens().requests_sent(), 1, "nothing has changed");
+        std::fs::write(stage.directory.path().join("secret"), "another\n").unwrap();
+        stage.read().await.unwrap();
+        assert_eq!(stage.client.tokens().requests_sent(), 2);
+        assert_eq!(stage.seen().await[3].headers["authorization"], "Bearer access-2");
+    }
 }
 
 /// One throttled answer, then success: returns how long the call waited.
