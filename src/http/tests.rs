@@ -720,6 +720,26 @@ async fn a_fault_that_did_nothing_is_tried_again_for_writes_too() {
 }
 
 #[tokio::test]
+async fn a_write_gets_a_new_key_after_every_answer_and_keeps_it_through_silence() {
+    let stage = Stage::new().await;
+    let wait = status(429).insert_header("retry-after", "1");
+    stage.answers(vec![wait, status(401), status(409), status(500), status(502), status(403), ok(), ok()]).await;
+    for expected in [Fault::Conflict, Fault::Unavailable, Fault::Unavailable, Fault::Unauthorized] {
+        assert_eq!(stage.write().await.unwrap_err().fault, expected);
+    }
+    stage.write().await.unwrap();
+    stage.write().await.unwrap();
+    let seen = stage.seen().await;
+    let keys: Vec<&str> = seen.iter().map(|request| request.headers["ms-requestid"].to_str().unwrap()).collect();
+    assert_eq!(keys.len(), 8);
+    assert_eq!(keys[0], Uuid::from_u128(7).to_string());
+    let (fresh, replays) = ([keys[0], keys[1], keys[2], keys[3], keys[6]], &keys[3..6]);
+    assert_eq!(std::collections::BTreeSet::from(fresh).len(), fresh.len(), "{keys:?}");
+    assert!(replays.iter().all(|key| *key == keys[3]), "500 and 502 are no definite answers: {keys:?}");
+    assert_eq!(keys[7], keys[0], "what was done is forgotten");
+}
+
+#[tokio::test]
 async fn final_refusals_are_not_repeated() {
     for (code, fault) in [
         (400, Fault::Refused),
