@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 
-use crate::model::{Fault, RemoteError, Side};
+use crate::model::{Entry, Fault, RemoteError, Side};
 use crate::plan::{Action, Outcome, Policy, Row, Seen, Step, plan_row};
 use crate::ports::{Clock, Crm, Portal, Ports};
 
@@ -83,7 +83,7 @@ pub(super) async fn send_one(remotes: &Remotes, policy: &Policy, row: &mut Row, 
             Err(error) => return Sent::Outcome(Outcome::Failed(error)),
         }
     }
-    let request = request_id(action);
+    let request = request_id(action, row.entry.as_ref());
     Sent::Outcome(match action {
         Action::Create { referral, lead, draft, .. } => {
             lead_outcome(remotes.crm.create(*referral, *lead, draft, request).await)
@@ -133,13 +133,16 @@ fn patch_outcome(result: Result<Option<crate::model::Referral>, RemoteError>) ->
     }
 }
 
-/// The idempotency key of one logical write: the same action gives the same key, also after a restart.
-fn request_id(action: &Action) -> uuid::Uuid {
+/// The idempotency key of one logical write: the same action gives the same key, also after a restart, until an attempt
+/// has failed for good. A lost answer is no such failure (partner-center §1.5).
+fn request_id(action: &Action, entry: Option<&Entry>) -> uuid::Uuid {
+    let failures = entry.and_then(|entry| entry.trouble.as_ref()).map_or(0, |trouble| trouble.attempts);
     let what = match action {
         Action::Create { referral, draft, .. } => json!([referral, "create", draft.columns, draft.owner]),
         Action::Update { referral, etag, draft, .. } => json!([referral, "update", etag, draft.columns]),
         Action::Patch { referral, etag, patch, .. } => json!([referral, "patch", etag, patch.operations]),
     };
+    let what = if failures == 0 { what } else { json!([what, failures]) };
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, what.to_string().as_bytes())
 }
 

@@ -1,7 +1,8 @@
 //! The client of one service: gate, limiter and token around one `send`, and a loop that asks whether to go on.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -19,6 +20,9 @@ use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
 use crate::ports::{Allowance, Clock, Traffic};
 
+/// Writes of which it is remembered how often they were refused; beyond, all are forgotten.
+const REFUSED_WRITES_MAX: usize = 10_000;
+
 /// A client for one service: everything both adapters share.
 pub struct Client {
     dialect: Arc<dyn Dialect>,
@@ -31,6 +35,40 @@ pub struct Client {
     requests_sent: AtomicU64,
     traffic: Mutex<Traffic>,
     allowance: Mutex<Option<Allowance>>,
+    refused_writes: Mutex<RefusedWrites>,
+}
+
+/// How often each write was refused so far, by its idempotency key.
+///
+/// A write whose answer was lost is repeated under the same key, and a write that was answered gets a new one
+/// (partner-center §1.5): a refusal, a throttling and a refused token are answers, silence and a server fault are none.
+#[derive(Default)]
+struct RefusedWrites(HashMap<Uuid, u32>);
+
+impl RefusedWrites {
+    /// The key under which the write of `key` goes out next.
+    fn current(&self, key: Uuid) -> Uuid {
+        match self.0.get(&key) {
+            None => key,
+            Some(refusals) => Uuid::new_v5(&key, &refusals.to_be_bytes()),
+        }
+    }
+
+    fn note(&mut self, key: Uuid, verdict: &Verdict) {
+        match verdict {
+            Verdict::Done(_) => {
+                self.0.remove(&key);
+            }
+            Verdict::Again(error) | Verdict::Renew(error) | Verdict::Final(error) => {
+                if error.status.is_some() && !error.is_outcome_unknown {
+                    if self.0.len() >= REFUSED_WRITES_MAX {
+                        self.0.clear();
+                    }
+                    *self.0.entry(key).or_default() += 1;
+                }
+            }
+        }
+    }
 }
 
 impl Client {
@@ -57,6 +95,7 @@ impl Client {
             requests_sent: AtomicU64::new(0),
             traffic: Mutex::default(),
             allowance: Mutex::default(),
+            refused_writes: Mutex::default(),
         })
     }
 
@@ -86,6 +125,9 @@ impl Client {
             let heard = result.as_ref().ok().map(|response| self.dialect.remaining(&response.headers));
             let judged = classify(self.dialect.as_ref(), call.operation, call.effect, result, self.clock.now());
             self.count(&judged);
+            if let (Some(key), Effect::Write) = (call.request, call.effect) {
+                self.refused_writes().note(key, &judged.verdict);
+            }
             if let Some(remaining) = heard {
                 self.limiter.learn(&permit, remaining, judged.closing.and_then(|closing| closing.facet));
             }
@@ -96,8 +138,18 @@ impl Client {
             drop(permit);
             match judged.verdict {
                 Verdict::Done(answer) => return Ok(answer),
-                Verdict::Final(error) => return Err(error),
-                Verdict::Renew(error) if is_renewed => return Err(error),
+                Verdict::Final(error) => {
+                    // Also what an adapter takes for the matter of one item: to doubt too much costs next to nothing.
+                    let is_about_rights = matches!(error.status, Some(401 | 403));
+                    if is_about_rights || matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized) {
+                        self.tokens.doubt(&token);
+                    }
+                    return Err(error);
+                }
+                Verdict::Renew(error) if is_renewed => {
+                    self.tokens.doubt(&token);
+                    return Err(error);
+                }
                 Verdict::Renew(_) => {
                     is_renewed = true;
                     self.tokens.invalidate(&token);
@@ -189,7 +241,8 @@ impl Client {
     }
 
     fn request(&self, call: &Call, token: &SecretString) -> Request {
-        let mut headers = self.dialect.headers(Uuid::new_v4(), call.request);
+        let key = call.request.map(|key| self.refused_writes().current(key));
+        let mut headers = self.dialect.headers(Uuid::new_v4(), key);
         if call.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -207,6 +260,10 @@ impl Client {
             body: call.body.clone(),
             timeout: self.timeout(call),
         }
+    }
+
+    fn refused_writes(&self) -> MutexGuard<'_, RefusedWrites> {
+        self.refused_writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, judged: &Judged) {
@@ -265,4 +322,20 @@ fn authorization(token: &SecretString) -> HeaderValue {
         .expect("an access token consists of header characters");
     value.set_sensitive(true);
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Side;
+
+    #[test]
+    fn no_more_refused_writes_are_remembered_than_the_limit() {
+        let mut known = RefusedWrites::default();
+        let error = RemoteError { status: Some(409), ..RemoteError::new(Side::Portal, "x", Fault::Conflict) };
+        for number in 0..=REFUSED_WRITES_MAX as u128 {
+            known.note(Uuid::from_u128(number), &Verdict::Final(error.clone()));
+        }
+        assert_eq!(known.0.len(), 1);
+    }
 }

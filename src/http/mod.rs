@@ -42,7 +42,8 @@ pub struct Call {
     pub body: Option<Bytes>,
     /// Whether a lost answer leaves the outcome unknown.
     pub effect: Effect,
-    /// The idempotency key of a write (`MS-RequestId`): the same for every attempt and replay of one write.
+    /// The idempotency key of a write (`MS-RequestId`): the same for every replay of one write. What leaves is derived
+    /// from it anew after every definite answer.
     pub request: Option<uuid::Uuid>,
     /// Replaces the time-out of its effect.
     pub timeout: Option<Duration>,

@@ -145,7 +145,7 @@ struct Stage {
     server: MockServer,
     clock: Arc<FakeClock>,
     client: Arc<Client>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Stage {
@@ -178,7 +178,7 @@ impl Stage {
         let keep = directory.path().join("keep");
         let tokens = Tokens::new(Side::Portal, "t.auth", "https://api.example", &auth, &http, &keep, clock.clone());
         let client = Client::new(Arc::new(Plain), base, &http, limits, Arc::new(tokens.unwrap()), clock.clone());
-        Stage { server, clock, client: Arc::new(client.unwrap()), _directory: directory }
+        Stage { server, clock, client: Arc::new(client.unwrap()), directory }
     }
 
     /// Answers calls to `/thing` with these, the last one for ever.
@@ -303,6 +303,23 @@ async fn a_missing_mfa_claim_needs_a_human_at_once() {
     assert_eq!((&error.fault, error.code.as_deref()), (&Fault::NeedsHuman, Some("900421")));
     assert!(!error.to_string().contains("anna"));
     assert_eq!((stage.seen().await.len(), stage.client.tokens().requests_sent()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_that_the_service_doubts_is_renewed_as_soon_as_the_sign_in_has_changed() {
+    let mfa = || status(401).set_body_string(r#"{"code":"900421"}"#);
+    for doubt in [mfa(), status(403)] {
+        let stage = Stage::new().await;
+        stage.answers(vec![doubt.clone(), doubt.clone(), doubt, ok()]).await;
+        for _ in 0..3 {
+            stage.read().await.unwrap_err();
+        }
+        assert_eq!(stage.client.tokens().requests_sent(), 1, "nothing has changed");
+        std::fs::write(stage.directory.path().join("secret"), "another\n").unwrap();
+        stage.read().await.unwrap();
+        assert_eq!(stage.client.tokens().requests_sent(), 2);
+        assert_eq!(stage.seen().await[3].headers["authorization"], "Bearer access-2");
+    }
 }
 
 /// One throttled answer, then success: returns how long the call waited.
@@ -700,6 +717,26 @@ async fn a_fault_that_did_nothing_is_tried_again_for_writes_too() {
     let error = stage.write().await.unwrap_err();
     assert_eq!((error.fault, error.is_outcome_unknown), (Fault::Unavailable, false));
     assert_eq!(stage.seen().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_write_gets_a_new_key_after_every_answer_and_keeps_it_through_silence() {
+    let stage = Stage::new().await;
+    let wait = status(429).insert_header("retry-after", "1");
+    stage.answers(vec![wait, status(401), status(409), status(500), status(502), status(403), ok(), ok()]).await;
+    for expected in [Fault::Conflict, Fault::Unavailable, Fault::Unavailable, Fault::Unauthorized] {
+        assert_eq!(stage.write().await.unwrap_err().fault, expected);
+    }
+    stage.write().await.unwrap();
+    stage.write().await.unwrap();
+    let seen = stage.seen().await;
+    let keys: Vec<&str> = seen.iter().map(|request| request.headers["ms-requestid"].to_str().unwrap()).collect();
+    assert_eq!(keys.len(), 8);
+    assert_eq!(keys[0], Uuid::from_u128(7).to_string());
+    let (fresh, replays) = ([keys[0], keys[1], keys[2], keys[3], keys[6]], &keys[3..6]);
+    assert_eq!(std::collections::BTreeSet::from(fresh).len(), fresh.len(), "{keys:?}");
+    assert!(replays.iter().all(|key| *key == keys[3]), "500 and 502 are no definite answers: {keys:?}");
+    assert_eq!(keys[7], keys[0], "what was done is forgotten");
 }
 
 #[tokio::test]

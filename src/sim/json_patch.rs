@@ -59,28 +59,14 @@ impl Operation {
         matches!(self.verb.as_str(), "replace" | "add") && ALLOWED_PATHS.contains(&self.path.as_str())
     }
 
+    /// As RFC 6902 has it: `replace` needs the member to be there, null included, and `add` what it lies in.
     pub(crate) fn apply(&self, document: &mut Value) -> Result<(), String> {
         let value = self.checked()?;
-        let mut at = &mut *document;
-        let mut steps = self.path.split('/').skip(1).peekable();
-        while let Some(step) = steps.next() {
-            if step == "-" {
-                match at {
-                    Value::Array(items) => items.push(value),
-                    other => *other = Value::Array(vec![value]),
-                }
-                return Ok(());
-            }
-            if !at.is_object() {
-                *at = json!({});
-            }
-            at = &mut at[step];
-            if steps.peek().is_none() {
-                *at = value;
-                return Ok(());
-            }
-        }
-        Ok(())
+        let absent = |_| format!("{} cannot be {}: there is nothing at that place", self.path, self.verb);
+        let operation = json!({"op": self.verb, "path": self.path, "value": value});
+        let operation: ::json_patch::PatchOperation =
+            serde_json::from_value(operation).map_err(|_| format!("{} is no operation", self.verb))?;
+        ::json_patch::patch(document, &[operation]).map_err(absent)
     }
 
     fn checked(&self) -> Result<Value, String> {

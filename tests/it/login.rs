@@ -115,6 +115,31 @@ async fn a_device_code_is_polled_with_patience() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_daemon_leaves_a_refused_token_as_soon_as_somebody_signs_in() {
+    let stage = Stage::new(75, 3).await;
+    stage.simulator.with(|world| {
+        world.options.device_interval = Duration::from_millis(200);
+        world.options.person = Person::SignsInWithoutMfa;
+    });
+    let daemon = stage.daemon().await;
+    daemon.first_cycle().await;
+    // Its access token would be good for an hour; a sign-in replaces it, even one without a second factor.
+    assert_eq!(stage.run(&["login", "--device-code"]).await.code, 1);
+    for _ in 0..2 {
+        let status = daemon.cycle().await;
+        let trouble = status.sides.values().find_map(|side| side.trouble.clone()).unwrap_or_default();
+        assert!(trouble.contains("900421"), "{trouble}");
+    }
+    stage.simulator.with(|world| world.options.person = Person::SignsIn);
+    let finished = stage.run(&["login", "--device-code"]).await;
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let status = daemon.cycle().await;
+    assert!(status.sides.values().all(|side| side.trouble.is_none()), "{status:#?}");
+    assert_eq!(daemon.stop().await, 0);
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_way_a_sign_in_fails_is_told_in_a_sentence() {
     let stage = Stage::new(74, 3).await;
     stage.simulator.with(|world| world.options.device_interval = Duration::from_millis(200));

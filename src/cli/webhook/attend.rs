@@ -12,6 +12,9 @@ use super::drift;
 use crate::config::Settings;
 use crate::daemon::Beside;
 use crate::daemon::status::{Status, WebhookStatus};
+use crate::http::settings::HttpSettings;
+use crate::portal::partner_center::settings::PartnerCenterSettings;
+use crate::portal::partner_center::webhooks::WebhookApi;
 use crate::telemetry::commands::worded;
 use crate::trigger::Bell;
 use crate::trigger::webhook::Webhook;
@@ -99,8 +102,9 @@ impl Drop for Attendant {
 /// Compares the registration with the configuration: at once, hourly, after a reload, and sooner while it differs.
 async fn watch(flags: Flags, found: Arc<Mutex<Option<String>>>, look: Bell, stop: CancellationToken) {
     let looking = async {
+        let mut line = None;
         loop {
-            let text = trouble(&flags).await;
+            let text = trouble(&flags, &mut line).await;
             let pause = if text.is_some() { DRIFTED_INTERVAL } else { DRIFT_INTERVAL };
             put(&found, text);
             // Either the pause is over or somebody asks: both end it.
@@ -113,11 +117,23 @@ async fn watch(flags: Flags, found: Arc<Mutex<Option<String>>>, look: Bell, stop
     }
 }
 
-/// What is wrong with the registration.
-async fn trouble(flags: &Flags) -> Option<String> {
+/// The way to the registration, and the settings it was built from. It outlives a look, because its sign-in remembers
+/// what it was refused: a wrong password sent with every look would lock the account (partner-center §2.8).
+struct Line {
+    api: WebhookApi,
+    settings: (PartnerCenterSettings, HttpSettings, PathBuf),
+}
+
+/// What is wrong with the registration. `line` is built when it is missing or the settings have changed.
+async fn trouble(flags: &Flags, line: &mut Option<Line>) -> Option<String> {
     let settings = load(flags).ok()?;
     settings.webhook.url.as_ref()?;
-    let registration = match webhook_api(&settings) {
+    let wanted = (settings.partner_center.clone(), settings.http.clone(), settings.state.directory.clone());
+    let api = match line.take().filter(|line| line.settings == wanted) {
+        Some(known) => Ok(&line.insert(known).api),
+        None => webhook_api(&settings).map(|api| &line.insert(Line { api, settings: wanted }).api),
+    };
+    let registration = match api {
         Ok(api) => api.registration().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -135,5 +151,53 @@ fn put(found: &Mutex<Option<String>>, text: Option<String>) {
             tracing::warn!("the webhook's registration: {}", worded(text));
         }
         *found = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use wiremock::matchers::{method, path_regex};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_password_is_not_sent_again_with_the_next_look() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let server = MockServer::start().await;
+        let refused = json!({"error": "invalid_grant", "error_codes": [50126]});
+        Mock::given(method("POST"))
+            .and(path_regex("/oauth2/"))
+            .respond_with(ResponseTemplate::new(400).set_body_json(refused))
+            .mount(&server)
+            .await;
+        let file = |name: &str| directory.path().join(name);
+        std::fs::write(file("password"), "hunter2").expect("written");
+        let config = format!(
+            "[state]\ndirectory = \"{}\"\n[webhook]\nurl = \"https://hook.example/\"\n[partner_center]\n\
+             webhook_api_url = \"{server}\"\n[partner_center.auth]\nauthority = \"{server}\"\ntenant_id = \"contoso.example\"\n\
+             client_id = \"app-1\"\ngrant = \"password\"\nusername = \"svc@contoso.example\"\npassword_file = \"{}\"\n",
+            file("state").display(),
+            file("password").display(),
+            server = server.uri(),
+        );
+        std::fs::write(file("referrald.toml"), config).expect("written");
+        let flags = Flags { config: Some(file("referrald.toml")), set: Vec::new() };
+
+        let mut line = None;
+        for _ in 0..3 {
+            let text = trouble(&flags, &mut line).await.expect("trouble");
+            assert!(text.contains("AADSTS50126"), "{text}");
+        }
+        assert_eq!(server.received_requests().await.expect("recorded").len(), 1);
+
+        // Other settings are another line: what was refused before says nothing about it.
+        let flags = Flags {
+            set: vec![("partner_center.auth.username".to_owned(), "other@contoso.example".to_owned())],
+            ..flags
+        };
+        trouble(&flags, &mut line).await.expect("trouble");
+        assert_eq!(server.received_requests().await.expect("recorded").len(), 2);
     }
 }

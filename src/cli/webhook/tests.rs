@@ -45,3 +45,46 @@ fn a_report_is_good_when_our_end_took_it() {
         assert_eq!(is_success(code), is_good, "{code}");
     }
 }
+
+#[tokio::test]
+async fn an_empty_post_says_over_http_1_that_it_is_empty_once() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let base: url::Url = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("a URL");
+    let mut settings = Settings::defaults();
+    settings.state.directory = directory.path().to_owned();
+    let portal = &mut settings.partner_center;
+    portal.webhook_api_url = base.clone();
+    portal.auth.authority = base;
+    portal.auth.tenant_id = Some("contoso.example".to_owned());
+    portal.webhook_auth.client_id = Some("app-1".to_owned());
+    portal.webhook_auth.grant = Some(crate::http::settings::Grant::ClientCredentials);
+    portal.webhook_auth.client_secret_file = Some(directory.path().join("secret"));
+    std::fs::write(directory.path().join("secret"), "s").expect("written");
+
+    // First the token, then the test event; each on a connection of its own.
+    let served = tokio::spawn(async move {
+        let mut head = String::new();
+        for body in [r#"{"token_type":"Bearer","access_token":"a"}"#, r#"{"correlationId":"c-1"}"#] {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            let mut bytes = Vec::new();
+            while !bytes.windows(4).any(|four| four == b"\r\n\r\n") {
+                socket.read_buf(&mut bytes).await.expect("a request");
+            }
+            head = String::from_utf8_lossy(&bytes).to_lowercase();
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            socket.write_all(answer.as_bytes()).await.expect("answered");
+        }
+        head
+    });
+    let api = super::super::build::webhook_api(&settings).expect("an API");
+    assert_eq!(api.send_test().await, Ok("c-1".to_owned()));
+    let head = served.await.expect("served");
+    assert!(head.starts_with("post /webhooks/v1/registration/validationevents http/1.1\r\n"), "{head}");
+    let lengths: Vec<&str> = head.lines().filter(|line| line.starts_with("content-length")).collect();
+    assert_eq!(lengths, ["content-length: 0"], "{head}");
+    assert!(!head.contains("transfer-encoding"), "{head}");
+}

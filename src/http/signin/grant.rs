@@ -10,10 +10,9 @@ use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
 use oauth2::{
-    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
-    DeviceAuthorizationUrl, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken,
-    RequestTokenError, ResourceOwnerPassword, ResourceOwnerUsername, Scope, StandardDeviceAuthorizationResponse,
-    StandardRevocableToken, TokenResponse, TokenUrl,
+    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest,
+    HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
+    ResourceOwnerPassword, ResourceOwnerUsername, Scope, StandardRevocableToken, TokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,6 +29,10 @@ const LIFETIME_DEFAULT: Duration = Duration::from_secs(600);
 const USER_CODE_BYTES_MAX: usize = 32;
 /// Shortest pause between two looks at a device code, whatever the service says.
 const DEVICE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The pause when the service names none (RFC 8628 §3.2).
+const DEVICE_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+/// Lifetime of a device code that does not say (partner-center §2.5).
+const DEVICE_LIFETIME_DEFAULT: Duration = Duration::from_secs(900);
 
 /// `oauth2`'s client with our token response.
 type Endpoint = oauth2::Client<
@@ -142,6 +145,20 @@ pub struct DeviceCode {
     pub interval: Duration,
 }
 
+/// The answer to the request for a device code (RFC 8628 §3.2). Not the one of `oauth2`, which takes no number written
+/// as text: version 1 writes them so, and calls the address a URL (partner-center §2.2).
+#[derive(Deserialize)]
+struct DeviceWire {
+    device_code: SecretString,
+    user_code: String,
+    #[serde(alias = "verification_url")]
+    verification_uri: String,
+    #[serde(default, deserialize_with = "seconds")]
+    expires_in: Option<u64>,
+    #[serde(default, deserialize_with = "seconds")]
+    interval: Option<u64>,
+}
+
 /// Asks for a device code (partner-center §2.5).
 ///
 /// # Errors
@@ -153,36 +170,25 @@ pub async fn device_code(
     now: Timestamp,
 ) -> Result<DeviceCode, NotGranted> {
     let asked = Target { url: endpoint_url.clone(), ..target.clone() };
-    let send = Exchange { wire, target: &asked, now };
-    let endpoint = Endpoint::new(ClientId::new(target.client_id.clone()))
-        .set_auth_type(AuthType::RequestBody)
-        .set_device_authorization_url(DeviceAuthorizationUrl::from_url(endpoint_url.clone()));
-    let mut request = endpoint.exchange_device_code();
-    for (name, value) in parameters(target, None) {
-        request = request.add_extra_param(name, value);
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("client_id", &target.client_id).extend_pairs(parameters(target, None));
+    if target.version == EndpointVersion::V2 {
+        form.append_pair("scope", &scope_words(target));
     }
-    for scope in scopes(target, true) {
-        request = request.add_scope(scope);
-    }
-    let details: StandardDeviceAuthorizationResponse = match request.request_async(&send).await {
-        Ok(details) => details,
-        Err(RequestTokenError::Request(reason)) => return Err(reason),
-        Err(RequestTokenError::Parse(..) | RequestTokenError::ServerResponse(_) | RequestTokenError::Other(_)) => {
-            return Err(NotGranted::Malformed);
-        }
-    };
-    let user_code = details.user_code().secret();
+    let answer = Exchange { wire, target: &asked, now }.post(&form.finish()).await?;
+    let details: DeviceWire = serde_json::from_slice(answer.body()).map_err(|_| NotGranted::Malformed)?;
+    let user_code = details.user_code;
     let is_plain = !user_code.is_empty()
         && user_code.len() <= USER_CODE_BYTES_MAX
         && user_code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let address = url::Url::parse(details.verification_uri()).ok().filter(|url| url.scheme() == "https");
+    let address = url::Url::parse(&details.verification_uri).ok().filter(|url| url.scheme() == "https");
     match (is_plain, address) {
         (true, Some(address)) => Ok(DeviceCode {
-            code: details.device_code().secret().as_str().into(),
-            user_code: user_code.clone(),
+            code: details.device_code,
+            user_code,
             address,
-            lifetime: details.expires_in(),
-            interval: details.interval().max(DEVICE_INTERVAL_MIN),
+            lifetime: details.expires_in.map_or(DEVICE_LIFETIME_DEFAULT, Duration::from_secs),
+            interval: details.interval.map_or(DEVICE_INTERVAL_DEFAULT, Duration::from_secs).max(DEVICE_INTERVAL_MIN),
         }),
         (_, _) => Err(NotGranted::Malformed),
     }
@@ -269,8 +275,7 @@ pub async fn ask(
                 request = request.add_extra_param(name, value);
             }
             if target.version == EndpointVersion::V2 {
-                let words: Vec<String> = scopes(target, true).iter().map(|scope| scope.to_string()).collect();
-                request = request.add_extra_param("scope", words.join(" "));
+                request = request.add_extra_param("scope", scope_words(target));
             }
             request.request_async(&send).await
         }
@@ -310,15 +315,9 @@ pub async fn look(
         .extend_pairs(secret.map(|secret| ("client_secret", secret.expose_secret())))
         .extend_pairs(parameters(target, assertion));
     if target.version == EndpointVersion::V2 {
-        let words: Vec<String> = scopes(target, true).iter().map(|scope| scope.to_string()).collect();
-        form.append_pair("scope", &words.join(" "));
+        form.append_pair("scope", &scope_words(target));
     }
-    let mut request = HttpRequest::new(form.finish().into_bytes());
-    *request.method_mut() = http::Method::POST;
-    request
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-    let answer = Exchange { wire, target, now }.send(request).await?;
+    let answer = Exchange { wire, target, now }.post(&form.finish()).await?;
     serde_json::from_slice::<Wire>(answer.body()).map_err(|_| NotGranted::Malformed)?.into_granted()
 }
 
@@ -345,6 +344,12 @@ fn scopes(target: &Target, is_delegated: bool) -> Vec<Scope> {
     scopes
 }
 
+/// The scopes of a person's sign-in in one text.
+fn scope_words(target: &Target) -> String {
+    let words: Vec<String> = scopes(target, true).iter().map(|scope| scope.to_string()).collect();
+    words.join(" ")
+}
+
 /// Our transport as the client of `oauth2`.
 struct Exchange<'a> {
     wire: &'a dyn Carrier,
@@ -362,6 +367,15 @@ impl<'c> AsyncHttpClient<'c> for Exchange<'_> {
 }
 
 impl Exchange<'_> {
+    /// Sends a form that `oauth2` did not write.
+    async fn post(&self, form: &str) -> Result<HttpResponse, NotGranted> {
+        let mut request = HttpRequest::new(form.as_bytes().to_vec());
+        *request.method_mut() = http::Method::POST;
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(http::header::CONTENT_TYPE, form);
+        self.send(request).await
+    }
+
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, NotGranted> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;

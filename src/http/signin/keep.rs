@@ -40,6 +40,8 @@ pub struct Kept {
     pub seed: Option<String>,
     /// A person signed in and the seed could not be read then: whatever it holds at its first sight is older than this.
     pub is_newer_than_seed: bool,
+    /// When a person signed in last; it outlives every rotation, so that another value is another sign-in.
+    pub signed_in_at: Option<Timestamp>,
 }
 
 impl Seat {
@@ -85,6 +87,12 @@ impl Seat {
                 Ok(None)
             }
         }
+    }
+
+    /// When a person signed in last, as far as the file can be read and says so. Moves nothing aside.
+    pub fn signed_in_at(&self) -> Option<Timestamp> {
+        let file: OnDisk = serde_json::from_slice(&read_limited(&self.path).ok()?).ok()?;
+        file.signed_in_at
     }
 
     /// Checks that a token could be kept, before one is asked for: the directory is writable and the disk not full.
@@ -191,6 +199,8 @@ struct OnDisk {
     seed_sha256: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_newer_than_seed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed_in_at: Option<Timestamp>,
 }
 
 impl From<&Kept> for OnDisk {
@@ -202,6 +212,7 @@ impl From<&Kept> for OnDisk {
             previous_refresh_token: kept.previous.as_ref().map(|token| token.expose_secret().to_owned()),
             seed_sha256: kept.seed.clone(),
             is_newer_than_seed: kept.is_newer_than_seed,
+            signed_in_at: kept.signed_in_at,
         }
     }
 }
@@ -214,6 +225,7 @@ impl From<OnDisk> for Kept {
             previous: file.previous_refresh_token.map(SecretString::from),
             seed: file.seed_sha256,
             is_newer_than_seed: file.is_newer_than_seed,
+            signed_in_at: file.signed_in_at,
         }
     }
 }
@@ -231,6 +243,7 @@ mod tests {
             previous: None,
             seed: None,
             is_newer_than_seed: false,
+            signed_in_at: None,
         }
     }
 

@@ -30,7 +30,8 @@ use crate::model::{Fault, RemoteError, Side, Timestamp};
 use crate::ports::Clock;
 
 /// How long the sign-in service is left alone after a refusal that only a person can mend, unless a secret's source
-/// changes before (partner-center §2.8: slowly, never in a tight loop).
+/// changes before (partner-center §2.8: slowly, never in a tight loop). Refusals that may lock the account are not
+/// repeated at all.
 pub const HUMAN_RETRY_DELAY: Duration = Duration::from_secs(15 * 60);
 /// How long it is left alone after a failure that may pass, once the attempts of one renewal are used up.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(15);
@@ -71,14 +72,26 @@ struct Access {
     token: SecretString,
     renew_at: Timestamp,
     expires_at: Timestamp,
+    origin: Origin,
+    /// The service answered that a person must act.
+    is_doubted: bool,
+}
+
+/// What an access token was obtained with. Another one makes a new token worth asking for before the old one is spent.
+#[derive(Clone, PartialEq, Eq)]
+struct Origin {
+    /// When a person signed in last.
+    signed_in_at: Option<Timestamp>,
+    /// The digest of the configured secrets.
+    secrets: String,
 }
 
 /// The last renewal failed.
 #[derive(Clone)]
 struct Failure {
     error: RemoteError,
-    /// Until when the answer comes from memory.
-    until: Timestamp,
+    /// Until when the answer comes from memory; `None` when time alone mends nothing.
+    until: Option<Timestamp>,
     /// What was configured and kept then; a change ends the waiting.
     inputs: Option<String>,
 }
@@ -161,30 +174,30 @@ impl Tokens {
         Tokens { wire, ..self }
     }
 
-    /// An access token that is good for a while. Renewed at four fifths of its life, once for all callers.
+    /// An access token that is good for a while. Renewed at four fifths of its life, once for all callers; at once when
+    /// a person has signed in anew, and when the service doubted the token and a configured secret has changed since.
     ///
     /// # Errors
     /// `Fault::NeedsHuman` with a sentence that says what to do, `Throttled` or `Unavailable`. A failed renewal does
     /// not hurt while the token before is still good.
     pub async fn bearer(&self) -> Result<SecretString, RemoteError> {
-        if let Some(token) = self.memory().fresh(self.clock.now()) {
+        if let Some(token) = self.fresh() {
             return Ok(token);
         }
         let _turn = self.renewal.lock().await;
         // Who stood in line while somebody else renewed finds the result here, good or bad.
-        let remembered = {
-            let memory = self.memory();
-            let now = self.clock.now();
-            if let Some(token) = memory.fresh(now) {
-                return Ok(token);
-            }
-            let failure = memory.failure.clone();
-            failure.filter(|failure| failure.is_in_force(now, || self.inputs()))
-        };
-        if let Some(failure) = remembered {
-            return self.memory().usable(self.clock.now()).ok_or(failure.error);
+        if let Some(token) = self.fresh() {
+            return Ok(token);
         }
-        let result = self.renew().await;
+        let now = self.clock.now();
+        let failure = self.memory().failure.clone();
+        let remembered = failure.filter(|failure| failure.is_in_force(now, || self.inputs()));
+        if let Some(failure) = remembered {
+            return self.memory().usable(now).ok_or(failure.error);
+        }
+        // Before anything is read for the renewal: a change in between costs one more token, and is never missed.
+        let origin = self.origin();
+        let result = self.renew(origin).await;
         let now = self.clock.now();
         let inputs = self.inputs();
         let mut memory = self.memory();
@@ -217,6 +230,37 @@ impl Tokens {
         }
     }
 
+    /// Notes that the service answered to `used` that a person must act. The token stays in use, because nothing better
+    /// is at hand, until what it was obtained with changes: then a new one is asked for at once (partner-center §1.11).
+    pub fn doubt(&self, used: &SecretString) {
+        let mut memory = self.memory();
+        if let Some(access) = memory.token.as_mut().filter(|access| is_same(&access.token, used)) {
+            access.is_doubted = true;
+        }
+    }
+
+    /// The token in memory, while nothing asks for another one.
+    fn fresh(&self) -> Option<SecretString> {
+        let access = self.memory().token.clone()?;
+        let is_signed_in_anew = || self.signed_in_at() != access.origin.signed_in_at;
+        let is_mended = || access.is_doubted && self.credentials.digest() != access.origin.secrets;
+        if is_signed_in_anew() || is_mended() {
+            if access.is_doubted {
+                self.invalidate(&access.token);
+            }
+            return None;
+        }
+        (self.clock.now() < access.renew_at).then_some(access.token)
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { signed_in_at: self.signed_in_at(), secrets: self.credentials.digest() }
+    }
+
+    fn signed_in_at(&self) -> Option<Timestamp> {
+        self.seat.as_ref().and_then(|seat| seat.signed_in_at())
+    }
+
     /// What an operator wants to know. Reads the certificate file.
     pub fn state(&self) -> SignInState {
         let certificate_not_after = self.credentials.certificate_not_after();
@@ -236,7 +280,7 @@ impl Tokens {
         self.requests_sent.load(Ordering::Relaxed)
     }
 
-    async fn renew(&self) -> Result<Access, RemoteError> {
+    async fn renew(&self, origin: Origin) -> Result<Access, RemoteError> {
         let asked_at = self.clock.now();
         let granted = match self.credentials.grant {
             Grant::ClientCredentials => {
@@ -248,7 +292,7 @@ impl Tokens {
             }
             Grant::RefreshToken => self.refresh().await?,
         };
-        Ok(Access::new(granted, asked_at))
+        Ok(Access::new(granted, asked_at, origin))
     }
 
     /// Redeems the newest refresh token, on refusal the others, and keeps what comes back before anyone may use it.
@@ -308,6 +352,7 @@ impl Tokens {
             previous: if is_rotated { Some(used.clone()) } else { known.and_then(|kept| kept.previous.clone()) },
             seed: seed.map(digest).or_else(|| kept.and_then(|kept| kept.seed.clone())),
             is_newer_than_seed: seed.is_none() && kept.is_some_and(|kept| kept.is_newer_than_seed),
+            signed_in_at: kept.and_then(|kept| kept.signed_in_at),
         };
         if known.is_none_or(|kept| kept.seed != next.seed) {
             seat.store(&next).map_err(|reason| self.local(reason))?;
@@ -407,21 +452,18 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Access {
-    fn new(granted: Granted, asked_at: Timestamp) -> Self {
+    fn new(granted: Granted, asked_at: Timestamp, origin: Origin) -> Self {
         Access {
             token: granted.token,
             renew_at: asked_at.plus(granted.lifetime.saturating_mul(RENEW_AFTER_PERCENT) / 100),
             expires_at: asked_at.plus(granted.lifetime),
+            origin,
+            is_doubted: false,
         }
     }
 }
 
 impl Memory {
-    /// The token, while it need not be renewed.
-    fn fresh(&self, now: Timestamp) -> Option<SecretString> {
-        self.token.as_ref().filter(|access| now < access.renew_at).map(|access| access.token.clone())
-    }
-
     /// The token, while it is accepted.
     fn usable(&self, now: Timestamp) -> Option<SecretString> {
         self.token.as_ref().filter(|access| now.plus(USE_MARGIN) < access.expires_at).map(|access| access.token.clone())
@@ -430,24 +472,28 @@ impl Memory {
 
 impl Failure {
     fn new(error: RemoteError, now: Timestamp, inputs: String) -> Self {
+        let after = |pause| Some(now.plus(pause));
         match error.fault {
-            Fault::Throttled { until } => Failure { error, until, inputs: None },
+            Fault::Throttled { until } => Failure { error, until: Some(until), inputs: None },
+            Fault::NeedsHuman if error.code.as_deref().is_some_and(refusal::locks_out) => {
+                Failure { error, until: None, inputs: Some(inputs) }
+            }
             // The sign-in service said so; without a status the trouble is on this machine, and nobody was asked.
             Fault::NeedsHuman if error.status.is_some() => {
-                Failure { error, until: now.plus(HUMAN_RETRY_DELAY), inputs: Some(inputs) }
+                Failure { error, until: after(HUMAN_RETRY_DELAY), inputs: Some(inputs) }
             }
-            Fault::NeedsHuman => Failure { error, until: now.plus(RENEWAL_PAUSE), inputs: Some(inputs) },
+            Fault::NeedsHuman => Failure { error, until: after(RENEWAL_PAUSE), inputs: Some(inputs) },
             Fault::Unavailable
             | Fault::Conflict
             | Fault::Missing
             | Fault::Refused
             | Fault::Unauthorized
-            | Fault::Malformed => Failure { error, until: now.plus(RENEWAL_PAUSE), inputs: None },
+            | Fault::Malformed => Failure { error, until: after(RENEWAL_PAUSE), inputs: None },
         }
     }
 
     fn is_in_force(&self, now: Timestamp, inputs: impl Fn() -> String) -> bool {
-        now < self.until && self.inputs.as_ref().is_none_or(|before| *before == inputs())
+        self.until.is_none_or(|until| now < until) && self.inputs.as_ref().is_none_or(|before| *before == inputs())
     }
 }
 

@@ -118,7 +118,7 @@ impl Tokens {
     }
 
     /// Keeps a person's token, then lets the access token that came with it be used.
-    async fn welcome(&self, granted: Granted, asked_at: crate::model::Timestamp) -> Result<(), RemoteError> {
+    pub(super) async fn welcome(&self, granted: Granted, asked_at: crate::model::Timestamp) -> Result<(), RemoteError> {
         let Some(token) = granted.refresh_token.clone() else {
             return Err(self.local(
                 "the sign-in brought no refresh token: allow the application the permission offline_access".to_owned(),
@@ -135,13 +135,15 @@ impl Tokens {
                 previous: None,
                 is_newer_than_seed: seed.is_some() && read.is_none(),
                 seed: read.as_ref().map(digest).or_else(|| kept.and_then(|kept| kept.seed)),
+                signed_in_at: Some(asked_at),
             };
             seat.store(&next).map_err(|reason| self.local(reason))?;
         }
+        let origin = self.origin();
         let mut memory = self.memory();
         memory.failure = None;
         memory.refresh_token_obtained_at = Some(asked_at);
-        memory.token = Some(Access::new(granted, asked_at));
+        memory.token = Some(Access::new(granted, asked_at, origin));
         Ok(())
     }
 

@@ -85,11 +85,19 @@ pub const KNOWN: &[(u32, Class, &str)] = &[
     (
         50053,
         Human,
-        "the account is locked or the address is considered risky: let an administrator look at the user's sign-ins",
+        "the account is locked or the address is considered risky: let an administrator look at the user's sign-ins, then restart referrald; nothing is tried before, lest it get worse",
     ),
-    (50055, Human, "the password has expired: change it and correct {password}"),
-    (50057, Human, "the user is disabled: let an administrator enable the user, then {renew}"),
-    (50034, Human, "there is no such user in tenant {tenant}: correct {section}.username"),
+    (50055, Human, "the password has expired: change it and correct {password}; nothing is tried before"),
+    (
+        50057,
+        Human,
+        "the user is disabled: let an administrator enable the user, then restart referrald; nothing is tried before",
+    ),
+    (
+        50034,
+        Human,
+        "there is no such user in tenant {tenant}: correct {section}.username and restart referrald; nothing is tried before",
+    ),
     (7000215, Configuration, "the client secret is wrong: put the secret's value, not its id, into {secret}"),
     (7000222, Configuration, "the client secret has expired: make a new one and put it into {secret}"),
     (
@@ -155,6 +163,14 @@ pub const KNOWN: &[(u32, Class, &str)] = &[
     ),
     (7000112, Human, "application {client} is disabled: let an administrator enable it, then {renew}"),
 ];
+
+/// Refusals of the account itself: each further try brings it nearer to being locked out (partner-center §2.8).
+const LOCK_OUT: [&str; 5] = ["AADSTS50126", "AADSTS50053", "AADSTS50055", "AADSTS50057", "AADSTS50034"];
+
+/// True for a code after which the same sign-in must not be tried again.
+pub fn locks_out(code: &str) -> bool {
+    LOCK_OUT.contains(&code)
+}
 
 /// `error` words.
 const ERRORS: &[(&str, Class, &str)] = &[

@@ -434,6 +434,116 @@ async fn a_fresh_refresh_token_ends_the_waiting_at_once() {
     assert_eq!(bearer(&tokens).await, "a");
 }
 
+/// A person signs in beside a running process: another one that keeps its token in the same file.
+async fn sign_in_elsewhere(entra: &Entra, token: &str) {
+    let person = entra.tokens();
+    let granted =
+        Granted { token: "by-hand".into(), lifetime: Duration::from_secs(1000), refresh_token: Some(token.into()) };
+    person.welcome(granted, entra.clock.now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sign_in_by_hand_replaces_the_token_in_use_at_once() {
+    let entra = Entra::user().await;
+    entra
+        .respond(|form| granted(&format!("a-{}", form["refresh_token"]), Some(&format!("{}+", form["refresh_token"]))))
+        .await;
+    let (one, two) = (entra.tokens(), entra.tokens_for("https://two.example"));
+    assert_eq!((&*bearer(&one).await, &*bearer(&two).await), ("a-seed-1", "a-seed-1+"));
+    // The service finds no second factor: the token is all there is, and nothing is asked while nothing changes.
+    for _ in 0..5 {
+        one.doubt(&one.bearer().await.unwrap());
+        entra.clock.advance(Duration::from_secs(60));
+        assert_eq!((&*bearer(&one).await, &*bearer(&two).await), ("a-seed-1", "a-seed-1+"));
+    }
+    assert_eq!((one.requests_sent(), two.requests_sent()), (1, 1));
+
+    sign_in_elsewhere(&entra, "person").await;
+    for _ in 0..5 {
+        assert_eq!((&*bearer(&one).await, &*bearer(&two).await), ("a-person", "a-person+"), "also the one not doubted");
+        one.doubt(&one.bearer().await.unwrap());
+        entra.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!((one.requests_sent(), two.requests_sent()), (2, 2), "their rotations are no sign-in by hand");
+}
+
+#[tokio::test]
+async fn a_doubted_token_is_given_up_for_a_fresh_seed() {
+    let entra = Entra::user().await;
+    entra.respond(|form| granted(&format!("a-{}", form["refresh_token"]), None)).await;
+    let tokens = entra.tokens();
+    let first = tokens.bearer().await.unwrap();
+    entra.seed("seed-2");
+    assert_eq!(bearer(&tokens).await, "a-seed-1", "a good token is used up");
+    tokens.doubt(&first);
+    assert_eq!(bearer(&tokens).await, "a-seed-2");
+}
+
+#[tokio::test]
+async fn a_sign_in_by_hand_does_not_hurt_while_the_sign_in_service_is_silent() {
+    let entra = Entra::user().await;
+    entra.answers(vec![granted("a-1", Some("rotated")), ResponseTemplate::new(503)]).await;
+    let tokens = entra.tokens();
+    bearer(&tokens).await;
+    sign_in_elsewhere(&entra, "person").await;
+    assert_eq!(bearer(&tokens).await, "a-1");
+    tokens.doubt(&tokens.bearer().await.unwrap());
+    assert_eq!(failure(&tokens).await.fault, Fault::Unavailable, "a doubted token is no way out");
+}
+
+#[tokio::test]
+async fn refusals_that_may_lock_the_account_are_never_repeated() {
+    for code in [50126, 50053, 50055, 50057, 50034] {
+        let mut entra = Entra::application().await;
+        std::fs::write(entra.file("password"), "hunter2").unwrap();
+        entra.auth.grant = Grant::Password;
+        entra.auth.username = Some("svc@contoso.example".into());
+        entra.auth.password_file = Some(entra.file("password"));
+        entra
+            .respond(move |form| match form["password"].as_str() {
+                "hunter2" => refused("invalid_grant", code),
+                _ => granted("a", None),
+            })
+            .await;
+        let tokens = entra.tokens();
+        for _ in 0..100 {
+            assert_eq!(failure(&tokens).await.fault, Fault::NeedsHuman);
+            entra.clock.advance(Duration::from_secs(3600));
+        }
+        assert_eq!(tokens.requests_sent(), 1, "{code}");
+        std::fs::write(entra.file("password"), "corrected").unwrap();
+        assert_eq!(bearer(&tokens).await, "a", "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_device_code_of_version_1_has_its_numbers_as_text() {
+    let mut entra = Entra::user().await;
+    for (version, body) in [
+        (
+            EndpointVersion::V1,
+            json!({"device_code": "d", "user_code": "ABC", "verification_url": "https://microsoft.com/devicelogin",
+            "expires_in": "900", "interval": "5", "message": "m"}),
+        ),
+        (
+            EndpointVersion::V2,
+            json!({"device_code": "d", "user_code": "ABC", "verification_uri": "https://microsoft.com/devicelogin",
+            "expires_in": 900, "interval": 5, "message": "m"}),
+        ),
+    ] {
+        entra.auth.endpoint_version = version;
+        entra.server.reset().await;
+        entra.answers(vec![ResponseTemplate::new(200).set_body_json(body)]).await;
+        let device = entra.tokens().begin_device().await.unwrap();
+        assert_eq!((device.lifetime, device.interval), (Duration::from_secs(900), Duration::from_secs(5)));
+        assert_eq!((&*device.user_code, device.address.as_str()), ("ABC", "https://microsoft.com/devicelogin"));
+        let form = &entra.forms().await[0];
+        let target = if version == EndpointVersion::V1 { form.get("resource") } else { form.get("scope") };
+        assert!(target.unwrap().starts_with(AUDIENCE), "{form:?}");
+        assert_eq!(form["client_id"], "app-1");
+    }
+}
+
 #[tokio::test]
 async fn passing_trouble_is_tried_again_a_few_times() {
     let unavailable = ResponseTemplate::new(400).set_body_json(json!({"error": "temporarily_unavailable"}));

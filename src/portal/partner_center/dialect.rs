@@ -64,25 +64,29 @@ impl Dialect for PartnerCenterDialect {
     /// | 407 | unauthorized: the proxy wants a sign-in |
     /// | 400, 501 and the rest | refused |
     fn classify(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
-        let code = error_code(body);
-        let is_code = |known: &str| code.as_deref().is_some_and(|code| code.eq_ignore_ascii_case(known));
+        let codes = error_codes(body);
+        let find = |known: &str| codes.iter().find(|code| code.eq_ignore_ascii_case(known)).cloned();
         let is_rights = matches!(status.as_u16(), 401 | 403);
+        // What only a person can mend counts at any depth; a general word beneath it must not mask it.
+        let human = [NO_MFA].iter().chain(&INSUFFICIENT_CLAIMS).find_map(|known| find(known)).filter(|_| is_rights);
+        let is_human = |known: &str| human.as_deref().is_some_and(|code| code.eq_ignore_ascii_case(known));
+        let code = human.clone().or_else(|| printed(&codes));
         let (verdict, message) = match status.as_u16() {
-            _ if is_rights && is_code(NO_MFA) => (
+            _ if is_human(NO_MFA) => (
                 RefusalVerdict::NeedsHuman,
                 Some(
                     "the sign-in carries no multi-factor authentication (MFA), which Partner Center demands; \
                       run `referrald login` and use the second factor",
                 ),
             ),
-            _ if is_rights && INSUFFICIENT_CLAIMS.into_iter().any(is_code) => (
+            _ if human.is_some() => (
                 RefusalVerdict::NeedsHuman,
                 Some(
                     "conditional access does not accept this sign-in; run `referrald login`, \
                       or have an administrator look at the policies for this user",
                 ),
             ),
-            401 if is_code(INVALID_TOKEN) => (
+            401 if find(INVALID_TOKEN).is_some() => (
                 RefusalVerdict::TokenRefused,
                 Some(
                     "Partner Center does not accept the token; its audience must be the host of the referrals API, \
@@ -128,11 +132,11 @@ fn guid(id: Uuid) -> HeaderValue {
     HeaderValue::from_str(&id.as_hyphenated().to_string()).expect("a GUID is a valid header")
 }
 
-/// The deepest documented code of an error body, else the deepest one. Names are matched in any case, numbers count as text.
+/// The codes of an error body, the outermost first. Names are matched in any case, numbers count as text.
 ///
 /// Reads `{"error": {"code", "innerError": {…}}}`, `{"code", "description"}` and `{"error": "word"}`.
-fn error_code(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
+fn error_codes(body: &[u8]) -> Vec<String> {
+    let Ok(body) = serde_json::from_slice::<Value>(body) else { return Vec::new() };
     let mut level = Some(&body);
     let mut codes: Vec<String> = Vec::new();
     for _ in 0..CODE_DEPTH_MAX {
@@ -143,6 +147,11 @@ fn error_code(body: &[u8]) -> Option<String> {
         level = member("error").or_else(|| member("innerError"));
         codes.extend(level.and_then(code_text));
     }
+    codes
+}
+
+/// The deepest documented code, else the deepest one.
+fn printed(codes: &[String]) -> Option<String> {
     let is_known = |code: &&String| {
         let mut known = KNOWN_CODES.iter().chain(&INSUFFICIENT_CLAIMS);
         known.any(|known| known.eq_ignore_ascii_case(code))
@@ -207,6 +216,8 @@ mod tests {
             r#"{"code":900421,"description":"x"}"#,
             r#"{"Error":{"Code":"unAuthorized","innererror":{"code":"900421"}}}"#,
             r#"{"error":{"code":"unauthenticated","innerError":{"code":900421,"innerError":{"code":"somethingElse"}}}}"#,
+            r#"{"code":"900421","innerError":{"code":"unauthenticated"}}"#,
+            r#"{"error":{"code":900421,"innerError":{"code":"accessDenied","innerError":{"code":"900420"}}}}"#,
         ] {
             let refusal = classify(401, body);
             assert_eq!(refusal.verdict, RefusalVerdict::NeedsHuman, "{body}");
@@ -243,8 +254,10 @@ mod tests {
     #[test]
     fn conditional_access_needs_a_person() {
         for code in INSUFFICIENT_CLAIMS {
-            let refusal = classify(403, &format!(r#"{{"error":{{"code":"{code}"}}}}"#));
-            assert_eq!(refusal.verdict, RefusalVerdict::NeedsHuman);
+            for inner in ["null", r#"{"code":"accessDenied"}"#] {
+                let refusal = classify(403, &format!(r#"{{"error":{{"code":"{code}","innerError":{inner}}}}}"#));
+                assert_eq!((refusal.verdict, refusal.code.as_deref()), (RefusalVerdict::NeedsHuman, Some(code)));
+            }
         }
     }
 

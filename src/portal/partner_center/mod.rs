@@ -14,12 +14,14 @@ mod tests;
 pub mod webhooks;
 mod wire;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
+use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
@@ -48,6 +50,7 @@ pub fn open(settings: &PartnerCenterSettings, exchange: Arc<dyn Exchange>) -> Pa
         limits: ScanLimits { pages_max: settings.pages_max, empty_pages_max: settings.empty_pages_max },
         prefers_representation: settings.prefer_representation,
         updated_filter: Mutex::new(UpdatedFilter::Unknown),
+        refused_versions: Mutex::default(),
     }
 }
 
@@ -59,6 +62,8 @@ pub struct PartnerCenter {
     limits: ScanLimits,
     prefers_representation: bool,
     updated_filter: Mutex<UpdatedFilter>,
+    /// The version with which a write met a 412, until the referral is read again.
+    refused_versions: Mutex<HashMap<ReferralId, ETag>>,
 }
 
 /// What we have learned about `updatedDateTime ge` since the process started (partner-center §4 rows 1, 2).
@@ -98,6 +103,7 @@ impl Portal for PartnerCenter {
             return Err(malformed_answer(GET, "the answer is about another referral".to_owned(), &answer));
         }
         fill_etag(&mut referral, &answer);
+        self.prefer_header(&mut referral, &answer);
         Ok(referral)
     }
 
@@ -111,7 +117,7 @@ impl Portal for PartnerCenter {
         let refuse = |reason: String| {
             RemoteError::new(Side::Portal, PATCH, Fault::Refused).with_message(format!("not sent: {reason}"))
         };
-        let body = wire::patch_body(patch);
+        let body = wire::patch_body(patch, None);
         contract::check_patch(&body).and_then(|()| check_own_rules(patch)).map_err(refuse)?;
         let if_match = if_match(etag).map_err(refuse)?;
 
@@ -122,8 +128,23 @@ impl Portal for PartnerCenter {
         }
         call.body = Some(Bytes::from(body.to_string()));
         call.request = Some(request);
-        let answer = self.exchange.send(call).await.map_err(explain_item)?;
-        Ok(representation(id, &answer))
+        let mut result = self.exchange.send(call.clone()).await;
+        if let Err(error) = &result
+            && matches!(error.status, Some(400 | 422))
+            && let Some(other) = self.patch_of_absent(id, patch).await.filter(|other| *other != body)
+        {
+            call.body = Some(Bytes::from(other.to_string()));
+            result = self.exchange.send(call).await;
+        }
+        match result {
+            Ok(answer) => Ok(representation(id, &answer)),
+            Err(error) => {
+                if error.status == Some(412) {
+                    self.refused_versions().insert(id, etag.clone());
+                }
+                Err(explain_item(error))
+            }
+        }
     }
 
     fn closed_until(&self) -> Option<Timestamp> {
@@ -180,6 +201,33 @@ impl PartnerCenter {
 
     fn remember(&self, learned: UpdatedFilter) {
         *self.updated_filter.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+    }
+
+    fn refused_versions(&self) -> MutexGuard<'_, HashMap<ReferralId, ETag>> {
+        self.refused_versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a 412, a fresh read that shows the very version that was refused cannot mean that somebody else was
+    /// quicker: then the `ETag` header is the one that the service compares with (partner-center §4 row 7).
+    fn prefer_header(&self, referral: &mut Referral, answer: &Answer) {
+        let refused = self.refused_versions().remove(&referral.id);
+        if refused.is_some()
+            && refused == referral.etag
+            && let Some(header) = header_etag(answer)
+        {
+            referral.etag = Some(header);
+        }
+    }
+
+    /// The patch for a referral that lacks some of its members, by a fresh look at it; `None` when there is no look.
+    ///
+    /// A patch is sent with `replace` throughout, as in all documented examples. A strict reader of RFC 6902 refuses
+    /// that for a member which is absent and not null, so a refused patch is worth this second try with `add` there.
+    async fn patch_of_absent(&self, id: ReferralId, patch: &Patch) -> Option<Value> {
+        let call = self.call(GET, Method::GET, self.item_url(id), Effect::Read);
+        let answer = self.exchange.send(call).await.ok()?;
+        let document = serde_json::from_slice(&answer.body).ok()?;
+        Some(wire::patch_body(patch, Some(&document)))
     }
 
     async fn list(&self, query: &str) -> Result<Answer, RemoteError> {
@@ -252,9 +300,14 @@ fn representation(id: ReferralId, answer: &Answer) -> Option<Referral> {
 /// The `ETag` header counts where the body has none (partner-center §4 rows 6, 7).
 fn fill_etag(referral: &mut Referral, answer: &Answer) {
     if referral.etag.is_none() {
-        let header = answer.headers.get(ETAG).and_then(|value| value.to_str().ok());
-        referral.etag = header.filter(|text| !text.trim().is_empty()).map(|text| ETag(text.to_owned()));
+        referral.etag = header_etag(answer);
     }
+}
+
+/// The `ETag` header, verbatim.
+fn header_etag(answer: &Answer) -> Option<ETag> {
+    let header = answer.headers.get(ETAG).and_then(|value| value.to_str().ok());
+    header.filter(|text| !text.trim().is_empty()).map(|text| ETag(text.to_owned()))
 }
 
 /// Gives a refused listing its meaning: it is about the whole side or about the cursor, never about one referral.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -152,8 +153,12 @@ impl WebhookApi {
         let effect = if method == Method::GET { Effect::Read } else { Effect::Write };
         let request = (effect == Effect::Write).then(uuid::Uuid::new_v4);
         let body = body.map(|body| Bytes::from(body.to_string()));
-        let call =
-            Call { operation, method, url, headers: HeaderMap::new(), body, effect, request, timeout: None, items: 1 };
+        let mut headers = HeaderMap::new();
+        if method == Method::POST && body.is_none() {
+            // Nothing says so by itself over HTTP/1.1, and gateways answer 411 without it (partner-center §3.1).
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let call = Call { operation, method, url, headers, body, effect, request, timeout: None, items: 1 };
         self.exchange.send(call).await
     }
 }

@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::model::{
-    Document, ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus, Timestamp,
+    Document, ETag, Operation, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus,
+    Timestamp,
 };
 use crate::ports::Defect;
 
@@ -59,10 +60,16 @@ pub(super) fn referral_from_bytes(body: &[u8]) -> Result<Referral, String> {
     row_of(tree).map_err(|defect| format!("the answer is no referral: {}", defect.reason))
 }
 
-/// The body of a write (partner-center §1.8).
-pub(super) fn patch_body(patch: &Patch) -> Value {
+/// The body of a write (partner-center §1.8): `replace`, the verb of all documented examples, and `add` for members that
+/// `document` is known to lack. Null is there.
+pub(super) fn patch_body(patch: &Patch, document: Option<&Value>) -> Value {
+    let op = |path: &str| match document {
+        Some(document) if document.pointer(path).is_none() => "add",
+        Some(_) | None => "replace",
+    };
     let operations = patch.operations.iter();
-    operations.map(|operation| json!({ "op": "replace", "path": operation.path, "value": operation.value })).collect()
+    let body = |one: &Operation| json!({ "op": op(&one.path), "path": one.path, "value": one.value });
+    operations.map(body).collect()
 }
 
 /// Decodes one row of a page.

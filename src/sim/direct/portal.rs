@@ -77,7 +77,8 @@ impl Portal for DirectPortal {
         let operations: Vec<Value> = patch
             .operations
             .iter()
-            .map(|operation| json!({"op": "replace", "path": operation.path, "value": operation.value}))
+            // `add` also replaces what is there, so that a record may lack a member.
+            .map(|operation| json!({"op": "add", "path": operation.path, "value": operation.value}))
             .collect();
         let call = Request::new("PATCH", &format!("{PATH}/{id}"))
             .with("If-Match", &etag.0)

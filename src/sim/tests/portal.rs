@@ -188,6 +188,30 @@ fn only_listed_paths_and_verbs_are_taken() {
 }
 
 #[test]
+fn what_is_absent_is_added_and_not_replaced() {
+    let mut world = world();
+    let id = world.add_referral(json!({}));
+    world.edit_referral(id, |row| {
+        row.as_object_mut().expect("a record").remove("externalReferenceId");
+        row.as_object_mut().expect("a record").remove("details");
+    });
+    let one = |op: &str, path: &str| json!([{"op": op, "path": path, "value": "x"}]);
+    for (op, path, status) in [
+        ("replace", "/externalReferenceId", 400),
+        ("add", "/externalReferenceId", 204),
+        ("replace", "/externalReferenceId", 204),
+        ("replace", "/details/notes", 400),
+        ("add", "/details/notes", 400),
+        ("replace", "/statusReason", 204),
+        ("add", "/statusReason", 204),
+    ] {
+        assert_eq!(patch(&mut world, id, one(op, path)).status, status, "{op} {path}");
+    }
+    let row = world.portal.get(id).expect("a row");
+    assert_eq!((&row["externalReferenceId"], &row["details"]), (&json!("x"), &Value::Null));
+}
+
+#[test]
 fn steps_outside_the_transition_table_are_refused_and_dates_are_filled() {
     let mut world = world();
     let id = world.add_referral(json!({}));

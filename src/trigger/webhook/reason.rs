@@ -41,8 +41,6 @@ pub enum Reason {
     IssuerUnknown,
     /// A link of the chain is not in order.
     ChainRefused,
-    /// The certificate is for other purposes.
-    PurposeRefused,
     /// The certificate's key is not for signatures.
     KeyUsageRefused,
     /// The subject does not name exactly one organization, Microsoft Corporation.
@@ -115,9 +113,6 @@ impl Reason {
                  webhook.intermediates_directory, intermediate_sources and trust_anchors_file",
             ),
             ChainRefused => (REFUSED, "the chain of certificates is not in order"),
-            PurposeRefused => {
-                (REFUSED, "the certificate is issued for purposes other than server or client authentication")
-            }
             KeyUsageRefused => (REFUSED, "the certificate's key is not meant for signatures"),
             OrganizationRefused => {
                 (REFUSED, "the certificate's subject does not name exactly one organization, Microsoft Corporation")

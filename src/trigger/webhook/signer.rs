@@ -1,4 +1,4 @@
-//! Whose certificate it is, and whether we believe it: chain, validity, purposes, subject, key (partner-center §3.4). Pure.
+//! Whose certificate it is, and whether we believe it: chain, validity, subject, key (partner-center §3.4). Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -183,9 +183,9 @@ pub struct Signer {
 
 impl Signer {
     /// Judges a certificate: readable, in its time, for signatures, of Microsoft Corporation and nobody else, with a
-    /// configured name and an RSA key of at least 2048 bits, one of the pinned ones if there are any; chained to a root we trust, and for server or client
-    /// authentication or for nothing in particular. The chain comes last: only for a certificate that claims all the
-    /// rest is it worth asking for intermediates.
+    /// configured name and an RSA key of at least 2048 bits, one of the pinned ones if there are any; chained to a root we
+    /// trust, whatever its extended key usage. The chain comes last: only for a certificate that claims all the rest is
+    /// it worth asking for intermediates.
     ///
     /// # Errors
     /// The first rule that fails.
@@ -298,24 +298,13 @@ fn key_bytes(certificate: &X509Certificate<'_>) -> Result<usize, Reason> {
     if modulus.len() > SIGNATURE_BYTES_MAX { Err(Reason::KeyRefused) } else { Ok(modulus.len()) }
 }
 
-/// Absent, or with server or client authentication: what TLS-style leaves carry. Asked of every certificate of the path.
+/// Any purposes or none: what the certificate is for is not documented, and subject, name, key and anchors bind it
+/// already (partner-center §3.4: no assumptions about extended key usage).
 struct Purposes;
 
-/// 1.3.6.1.5.5.7.3.1 and .2.
-const SERVER_AUTH: [usize; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: [usize; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 2];
-
 impl ExtendedKeyUsageValidator for Purposes {
-    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        let mut is_empty = true;
-        for purpose in purposes {
-            let purpose: Vec<usize> = purpose?.to_decoded_oid();
-            if purpose == SERVER_AUTH || purpose == CLIENT_AUTH {
-                return Ok(());
-            }
-            is_empty = false;
-        }
-        if is_empty { Ok(()) } else { Err(webpki::Error::EmptyEkuExtension) }
+    fn validate(&self, _purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
     }
 }
 
@@ -325,7 +314,6 @@ fn reason_of(error: webpki::Error) -> Reason {
         webpki::Error::CertExpired { .. } => Reason::CertificateExpired,
         webpki::Error::CertNotValidYet { .. } => Reason::CertificateNotYetValid,
         webpki::Error::UnknownIssuer => Reason::IssuerUnknown,
-        webpki::Error::EmptyEkuExtension | webpki::Error::RequiredEkuNotFoundContext(_) => Reason::PurposeRefused,
         webpki::Error::BadDer | webpki::Error::TrailingData(_) | webpki::Error::UnsupportedCertVersion => {
             Reason::CertificateUnreadable
         }

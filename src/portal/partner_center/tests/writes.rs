@@ -165,8 +165,8 @@ async fn a_write_needs_a_version() {
 #[tokio::test]
 async fn refusals_of_a_write_keep_their_meaning() {
     for (code, fault) in [
-        (400, Fault::Refused),
         (403, Fault::Refused),
+        (405, Fault::Refused),
         (404, Fault::Missing),
         (409, Fault::Conflict),
         (410, Fault::Missing),
@@ -208,4 +208,56 @@ async fn replays_of_a_write_are_the_same_request() {
     let calls = fake.calls();
     assert_eq!((&calls[0].body, calls[0].request), (&calls[1].body, calls[1].request));
     assert_eq!(calls[0].headers, calls[1].headers);
+}
+
+#[tokio::test]
+async fn a_member_that_a_strict_service_misses_is_added() {
+    let without =
+        json!({"id": first_id().to_string(), "status": "New", "substatus": "Pending", "details": {"notes": null}});
+    let mut patch = acceptance();
+    patch.replace("/details/notes", "x");
+    let script = [status(400), ok(without.to_string()), Reply::Http(204, Vec::new(), Vec::new())];
+    let (portal, fake) = adapter(script);
+    assert_eq!(write(&portal, &patch).await, Ok(None));
+    let calls = fake.calls();
+    assert_eq!(calls.iter().map(|call| call.method.as_str()).collect::<Vec<_>>(), ["PATCH", "GET", "PATCH"]);
+    let body: Value = serde_json::from_slice(calls[2].body.as_ref().expect("a body")).expect("JSON");
+    let ops: Vec<&str> = body.as_array().expect("a list").iter().filter_map(|one| one["op"].as_str()).collect();
+    assert_eq!(ops, ["replace", "replace", "add", "replace"], "only what is absent");
+    assert_eq!(calls[0].headers["if-match"], calls[2].headers["if-match"]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_about_absent_members_stays_one() {
+    let mut whole = active();
+    whole["externalReferenceId"] = Value::Null;
+    for look in [ok(whole.to_string()), status(500), ok("<html>")] {
+        let (portal, fake) = adapter([status(400), look]);
+        let error = write(&portal, &acceptance()).await.expect_err("refused");
+        assert_eq!((error.fault, error.status), (Fault::Refused, Some(400)));
+        assert_eq!(fake.calls().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn the_header_is_the_version_when_a_fresh_read_repeats_the_refused_one() {
+    let stale = json!({"id": first_id().to_string(), "status": "New", "substatus": "Pending", "eTag": etag().0});
+    let read = || Reply::Http(200, vec![("etag", "W/\"7\"")], stale.to_string().into_bytes());
+    let (portal, fake) = adapter([read(), status(412), read(), Reply::Http(204, Vec::new(), Vec::new()), read()]);
+    let first = portal.get(first_id()).await.expect("read");
+    assert_eq!(first.etag, Some(etag()), "the body counts at first");
+    assert_eq!(write(&portal, &acceptance()).await.expect_err("refused").fault, Fault::Conflict);
+    let second = portal.get(first_id()).await.expect("read").etag.expect("a version");
+    assert_eq!(second, ETag("W/\"7\"".to_owned()));
+    portal.patch(first_id(), &second, &acceptance(), REQUEST).await.expect("written");
+    assert_eq!(fake.calls()[3].headers["if-match"], "W/\"7\"");
+    assert_eq!(portal.get(first_id()).await.expect("read").etag, Some(etag()), "a refusal counts once");
+}
+
+#[tokio::test]
+async fn a_version_that_moved_on_is_taken_from_the_body() {
+    let read = Reply::Http(200, vec![("etag", "\"9\"")], active().to_string().into_bytes());
+    let (portal, _) = adapter([status(412), read]);
+    write(&portal, &acceptance()).await.expect_err("refused");
+    assert_eq!(portal.get(first_id()).await.expect("read").etag, Some(ETag("\"2\"".to_owned())));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, date_time_ymd};
+use rcgen::{DnType, KeyUsagePurpose, date_time_ymd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -180,10 +180,6 @@ async fn nothing_that_strangers_send_is_accepted_or_leads_elsewhere() {
         ),
         ("expired", root.odd_leaf(|params| params.not_after = date_time_ymd(2026, 2, 1))),
         ("future", root.odd_leaf(|params| params.not_before = date_time_ymd(2026, 12, 1))),
-        (
-            "code-signing",
-            root.odd_leaf(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
-        ),
         ("no-signatures", root.odd_leaf(|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment])),
         ("weak", root.leaf_with(&Weak::new(), |_| {})),
         ("page", b"<html>hello</html>".to_vec()),
