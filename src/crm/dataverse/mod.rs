@@ -3,7 +3,7 @@
 //! Reads choose their columns by the live metadata; writes are conditional without exception.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
@@ -85,6 +85,8 @@ pub struct Dataverse {
     writes_at_once: usize,
     live: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
+    /// Something has contradicted the schema since somebody asked for it.
+    is_doubtful: AtomicBool,
     /// The service does not take both polls in one request.
     polls_apart: AtomicBool,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
@@ -129,6 +131,7 @@ impl Dataverse {
             writes_at_once: settings.batch_size.saturating_mul(settings.in_flight_max) as usize,
             live: RwLock::new(None),
             loading: tokio::sync::Mutex::new(()),
+            is_doubtful: AtomicBool::new(false),
             polls_apart: AtomicBool::new(settings.batch_size < 2),
             strays: RwLock::new(BTreeMap::new()),
         })
@@ -174,7 +177,13 @@ impl Crm for Dataverse {
 
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
         let _turn = self.loading.lock().await;
-        Ok(Arc::clone(&self.load().await?.schema))
+        let live = self.load().await?;
+        self.is_doubtful.store(false, Ordering::Relaxed);
+        Ok(Arc::clone(&live.schema))
+    }
+
+    fn is_schema_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
     }
 
     async fn leads_changed_since(
@@ -279,11 +288,12 @@ impl Crm for Dataverse {
         let (url, target, body) = match self.identity {
             Identity::Derived => {
                 let stamp = live.referral_column.as_deref().map(|column| (column, referral));
-                let body = write::create_body(OPERATION, draft, &live, None, stamp)?;
+                let body = self.fitting(write::create_body(OPERATION, draft, &live, None, stamp))?;
                 (self.lead_url(computed, &live), Target::Id(computed), body)
             }
             Identity::AlternateKey => {
-                let body = write::create_body(OPERATION, draft, &live, self.referral_column.as_deref(), None)?;
+                let column = self.referral_column.as_deref();
+                let body = self.fitting(write::create_body(OPERATION, draft, &live, column, None))?;
                 (self.key_url(referral, &live), Target::Key(referral), body)
             }
         };
@@ -297,7 +307,7 @@ impl Crm for Dataverse {
     async fn update(&self, id: LeadId, etag: &ETag, draft: &LeadDraft, request: Uuid) -> Result<Lead, RemoteError> {
         const OPERATION: &str = "update lead";
         let live = self.live().await?;
-        let body = write::update_body(OPERATION, draft, &live)?;
+        let body = self.fitting(write::update_body(OPERATION, draft, &live))?;
         let url = self.tagged(self.lead_url(id, &live));
         let call = write::write(OPERATION, url, Condition::Version(etag), &body, request)?;
         match self.noticed(self.api.exchange.send(call).await) {
