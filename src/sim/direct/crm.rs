@@ -187,6 +187,7 @@ impl DirectCrm {
             master: id("/_masterid_value").map(LeadId::new),
             opportunity: id("/_qualifyingopportunityid_value"),
             referral: referral.and_then(ReferralId::parse),
+            has_foreign_referral: referral.is_some_and(|text| !text.is_empty() && ReferralId::parse(text).is_none()),
             columns,
         })
     }
