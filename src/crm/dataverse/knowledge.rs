@@ -54,7 +54,9 @@ impl Dataverse {
 
     /// Reads the schema; the caller has the turn. A failure leaves the former one in place.
     pub(super) async fn load(&self) -> Result<Arc<Live>, RemoteError> {
-        let live = Arc::new(self.survey().run().await?);
+        let survey = self.survey();
+        let live = Arc::new(survey.run().await?);
+        survey.tell_absent(&live, self.loaded().as_ref().map(|loaded| loaded.live.as_ref()));
         self.strays.write().unwrap_or_else(PoisonError::into_inner).clear();
         let loaded = Loaded { live: Arc::clone(&live), at: Instant::now(), is_stale: false };
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
