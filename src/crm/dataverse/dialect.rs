@@ -271,6 +271,7 @@ mod tests {
             (400, "0x8004a104", RefusalVerdict::Closed { wait_min: codes::DISABLED_WAIT }),
             (500, "0x80040265", RefusalVerdict::Refused),
             (500, "-2147204784", RefusalVerdict::Again),
+            (500, "0x80071151", RefusalVerdict::Conflict),
         ] {
             assert_eq!(verdict(status, code), expected, "{status} {code}");
         }

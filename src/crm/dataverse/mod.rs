@@ -122,7 +122,7 @@ impl Dataverse {
             return Err("dataverse.tag may hold 64 letters, digits and . _ ~ - at most".to_owned());
         }
         Ok(Dataverse {
-            api: Api { root, exchange, page_size: settings.page_size },
+            api: Api { root, exchange, page_size: settings.page_size, is_strong: false },
             identity,
             referral_column: referral_id_column.map(str::to_owned),
             mapped: mapped_columns,
