@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, Remot
 use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema, Page, Tracked};
 
 use api::Api;
+use deals::Named;
 use knowledge::Loaded;
 use metadata::Live;
 use outcome::Target;
@@ -33,6 +34,7 @@ pub mod setup;
 mod api;
 mod batch;
 mod changes;
+mod deals;
 mod knowledge;
 mod metadata;
 mod outcome;
@@ -53,6 +55,7 @@ pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::por
 
 pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT, BATCH_WORK_MAX};
 pub use changes::SWITCH_ON;
+pub use deals::NAMED_MIN;
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;
 pub use reading::{CHUNKS_IN_FLIGHT, STRAY_CURRENCIES_MAX};
@@ -89,6 +92,8 @@ pub struct Dataverse {
     is_doubtful: AtomicBool,
     /// The service does not take both polls in one request.
     polls_apart: AtomicBool,
+    /// What qualified leads name.
+    named: Mutex<Named>,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
     strays: RwLock<BTreeMap<Uuid, Option<String>>>,
 }
@@ -133,6 +138,7 @@ impl Dataverse {
             loading: tokio::sync::Mutex::new(()),
             is_doubtful: AtomicBool::new(false),
             polls_apart: AtomicBool::new(settings.batch_size < 2),
+            named: Mutex::default(),
             strays: RwLock::new(BTreeMap::new()),
         })
     }
@@ -240,19 +246,11 @@ impl Crm for Dataverse {
     }
 
     async fn opportunities_of(&self, leads: &[LeadId]) -> Result<Vec<Opportunity>, RemoteError> {
-        const OPERATION: &str = "read opportunities of leads";
         let leads: BTreeSet<LeadId> = leads.iter().copied().collect();
         if leads.is_empty() {
             return Ok(Vec::new());
         }
-        let live = self.live().await?;
-        let literals = leads.iter().map(LeadId::to_string).collect();
-        let select = contract::OPPORTUNITY_CORE.join(",");
-        let options = [("$select", select.as_str()), ("$orderby", "createdon asc")];
-        let column = contract::ORIGINATING_LEAD_VALUE;
-        let rows = self.rows_where(OPERATION, contract::OPPORTUNITIES, &options, column, literals).await;
-        let deals = self.deals_of(OPERATION, self.noticed(rows)?, &live).await?.items_only(OPERATION);
-        Ok(deals.into_iter().filter(|deal| deal.lead.is_some_and(|lead| leads.contains(&lead))).collect())
+        self.deals_by_lead(&leads).await
     }
 
     async fn find(&self, by: FindBy, referrals: &[ReferralId]) -> Result<Vec<Lead>, RemoteError> {
