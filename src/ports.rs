@@ -167,6 +167,12 @@ pub trait Crm: Send + Sync {
     /// Reads what the live organization allows; also (re)configures the adapter's column selection and currencies.
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError>;
 
+    /// True when something has contradicted the schema since [`Crm::schema`] told it: a column or an option is gone, for
+    /// example. An adapter that cannot tell says no.
+    fn is_schema_doubtful(&self) -> bool {
+        false
+    }
+
     /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists: those
     /// with a value there, and `also` these.
     async fn leads_changed_since(

@@ -29,7 +29,7 @@ use crate::trigger::Bell;
 pub use beside::Beside;
 pub use engine::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 pub use pulse::Pulse;
-pub use reconciler::Reconciler;
+pub use reconciler::{Reconciler, SCHEMA_AGE_DOUBTFUL};
 pub use settings::DaemonSettings;
 pub use status::Status;
 

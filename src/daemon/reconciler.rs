@@ -24,13 +24,20 @@ use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
 use crate::plan::Policy;
 use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::Writes;
-use crate::ports::{Batch, Check, CrmIdentity, HistoryLine, LeadSchema, Ports};
+use crate::ports::{Batch, Check, ColumnSchema, CrmIdentity, HistoryLine, LeadSchema, Ports};
 
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// How long the live schema is believed.
 const SCHEMA_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the schema is believed once something has contradicted it, and while it lacks what the configuration counts
+/// on: an administrator may have mended it since.
+pub const SCHEMA_AGE_DOUBTFUL: Duration = Duration::from_secs(5 * 60);
+
+/// The same while nothing is written for want of the alternate key.
+pub const SCHEMA_AGE_STOPPED: Duration = Duration::from_secs(60);
 
 /// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
 const OFF_INTERVAL: Duration = Duration::from_secs(3600);
@@ -70,6 +77,8 @@ struct Ground {
     schema: Option<(Arc<LeadSchema>, Timestamp)>,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
+    /// Hash of the configuration and of what the mapping takes from the schema.
+    fitted: u64,
     configured: Option<(Arc<Settings>, u64)>,
     misfits: Vec<MappingProblem>,
     identity: Option<CrmIdentity>,
@@ -130,11 +139,19 @@ impl Reconciler {
                 Err(error) => tracing::warn!("the organization could not be asked again: {error}"),
             }
         }
-        if is_old(ground.schema.as_ref().map(|(_, at)| *at), SCHEMA_AGE_MAX) {
+        let age_max = match &ground.schema {
+            Some((schema, _)) if key_trouble(&settings, schema).is_some() => SCHEMA_AGE_STOPPED,
+            Some((schema, _)) if lacks_column(&settings, schema) || self.ports.crm.is_schema_doubtful() => {
+                SCHEMA_AGE_DOUBTFUL
+            }
+            Some(_) | None => SCHEMA_AGE_MAX,
+        };
+        if is_old(ground.schema.as_ref().map(|(_, at)| *at), age_max) {
             match self.ports.crm.schema().await {
                 Ok(schema) => {
+                    let is_same = ground.schema.as_ref().is_some_and(|(known, _)| *known == schema);
                     ground.schema = Some((schema, now));
-                    ground.mapping = None;
+                    ground.mapping.take_if(|_| !is_same);
                 }
                 Err(error) if ground.schema.is_none() => {
                     ground.identity_at = None;
@@ -161,13 +178,14 @@ impl Reconciler {
                 let mapping = Arc::new(mapping);
                 ground.mapping = Some(Arc::clone(&mapping));
                 ground.mapped_for = configuration;
+                ground.fitted = fitted(configuration, &settings, &schema);
                 mapping
             }
         };
         let is_first = !ground.has_run;
         ground.has_run |= is_cycle;
         Ok(Setup {
-            policy: policy(&settings, mapping, &schema, configuration),
+            policy: policy(&settings, mapping, &schema, ground.fitted),
             settings: settings.cycle.clone(),
             brakes: settings.brakes.clone(),
             poll_overlap: settings.dataverse.poll_overlap.get(),
@@ -522,8 +540,25 @@ fn columns_of(settings: &Settings) -> std::collections::BTreeSet<&str> {
 fn key_trouble(settings: &Settings, schema: &LeadSchema) -> Option<String> {
     let is_ready = settings.identity.is_derived() || schema.is_key_active;
     (!is_ready).then(|| {
-        "the alternate key on the referral id column is missing or not Active: nothing is written; create the key in the maker portal and wait until it is Active (identity, referral_id_column)".to_owned()
+        "the alternate key on the referral id column is missing or not Active: nothing is written; run `referrald schema install`, which creates it and waits until it is Active (identity, referral_id_column)".to_owned()
     })
+}
+
+/// A referral id column is configured, and the organization does not have it.
+fn lacks_column(settings: &Settings, schema: &LeadSchema) -> bool {
+    settings.referral_id_column.is_some() && !schema.has_referral_column
+}
+
+/// Hash of the configuration together with what decisions take from the schema: a dead letter wakes when either changes.
+fn fitted(configuration: u64, settings: &Settings, schema: &LeadSchema) -> u64 {
+    let mapped = columns_of(settings);
+    let is_used = |name: &str, column: &ColumnSchema| column.is_required || mapped.contains(name);
+    let columns: Vec<_> = schema.columns.iter().filter(|(name, column)| is_used(name, column)).collect();
+    let taken = (columns, &schema.currencies, &schema.status_codes, schema.has_referral_column);
+    let mut hasher = SipHasher24::new();
+    hasher.write_u64(configuration);
+    hasher.write(format!("{taken:?}").as_bytes());
+    hasher.finish()
 }
 
 /// Hash of everything configured that can change a decision.

@@ -7,6 +7,7 @@
 //! | time-out, broken, cut off              | again           | unknown, at once  |
 //! | success larger than allowed            | malformed       | malformed, unknown|
 //! | 429, 503 with `Retry-After`, throttled | close, again    | close, again      |
+//! | closed to everybody                    | close, again    | close, again      |
 //! | server fault                           | again           | unknown, at once  |
 //! | server fault that did nothing          | again           | again             |
 //! | token refused                          | renew once      | renew once        |
@@ -106,8 +107,14 @@ fn refusal(
     };
     let throttling = throttling(*status, headers, refusal.verdict);
     let asked = retry::retry_after(headers, now).filter(|_| status.is_server_error() || throttling.is_some());
+    let least = match refusal.verdict {
+        RefusalVerdict::Closed { wait_min } => wait_min,
+        _ => Duration::ZERO,
+    };
     let closing = match (throttling, asked) {
-        (Some(throttling), asked) => Some(Closing { window: asked.unwrap_or(throttling.window), ..throttling }),
+        (Some(throttling), asked) => {
+            Some(Closing { window: asked.unwrap_or(throttling.window).max(least), ..throttling })
+        }
         (None, Some(window)) => Some(Closing { window, facet: None }),
         (None, None) => None,
     };
@@ -119,8 +126,10 @@ fn refusal(
         }),
         (Some(closing), _) => Verdict::Again(error(Fault::Throttled { until: now.plus(closing.window) })),
         (None, RefusalVerdict::Unavailable) => unclear(effect, error(Fault::Unavailable)),
-        // What is throttled has been dealt with above.
-        (None, RefusalVerdict::Again | RefusalVerdict::Throttled { .. }) => Verdict::Again(error(Fault::Unavailable)),
+        // What is throttled or closed has been dealt with above.
+        (None, RefusalVerdict::Again | RefusalVerdict::Throttled { .. } | RefusalVerdict::Closed { .. }) => {
+            Verdict::Again(error(Fault::Unavailable))
+        }
         (None, RefusalVerdict::TokenRefused) => Verdict::Renew(error(Fault::Unauthorized)),
         (None, RefusalVerdict::Conflict) => Verdict::Final(error(Fault::Conflict)),
         (None, RefusalVerdict::Missing) => Verdict::Final(error(Fault::Missing)),
@@ -136,6 +145,7 @@ fn refusal(
 fn throttling(status: StatusCode, headers: &HeaderMap, verdict: RefusalVerdict) -> Option<Closing> {
     let (window, facet) = match verdict {
         RefusalVerdict::Throttled { default_wait, facet } => (default_wait, Some(facet)),
+        RefusalVerdict::Closed { wait_min } => (wait_min, None),
         _ if status == StatusCode::TOO_MANY_REQUESTS => (THROTTLED_WAIT, Some(Facet::Unknown)),
         // Nobody said that we are the reason.
         _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => (THROTTLED_WAIT, None),

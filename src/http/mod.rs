@@ -212,6 +212,11 @@ pub enum RefusalVerdict {
         /// Which limit it was.
         facet: Facet,
     },
+    /// The service is closed to everybody for a reason of its own: as throttled, but our pace is not why.
+    Closed {
+        /// At least so long, whatever `Retry-After` says.
+        wait_min: Duration,
+    },
     /// A server fault: reads are tried again, a write's outcome is unknown.
     Unavailable,
     /// A server fault of which a write surely did nothing, or that is worth a few tries.

@@ -123,6 +123,7 @@ impl Dialect for Plain {
                 facet: if text.contains("concurrent") { Facet::Concurrency } else { Facet::Unknown },
             },
             507 => RefusalVerdict::Again,
+            508 => RefusalVerdict::Closed { wait_min: Duration::from_secs(300) },
             500.. => RefusalVerdict::Unavailable,
             _ => RefusalVerdict::Refused,
         };
@@ -388,6 +389,18 @@ async fn nothing_is_sent_inside_a_long_window_and_every_call_learns_its_end() {
     assert_eq!(stage.client.closed_until(), None);
     stage.read().await.unwrap();
     assert_eq!(stage.clock.slept(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_service_that_is_closed_to_everybody_is_left_alone_and_has_done_nothing() {
+    for (answer, seconds) in [(status(508), 300), (status(508).insert_header("retry-after", "20"), 300)] {
+        let stage = Stage::new().await;
+        stage.answers(vec![answer]).await;
+        let until = START.plus(Duration::from_secs(seconds));
+        let error = stage.write().await.unwrap_err();
+        assert_eq!((error.fault, error.is_outcome_unknown), (Fault::Throttled { until }, false));
+        assert_eq!((stage.seen().await.len(), stage.client.closed_until()), (1, Some(until)));
+    }
 }
 
 /// Answers 429 once and writes down when requests come.

@@ -38,6 +38,8 @@ pub struct Lead {
     pub opportunity: Option<uuid::Uuid>,
     /// Content of the configured referral id column, where there is one.
     pub referral: Option<ReferralId>,
+    /// The referral id column holds a text that is no referral id: a person's.
+    pub has_foreign_referral: bool,
     /// The mapped columns; the subject is always among them.
     pub columns: BTreeMap<Column, Value>,
 }

@@ -365,6 +365,11 @@ pub enum Hold {
         /// The lead with the empty column.
         lead: LeadId,
     },
+    /// The lead's referral id column holds a text that is no referral id.
+    ForeignReferralId {
+        /// The lead.
+        lead: LeadId,
+    },
 }
 
 impl Hold {
@@ -397,12 +402,13 @@ impl Hold {
             Hold::ReferralMissing => "referral missing",
             Hold::LeadVanished => "lead vanished",
             Hold::ReferralIdTaken { .. } => "referral id taken",
+            Hold::ForeignReferralId { .. } => "foreign referral id",
         }
     }
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 20] = [
+pub const HOLD_NAMES: [&str; 21] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -423,6 +429,7 @@ pub const HOLD_NAMES: [&str; 20] = [
     "lead vanished",
     "flapping",
     "referral id taken",
+    "foreign referral id",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -499,6 +506,10 @@ impl fmt::Display for Hold {
             Hold::ReferralIdTaken { lead } => write!(
                 f,
                 "another lead holds the id of the referral, so the column of lead {lead} stays empty; when the other one has let it go, `release` tries again (referral_id_column)"
+            ),
+            Hold::ForeignReferralId { lead } => write!(
+                f,
+                "the column of lead {lead} holds a text that is no referral id, and is left alone; emptied, it is filled (referral_id_column)"
             ),
             Hold::ReferralMissing => f.write_str("the referral cannot be read any more; its lead is left alone"),
         }

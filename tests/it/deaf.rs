@@ -72,6 +72,10 @@ impl<T: Crm> Crm for Deaf<T> {
         self.0.schema().await
     }
 
+    fn is_schema_doubtful(&self) -> bool {
+        self.0.is_schema_doubtful()
+    }
+
     async fn leads_changed_since(
         &self,
         since: Timestamp,

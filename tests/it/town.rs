@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use referrald::config::Settings;
+use referrald::crm::dataverse::settings::Identity;
 use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionAnswer, DecisionRequest, Engine, Reconciler, Status};
 use referrald::model::{ReferralId, Timestamp};
@@ -108,6 +109,17 @@ impl Town {
         self.start(Arc::new(MemoryStore::new([key; 16])), settings)
     }
 
+    /// A daemon that knows leads by an alternate key.
+    pub fn keyed(&self, key: u8) -> Host {
+        let column = Some("new_referralid".to_owned());
+        let mut settings = Settings::defaults();
+        settings.writes = Writes::Both;
+        settings.identity = Identity::AlternateKey;
+        settings.referral_id_column = column.clone();
+        let crm = DirectCrmSettings { is_keyed: true, referral_column: column, ..DirectCrmSettings::default() };
+        self.start_with(crm, Arc::new(self.clock.clone()), Arc::new(MemoryStore::new([key; 16])), settings)
+    }
+
     /// The same daemon on a machine whose clock is fast.
     pub fn on_a_fast_clock(&self, host: &Host, by: Duration) -> Host {
         self.start_at(Arc::new(Fast(self.clock.clone(), by)), host.store.clone(), host.settings.clone())
@@ -118,8 +130,18 @@ impl Town {
     }
 
     fn start_at(&self, clock: Arc<dyn Clock>, store: Arc<MemoryStore>, settings: Settings) -> Host {
-        let is_deaf = IsDeaf::default();
         let crm = DirectCrmSettings { referral_column: None, ..DirectCrmSettings::default() };
+        self.start_with(crm, clock, store, settings)
+    }
+
+    fn start_with(
+        &self,
+        crm: DirectCrmSettings,
+        clock: Arc<dyn Clock>,
+        store: Arc<MemoryStore>,
+        settings: Settings,
+    ) -> Host {
+        let is_deaf = IsDeaf::default();
         let ports = Ports {
             portal: Arc::new(Deaf(DirectPortal::new(self.world.clone()), is_deaf.clone())),
             crm: Arc::new(Deaf(DirectCrm::new(self.world.clone(), crm), is_deaf.clone())),

@@ -15,7 +15,7 @@ use super::{Call, Failure, print_json};
 use crate::config::Settings;
 use crate::crm::dataverse::SWITCH_ON;
 use crate::crm::dataverse::settings::{Identity, Observe};
-use crate::crm::dataverse::setup::install::LENGTH;
+use crate::crm::dataverse::setup::install::{LENGTH, LOOK_PAUSE, SETTLE_TIME_MAX};
 use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundTracking, Index, Setup};
 use crate::model::RemoteError;
 use crate::ports::Clock;
@@ -131,6 +131,18 @@ impl Desk<'_> {
         Ok(Found { column, key })
     }
 
+    /// Looks until everything is there: straight after its creation a column may be missing for a moment (dataverse §3.5).
+    async fn look_until_fine(&self) -> Result<Found, Failure> {
+        let until = self.clock.now().plus(SETTLE_TIME_MAX);
+        loop {
+            let found = self.look().await?;
+            if self.is_fine(&found) || self.clock.now() >= until {
+                return Ok(found);
+            }
+            self.clock.sleep(LOOK_PAUSE).await;
+        }
+    }
+
     fn wants_key(&self) -> bool {
         self.settings.identity == Identity::AlternateKey
     }
@@ -202,9 +214,10 @@ impl Desk<'_> {
         if self.wants_key() {
             self.say(out, "waiting until the key's index works …")?;
             out.flush()?;
-            self.setup.wait_for_key(self.column, clock, |_| {}).await.map_err(told_writing)?;
+            let is_built_again = found.key.as_ref().is_some_and(|key| key.index == Index::Failed);
+            self.setup.wait_for_key(self.column, is_built_again, clock, |_| {}).await.map_err(told_writing)?;
         }
-        let found = self.look().await?;
+        let found = self.look_until_fine().await?;
         self.print(&found, out)?;
         Ok(if self.is_fine(&found) { Exit::Fine } else { Exit::Failed })
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::super::key::KeyPath;
 use super::{Rules, template_error};
+use crate::crm::dataverse::contract;
 use crate::plan::mapping::WRITE_BACK_PATHS;
 use crate::plan::mapping::expression::{CONTACT_PREFIX, COUNTRY_TABLE};
 use crate::plan::settings::{ColumnSettings, GroupSettings, OnConsentWithdrawn};
+use crate::ports::ColumnKind;
 
 /// Referral paths that the daemon writes by its own rules.
 const OWN_PATHS: [&str; 4] = ["/status", "/substatus", "/statusReason", "/externalReferenceId"];
@@ -63,7 +65,24 @@ impl Rules<'_> {
                 }
                 self.expression(&key, expression);
             }
+            self.amounts(&key, group);
             self.write_back(&key, name, group, &mut paths);
+        }
+    }
+
+    /// An amount is only written together with its currency (dataverse §2.2).
+    fn amounts(&mut self, key: &KeyPath, group: &GroupSettings) {
+        let is_on = |column: &str| group.columns.get(column).is_some_and(|settings| settings.enabled);
+        if is_on(contract::CURRENCY) {
+            return;
+        }
+        let is_amount = |column: &str| contract::lead_column(column).is_some_and(|it| it.kind == ColumnKind::Money);
+        for column in group.columns.keys().filter(|column| is_on(column) && is_amount(column)) {
+            self.warning(
+                key.child("columns").child(column),
+                "an amount without its currency is left out",
+                format!("put it into the group of {}", contract::CURRENCY),
+            );
         }
     }
 
@@ -170,6 +189,19 @@ impl Rules<'_> {
             self.warning(
                 "mapping.owners",
                 "leads without an owner are invisible to sellers",
+                "set mapping.fallback_owner to { team = \"ID\" } or { user = \"ID\" }",
+            );
+        }
+        let fits_all =
+            mapping.owners.iter().any(|rule| rule.country.is_none() && rule.kind.is_none() && rule.product.is_none());
+        if !mapping.owners.is_empty() && mapping.fallback_owner.is_none() {
+            let message = match fits_all {
+                true => "a lead whose owner Dynamics refuses (disabled, without a role) is invisible to sellers",
+                false => "a lead that fits no rule, or whose owner Dynamics refuses, is invisible to sellers",
+            };
+            self.warning(
+                "mapping.owners",
+                message,
                 "set mapping.fallback_owner to { team = \"ID\" } or { user = \"ID\" }",
             );
         }

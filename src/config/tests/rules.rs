@@ -310,6 +310,10 @@ fn mapping_rules() {
     let without_owner = sound();
     without_owner.drop_last("fallback_owner");
     check_place(&without_owner, Severity::Warning, "mapping.owners", "invisible to sellers");
+    without_owner.put("referrald.toml.d/50-test.toml", &format!("[mapping]\nowners = [{anyone}]\n"));
+    check_place(&without_owner, Severity::Warning, "mapping.owners", "owner Dynamics refuses");
+    let amount = "[mapping.groups.mine]\nowner = \"crm\"\ncolumns.revenue = { value = 1 }\n";
+    check(amount, Severity::Warning, "mapping.groups.mine.columns.revenue", "without its currency");
     let column = "owner = \"crm\"\ncolumns.new_test = { value = \"x\" }\n";
     let twice = format!("[mapping.groups.one]\n{column}[mapping.groups.two]\n{column}");
     check(&twice, Severity::Error, "mapping.groups.two.columns.new_test", "`one`");

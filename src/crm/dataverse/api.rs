@@ -28,6 +28,8 @@ pub struct Api {
     pub exchange: Arc<dyn Exchange>,
     /// Rows per page.
     pub page_size: u32,
+    /// Every read sees what was written just before, past the service's caches (dataverse §1.4).
+    pub is_strong: bool,
 }
 
 /// One page of rows that are still to be decoded.
@@ -45,7 +47,7 @@ pub struct RawPage {
 impl Api {
     /// Reads one thing.
     pub async fn get(&self, operation: &'static str, url: Url) -> Result<Answer, RemoteError> {
-        self.exchange.send(read(operation, url, None)).await
+        self.exchange.send(self.read(operation, url, None)).await
     }
 
     /// Reads one JSON object.
@@ -63,7 +65,7 @@ impl Api {
 
     /// Asks for one page of our size; the preference goes with every page (dataverse §4.3).
     pub fn page_call(&self, operation: &'static str, url: Url) -> Call {
-        read(operation, url, Some(&format!("odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX))))
+        self.read(operation, url, Some(&format!("odata.maxpagesize={}", self.page_size.clamp(1, PAGE_SIZE_MAX))))
     }
 
     /// Reads one page of a table whose changes are tracked: as long as pages get, because its rows are short.
@@ -78,8 +80,16 @@ impl Api {
         url: Url,
         preference: Option<&str>,
     ) -> Result<RawPage, RemoteError> {
-        let answer = self.exchange.send(read(operation, url.clone(), preference)).await?;
+        let answer = self.exchange.send(self.read(operation, url.clone(), preference)).await?;
         self.page_in(operation, &url, &answer)
+    }
+
+    fn read(&self, operation: &'static str, url: Url, preference: Option<&str>) -> Call {
+        let mut call = read(operation, url, preference);
+        if self.is_strong {
+            call.headers.insert(CONSISTENCY, HeaderValue::from_static("Strong"));
+        }
+        call
     }
 
     /// The page in an answer.
@@ -178,6 +188,9 @@ fn read(operation: &'static str, url: Url, preference: Option<&str>) -> Call {
         items: 1,
     }
 }
+
+/// The header that asks for what is true now.
+pub const CONSISTENCY: HeaderName = HeaderName::from_static("consistency");
 
 /// The header of preferences.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");

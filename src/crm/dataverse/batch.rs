@@ -122,6 +122,23 @@ impl Batches {
         if one > 0.0 { ((BATCH_WORK_MAX.as_secs_f64() / one) as usize).max(1) } else { usize::MAX }
     }
 
+    /// Sends a read. A part of its answer that is throttled closes the service for everybody (dataverse §6.1).
+    async fn read(&self, call: Call) -> Result<Answer, RemoteError> {
+        let (operation, effect, is_batch) = (call.operation, call.effect, call.items > 1);
+        let answer = self.inner.send(call).await?;
+        let parts = if is_batch { multipart::parts(&answer).unwrap_or_default() } else { Vec::new() };
+        for part in parts.into_iter().filter(|part| !part.status.is_success()) {
+            let verdict = judge_part(self.dialect.as_ref(), operation, effect, part, self.clock.now());
+            if let PartVerdict::NotDone(error) = verdict
+                && let Fault::Throttled { until } = error.fault
+            {
+                self.inner.close_until(until);
+                return Err(error);
+            }
+        }
+        Ok(answer)
+    }
+
     /// Sends what was taken and hands out the answers.
     async fn deliver(&self, mut items: Vec<Item>) {
         if items.len() > 1 {
@@ -217,7 +234,10 @@ impl Batches {
 #[async_trait]
 impl Exchange for Batches {
     async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        if call.effect != Effect::Write || !self.is_on() {
+        if call.effect == Effect::Read {
+            return self.read(call).await;
+        }
+        if !self.is_on() {
             return self.inner.send(call).await;
         }
         let lost = unknown(&call, "the batch that carried this write was given up");

@@ -9,6 +9,9 @@ use crate::http::{Facet, RefusalVerdict};
 /// How long a throttled service is left alone when it does not say (dataverse §6.3).
 pub const THROTTLE_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a disabled environment is left alone (dataverse §7: at least 5 minutes).
+pub const DISABLED_WAIT: Duration = Duration::from_secs(5 * 60);
+
 /// The row does not exist; the message says of which table.
 pub const OBJECT_DOES_NOT_EXIST: u32 = 0x8004_0217;
 /// No row has this key.
@@ -106,6 +109,8 @@ const USER: &str =
 const KEY: &str = "the alternate key is missing or not active: run `referrald schema check`";
 const PLUGIN_CRASH: &str = "a plug-in of this environment failed: look at its plug-in trace log";
 const SANDBOX: &str = "a plug-in of this environment did not answer in time";
+const BUSY: &str = "another customization operation is running";
+const TOO_LONG: &str = "a text is longer than the environment allows";
 const CLOSED_ROW: &str = "the lead is closed and cannot be written";
 const TABLE: &str = "the environment lacks a table that a lead connector needs: is Dynamics 365 Sales installed";
 
@@ -113,7 +118,7 @@ const TABLE: &str = "the environment lacks a table that a lead connector needs: 
 ///
 /// | disposition there | verdict here |
 /// |---|---|
-/// | R | `Throttled`, `Unavailable` or `Again` |
+/// | R | `Throttled`, `Closed` or `Again` |
 /// | R a few times, then P | `Again`, and for a write in the end a refusal of that row |
 /// | P | `Refused` |
 /// | C | `Unauthorized`; `Refused` where one row or one setting is meant |
@@ -170,12 +175,12 @@ pub const KNOWN: &[KnownCode] = &[
     known(
         0x8004_a104,
         "OrganizationDisabled",
-        RefusalVerdict::Unavailable,
-        "the environment is disabled or in administration mode",
+        RefusalVerdict::Closed { wait_min: DISABLED_WAIT },
+        "the environment is disabled or in administration mode: an administrator must open it in the Power Platform admin center",
     ),
     known(0x8005_f101, "AccessTokenExpired", RefusalVerdict::TokenRefused, ""),
-    known(0x8004_4331, "StringLengthTooLong", RefusalVerdict::Refused, "a text is longer than the environment allows"),
-    known(0x8007_3001, "StringLengthTooLong", RefusalVerdict::Refused, "a text is longer than the environment allows"),
+    known(0x8004_4331, "StringLengthTooLong", RefusalVerdict::Refused, TOO_LONG).stale(),
+    known(0x8007_3001, "StringLengthTooLong", RefusalVerdict::Refused, TOO_LONG).stale(),
     known(0x8004_432f, "IntegerOutOfRange", RefusalVerdict::Refused, "a whole number is out of range"),
     known(0x8004_4330, "DecimalOutOfRange", RefusalVerdict::Refused, "a decimal number is out of range"),
     known(
@@ -183,20 +188,22 @@ pub const KNOWN: &[KnownCode] = &[
         "PicklistValueOutOfRange",
         RefusalVerdict::Refused,
         "the environment does not have this option of a choice",
-    ),
+    )
+    .stale(),
     known(
         0x8004_8408,
         "InvalidStateCodeStatusCode",
         RefusalVerdict::Refused,
         "the status code does not belong to the state: check the status codes in the configuration",
-    ),
+    )
+    .stale(),
     known(0x8004_f00e, "InvalidStateTransition", RefusalVerdict::Refused, CLOSED_ROW),
     known(0x8004_0519, "LeadAlreadyInClosedState", RefusalVerdict::Refused, CLOSED_ROW),
     known(0x8004_0518, "LeadAlreadyInOpenState", RefusalVerdict::Refused, "the lead is open already"),
     known(0x8004_0230, "CannotUpdateObjectBecauseItIsInactive", RefusalVerdict::Refused, CLOSED_ROW),
     known(0x8004_022e, "CannotUpdateBecauseItIsReadOnly", RefusalVerdict::Refused, CLOSED_ROW),
     known(0x8004_8cfb, "CurrencyRequired", RefusalVerdict::Refused, "an amount came without a currency"),
-    known(0x8004_8cfc, "InvalidCurrency", RefusalVerdict::Refused, "the currency cannot be used"),
+    known(0x8004_8cfc, "InvalidCurrency", RefusalVerdict::Refused, "the currency cannot be used").stale(),
     known(0x8004_8d19, "PayloadError", RefusalVerdict::Refused, "the service could not read what was sent").stale(),
     known(BAD_URL, "ODataError", RefusalVerdict::Refused, "the environment lacks something the request names").stale(),
     known(0x8004_1102, "NoSuchTable", RefusalVerdict::Unauthorized, TABLE).stale(),
@@ -244,8 +251,9 @@ pub const KNOWN: &[KnownCode] = &[
     known(0x8004_4172, "SandboxTimeout", RefusalVerdict::Again, SANDBOX).row(),
     known(0x8004_4173, "SandboxTimeout", RefusalVerdict::Again, SANDBOX).row(),
     known(0x8008_1111, "SandboxThrottled", RefusalVerdict::Again, SANDBOX).row(),
-    known(0x8007_1151, "SolutionOperationRunning", RefusalVerdict::Again, "another customization operation is running"),
-    known(0x8004_ed47, "AppLockTimeout", RefusalVerdict::Again, "another customization operation is running"),
+    // Whoever writes to the schema waits longer than a call does (dataverse §3.5).
+    known(0x8007_1151, "SolutionOperationRunning", RefusalVerdict::Conflict, BUSY),
+    known(0x8004_ed47, "AppLockTimeout", RefusalVerdict::Conflict, BUSY),
     known(0x8004_7013, "ColumnExists", RefusalVerdict::Conflict, "the column exists already"),
     known(0x8006_0304, "ColumnExists", RefusalVerdict::Conflict, "the column exists already"),
     known(0x8006_0893, "KeyNameExists", RefusalVerdict::Conflict, "a key of this name exists already"),

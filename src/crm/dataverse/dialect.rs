@@ -268,9 +268,10 @@ mod tests {
             (403, "0x80072560", RefusalVerdict::Unauthorized),
             (401, "0x8005F101", RefusalVerdict::TokenRefused),
             (403, "0x80040231", RefusalVerdict::Refused),
-            (400, "0x8004a104", RefusalVerdict::Unavailable),
+            (400, "0x8004a104", RefusalVerdict::Closed { wait_min: codes::DISABLED_WAIT }),
             (500, "0x80040265", RefusalVerdict::Refused),
             (500, "-2147204784", RefusalVerdict::Again),
+            (500, "0x80071151", RefusalVerdict::Conflict),
         ] {
             assert_eq!(verdict(status, code), expected, "{status} {code}");
         }

@@ -1,5 +1,6 @@
 //! What we know of the organization, and when it is asked again.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -53,7 +54,9 @@ impl Dataverse {
 
     /// Reads the schema; the caller has the turn. A failure leaves the former one in place.
     pub(super) async fn load(&self) -> Result<Arc<Live>, RemoteError> {
-        let live = Arc::new(self.survey().run().await?);
+        let survey = self.survey();
+        let live = Arc::new(survey.run().await?);
+        survey.tell_absent(&live, self.loaded().as_ref().map(|loaded| loaded.live.as_ref()));
         self.strays.write().unwrap_or_else(PoisonError::into_inner).clear();
         let loaded = Loaded { live: Arc::clone(&live), at: Instant::now(), is_stale: false };
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
@@ -73,6 +76,7 @@ impl Dataverse {
         if let Err(error) = &result {
             let known = error.code.as_deref().and_then(codes::find_text);
             if known.is_some_and(|known| known.is_schema_stale) {
+                self.is_doubtful.store(true, Ordering::Relaxed);
                 let mut slot = self.live.write().unwrap_or_else(PoisonError::into_inner);
                 if let Some(loaded) = slot.as_mut().filter(|loaded| loaded.at.elapsed() >= SCHEMA_AGE_MIN) {
                     loaded.is_stale = true;
@@ -80,6 +84,14 @@ impl Dataverse {
             }
         }
         result
+    }
+
+    /// Marks the schema that a draft was made for when the draft does not fit the one we know by now.
+    pub(super) fn fitting<T>(&self, body: Result<T, RemoteError>) -> Result<T, RemoteError> {
+        if body.is_err() {
+            self.is_doubtful.store(true, Ordering::Relaxed);
+        }
+        body
     }
 
     /// The schema, with an alternate key that may be used; asked again while it may not (dataverse §8, trap 2).
@@ -97,7 +109,7 @@ impl Dataverse {
     pub(super) fn key_is_not_active(&self, operation: &'static str) -> RemoteError {
         let column = self.referral_column.as_deref().unwrap_or_default();
         RemoteError::new(Side::Crm, operation, Fault::Unauthorized).with_message(format!(
-            "the alternate key on lead column {column} is not active: create the key on that column in the maker portal and wait until its index is"
+            "the alternate key on lead column {column} is not active: run `referrald schema install`, which creates it and waits until its index is"
         ))
     }
 }

@@ -3,8 +3,8 @@
 //! Reads choose their columns by the live metadata; writes are conditional without exception.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, Remot
 use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema, Page, Tracked};
 
 use api::Api;
+use deals::Named;
 use knowledge::Loaded;
 use metadata::Live;
 use outcome::Target;
@@ -33,6 +34,7 @@ pub mod setup;
 mod api;
 mod batch;
 mod changes;
+mod deals;
 mod knowledge;
 mod metadata;
 mod outcome;
@@ -53,6 +55,7 @@ pub fn shipped_schema(mapped: &std::collections::BTreeSet<String>) -> crate::por
 
 pub use batch::{BATCH_MIN, BATCH_PAUSE, BATCH_SIZE_MAX, BATCH_TIMEOUT, BATCH_WORK_MAX};
 pub use changes::SWITCH_ON;
+pub use deals::NAMED_MIN;
 pub use dialect::DataverseDialect;
 pub use knowledge::SCHEMA_AGE_MIN;
 pub use reading::{CHUNKS_IN_FLIGHT, STRAY_CURRENCIES_MAX};
@@ -85,8 +88,12 @@ pub struct Dataverse {
     writes_at_once: usize,
     live: RwLock<Option<Loaded>>,
     loading: tokio::sync::Mutex<()>,
+    /// Something has contradicted the schema since somebody asked for it.
+    is_doubtful: AtomicBool,
     /// The service does not take both polls in one request.
     polls_apart: AtomicBool,
+    /// What qualified leads name.
+    named: Mutex<Named>,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
     strays: RwLock<BTreeMap<Uuid, Option<String>>>,
 }
@@ -120,7 +127,7 @@ impl Dataverse {
             return Err("dataverse.tag may hold 64 letters, digits and . _ ~ - at most".to_owned());
         }
         Ok(Dataverse {
-            api: Api { root, exchange, page_size: settings.page_size },
+            api: Api { root, exchange, page_size: settings.page_size, is_strong: false },
             identity,
             referral_column: referral_id_column.map(str::to_owned),
             mapped: mapped_columns,
@@ -129,7 +136,9 @@ impl Dataverse {
             writes_at_once: settings.batch_size.saturating_mul(settings.in_flight_max) as usize,
             live: RwLock::new(None),
             loading: tokio::sync::Mutex::new(()),
+            is_doubtful: AtomicBool::new(false),
             polls_apart: AtomicBool::new(settings.batch_size < 2),
+            named: Mutex::default(),
             strays: RwLock::new(BTreeMap::new()),
         })
     }
@@ -174,7 +183,13 @@ impl Crm for Dataverse {
 
     async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
         let _turn = self.loading.lock().await;
-        Ok(Arc::clone(&self.load().await?.schema))
+        let live = self.load().await?;
+        self.is_doubtful.store(false, Ordering::Relaxed);
+        Ok(Arc::clone(&live.schema))
+    }
+
+    fn is_schema_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
     }
 
     async fn leads_changed_since(
@@ -231,19 +246,11 @@ impl Crm for Dataverse {
     }
 
     async fn opportunities_of(&self, leads: &[LeadId]) -> Result<Vec<Opportunity>, RemoteError> {
-        const OPERATION: &str = "read opportunities of leads";
         let leads: BTreeSet<LeadId> = leads.iter().copied().collect();
         if leads.is_empty() {
             return Ok(Vec::new());
         }
-        let live = self.live().await?;
-        let literals = leads.iter().map(LeadId::to_string).collect();
-        let select = contract::OPPORTUNITY_CORE.join(",");
-        let options = [("$select", select.as_str()), ("$orderby", "createdon asc")];
-        let column = contract::ORIGINATING_LEAD_VALUE;
-        let rows = self.rows_where(OPERATION, contract::OPPORTUNITIES, &options, column, literals).await;
-        let deals = self.deals_of(OPERATION, self.noticed(rows)?, &live).await?.items_only(OPERATION);
-        Ok(deals.into_iter().filter(|deal| deal.lead.is_some_and(|lead| leads.contains(&lead))).collect())
+        self.deals_by_lead(&leads).await
     }
 
     async fn find(&self, by: FindBy, referrals: &[ReferralId]) -> Result<Vec<Lead>, RemoteError> {
@@ -279,11 +286,12 @@ impl Crm for Dataverse {
         let (url, target, body) = match self.identity {
             Identity::Derived => {
                 let stamp = live.referral_column.as_deref().map(|column| (column, referral));
-                let body = write::create_body(OPERATION, draft, &live, None, stamp)?;
+                let body = self.fitting(write::create_body(OPERATION, draft, &live, None, stamp))?;
                 (self.lead_url(computed, &live), Target::Id(computed), body)
             }
             Identity::AlternateKey => {
-                let body = write::create_body(OPERATION, draft, &live, self.referral_column.as_deref(), None)?;
+                let column = self.referral_column.as_deref();
+                let body = self.fitting(write::create_body(OPERATION, draft, &live, column, None))?;
                 (self.key_url(referral, &live), Target::Key(referral), body)
             }
         };
@@ -297,7 +305,7 @@ impl Crm for Dataverse {
     async fn update(&self, id: LeadId, etag: &ETag, draft: &LeadDraft, request: Uuid) -> Result<Lead, RemoteError> {
         const OPERATION: &str = "update lead";
         let live = self.live().await?;
-        let body = write::update_body(OPERATION, draft, &live)?;
+        let body = self.fitting(write::update_body(OPERATION, draft, &live))?;
         let url = self.tagged(self.lead_url(id, &live));
         let call = write::write(OPERATION, url, Condition::Version(etag), &body, request)?;
         match self.noticed(self.api.exchange.send(call).await) {

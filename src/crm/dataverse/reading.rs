@@ -34,7 +34,9 @@ impl Dataverse {
     ) -> Result<Lead, RemoteError> {
         let row = api::object_of(operation, answer)?;
         let strays = self.strays(operation, std::slice::from_ref(&row), live).await?;
-        wire::lead(row, live, &strays).map_err(|defect| api::malformed(operation, answer, &defect.reason))
+        let lead = wire::lead(row, live, &strays);
+        self.note_named(&lead);
+        lead.map_err(|defect| api::malformed(operation, answer, &defect.reason))
     }
 
     pub(super) async fn read_by_id(
@@ -104,7 +106,9 @@ impl Dataverse {
         live: &Live,
     ) -> Result<Decoded<Lead>, RemoteError> {
         let strays = self.strays(operation, &rows, live).await?;
-        Ok(Decoded::of(rows, |row| wire::lead(row, live, &strays)))
+        let decoded = Decoded::of(rows, |row| wire::lead(row, live, &strays));
+        self.note_named(&decoded.items);
+        Ok(decoded)
     }
 
     pub(super) async fn deals_of(

@@ -51,13 +51,6 @@ impl Survey<'_> {
             Some(name) => columns.contains_key(name) || self.has_column(name).await?,
             None => false,
         };
-        if let (Some(name), false) = (self.referral_column, has_referral_column) {
-            tracing::warn!(column = name, "the referral id column does not exist in this environment: it is not used");
-        }
-        let absent = self.mapped.iter().filter(|name| !columns.contains_key(*name));
-        for name in absent.filter(|name| Some(name.as_str()) != self.referral_column) {
-            tracing::warn!(column = %name, "a mapped lead column does not exist in this environment: it is left out");
-        }
         let options = self.options(&columns).await?;
         let findings = Findings {
             columns,
@@ -68,6 +61,26 @@ impl Survey<'_> {
             is_key_active,
         };
         Ok(Live::new(findings, self.mapped, self.referral_column))
+    }
+
+    /// Says what the environment does not have, unless it did not have it `before` either.
+    pub fn tell_absent(&self, live: &Live, before: Option<&Live>) {
+        let is_news = |name: &str| before.is_none_or(|before| before.schema.columns.contains_key(name));
+        for name in self.mapped.iter().map(String::as_str).chain(self.referral_column) {
+            if live.schema.columns.contains_key(name) || !is_news(name) {
+                continue;
+            }
+            match Some(name) == self.referral_column {
+                true => tracing::warn!(
+                    column = name,
+                    "the referral id column does not exist in this environment: it is not used"
+                ),
+                false => tracing::warn!(
+                    column = name,
+                    "a mapped lead column does not exist in this environment: it is left out"
+                ),
+            }
+        }
     }
 
     /// Whether the alternate key may be used; true where none is needed.

@@ -51,7 +51,8 @@ pub fn lead(row: Value, live: &Live, strays: &Strays) -> Result<Lead, Defect> {
     let code = integer(&row, contract::STATUS).and_then(|code| i32::try_from(code).ok());
     let status = LeadStatus { state, code: code.unwrap_or_else(|| default_code(state)) };
     let currency = guid(&row, contract::CURRENCY_VALUE);
-    let referral = live.referral_column.as_deref().and_then(|name| text(&row, name)).and_then(ReferralId::parse);
+    let held = live.referral_column.as_deref().and_then(|name| text(&row, name)).filter(|text| !text.trim().is_empty());
+    let referral = held.and_then(ReferralId::parse);
 
     let mut lead = Lead {
         id,
@@ -65,6 +66,7 @@ pub fn lead(row: Value, live: &Live, strays: &Strays) -> Result<Lead, Defect> {
         master: guid(&row, contract::MASTER_VALUE).map(LeadId::new),
         opportunity: guid(&row, contract::QUALIFYING_OPPORTUNITY_VALUE),
         referral,
+        has_foreign_referral: held.is_some() && referral.is_none(),
         columns: BTreeMap::new(),
     };
     for name in &live.columns {
@@ -267,6 +269,17 @@ mod tests {
         assert_eq!(lead.columns["transactioncurrencyid"], "EUR");
         assert!(!lead.columns.contains_key("lastname"));
         assert!(!lead.columns.contains_key("unknown"));
+    }
+
+    #[test]
+    fn a_text_that_is_no_referral_id_is_not_an_empty_column() {
+        for (held, is_foreign) in [(json!(null), false), (json!(" "), false), (json!("call back in May"), true)] {
+            let mut row = row();
+            row["new_referralid"] = held.clone();
+            let lead = read(row).expect("a lead");
+            assert_eq!((lead.referral, lead.has_foreign_referral), (None, is_foreign), "{held}");
+        }
+        assert!(!read(row()).expect("a lead").has_foreign_referral);
     }
 
     #[test]

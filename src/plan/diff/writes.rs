@@ -19,8 +19,9 @@ impl Draft<'_> {
     pub(super) fn column(&mut self, link: &Link, writes: &mut Writes) {
         let Some(column) = &self.policy.referral_column else { return };
         let taken = Hold::ReferralIdTaken { lead: link.lead };
+        let foreign = Hold::ForeignReferralId { lead: link.lead };
         let Some(lead) = self.row.lead.present() else {
-            self.raised |= self.before & taken.bit();
+            self.raised |= self.before & (taken.bit() | foreign.bit());
             return;
         };
         let is_named = self.row.referral.present().and_then(reference) == Some(lead.id);
@@ -30,6 +31,9 @@ impl Draft<'_> {
         let was_refused = self.row.is_key_taken || self.had(&taken);
         if lead.referral.is_none() && was_refused {
             self.holds.push(taken);
+        } else if is_meant && lead.has_foreign_referral && link.status.state == LeadState::Open {
+            // Whatever a person noted there, nobody asked us to replace it.
+            self.holds.push(foreign);
         } else if is_meant && lead.referral.is_none() && link.status.state == LeadState::Open {
             writes.draft.columns.insert(column.clone(), self.row.id.to_string().into());
             writes.also.push("the referral id (referral_id_column)");

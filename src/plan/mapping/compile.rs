@@ -164,6 +164,7 @@ impl Workshop<'_> {
             }
         }
         self.check_names(name, group, &recipes);
+        self.leave_out_amounts(name, group, &mut recipes, &mut blocked);
         self.check_amounts(name, &mut recipes);
         Group {
             name: name.to_owned(),
@@ -300,6 +301,29 @@ impl Workshop<'_> {
             for column in columns.into_iter().filter(|column| !known(column) && !group.columns.contains_key(*column)) {
                 let reason = format!("the group has no column `{column}`");
                 self.problems.add(&format!("{}.{table}.{column}", group_key(name)), &reason, false);
+            }
+        }
+    }
+
+    /// An amount is never sent without its currency: the service would take it in one of its own (dataverse §2.2).
+    fn leave_out_amounts(
+        &mut self,
+        name: &str,
+        group: &GroupSettings,
+        recipes: &mut Vec<Recipe>,
+        blocked: &mut Option<String>,
+    ) {
+        if recipes.iter().any(|recipe| recipe.kind == ColumnKind::Currency) {
+            return;
+        }
+        for recipe in recipes.extract_if(.., |recipe| recipe.kind == ColumnKind::Money) {
+            let column = &recipe.column;
+            let is_required = group.columns.get(column).is_some_and(|settings| settings.is_required);
+            let reason =
+                "an amount is only written together with its currency; put it into the group of transactioncurrencyid";
+            self.problems.add(&format!("{}.columns.{column}", group_key(name)), reason, is_required);
+            if is_required && blocked.is_none() {
+                *blocked = Some(format!("{name}: the required column {column} cannot be written"));
             }
         }
     }

@@ -247,6 +247,12 @@ fn the_referral_id_column_is_filled_on_open_leads_only() {
         ("open", with(LeadState::Open, 1), fills),
         ("filled", with(LeadState::Open, 1).lead_is(|lead| lead.referral = Some(id(R))), ""),
         ("qualified", with(LeadState::Qualified, 3), ""),
+        (
+            "a person's text",
+            with(LeadState::Open, 1).lead_is(|lead| lead.has_foreign_referral = true),
+            "hold: the column of lead L holds a text that is no referral id, and is left alone; emptied, it is filled \
+             (referral_id_column)",
+        ),
     ]);
 }
 

@@ -240,6 +240,7 @@ impl Sample {
             master: None,
             opportunity: None,
             referral: None,
+            has_foreign_referral: false,
             columns: [("companyname", "old"), ("qualificationcomments", "old")]
                 .map(|(name, value)| (name.to_owned(), value.into()))
                 .into(),

@@ -1,6 +1,7 @@
 //! The leads port over the world.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -97,19 +98,35 @@ pub struct DirectCrm {
     settings: DirectCrmSettings,
     /// `$select`, as of the schema that was read last.
     selection: Mutex<Option<String>>,
+    is_doubtful: AtomicBool,
 }
+
+/// Refusals by which the service says that its schema is another one: a payload or a URL it cannot read, a missing column,
+/// a text that is too long, a missing option.
+const CONTRADICTIONS: [&str; 5] = ["0x80048d19", "0x80060888", "0x80041103", "0x80044331", "0x8004431a"];
 
 impl DirectCrm {
     /// A port into this world.
     pub fn new(world: Arc<Mutex<World>>, settings: DirectCrmSettings) -> Self {
-        DirectCrm { line: Line::new(world, Service::Crm, Side::Crm), settings, selection: Mutex::default() }
+        DirectCrm {
+            line: Line::new(world, Service::Crm, Side::Crm),
+            settings,
+            selection: Mutex::default(),
+            is_doubtful: AtomicBool::default(),
+        }
     }
 
     /// Sends a request. A refusal may mean that the schema is another one by now: it is looked at again.
     async fn send(&self, operation: &'static str, request: Request) -> Result<Answer, RemoteError> {
         let answer = self.line.send(operation, request).await;
-        if matches!(&answer, Err(error) if error.fault == Fault::Refused) {
+        if let Err(error) = &answer
+            && error.fault == Fault::Refused
+        {
             *lock(&self.selection) = None;
+            let code = error.code.as_deref().unwrap_or_default();
+            if CONTRADICTIONS.iter().any(|known| known.eq_ignore_ascii_case(code)) {
+                self.is_doubtful.store(true, Ordering::Relaxed);
+            }
         }
         answer
     }
@@ -170,6 +187,7 @@ impl DirectCrm {
             master: id("/_masterid_value").map(LeadId::new),
             opportunity: id("/_qualifyingopportunityid_value"),
             referral: referral.and_then(ReferralId::parse),
+            has_foreign_referral: referral.is_some_and(|text| !text.is_empty() && ReferralId::parse(text).is_none()),
             columns,
         })
     }
@@ -307,6 +325,7 @@ impl Crm for DirectCrm {
         let path = format!("{ROOT}/EntityDefinitions(LogicalName='lead')");
         self.send("read metadata", Request::new("GET", &path)).await?;
         *lock(&self.selection) = None;
+        self.is_doubtful.store(false, Ordering::Relaxed);
         let has_referral_column = self.referral_column().is_some();
         let world = lock(&self.line.world);
         let mut schema = LeadSchema {
@@ -339,6 +358,10 @@ impl Crm for DirectCrm {
             schema.columns.insert(column.name.clone(), described);
         }
         Ok(Arc::new(schema))
+    }
+
+    fn is_schema_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Relaxed)
     }
 
     async fn leads_changed_since(

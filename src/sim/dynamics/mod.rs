@@ -308,6 +308,11 @@ impl Dynamics {
         self.referral_column.as_deref()
     }
 
+    /// The index of the alternate key becomes another one.
+    pub fn set_key_state(&mut self, state: KeyState) {
+        self.key = state;
+    }
+
     /// State of the alternate key.
     pub fn key_state(&self) -> KeyState {
         self.key

@@ -22,6 +22,9 @@ pub const LOOK_PAUSE: Duration = Duration::from_secs(5);
 pub const INDEX_TIME_MAX: Duration = Duration::from_secs(10 * 60);
 /// Pause when another customization is running (dataverse §3.5).
 pub const BUSY_PAUSE: Duration = Duration::from_secs(30);
+/// How long a fresh column or key may be missing for the service's caches, and how long an index that is built again may
+/// still show its former failure (dataverse §3.5: "briefly").
+pub const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often the organization's lock is tried for.
 pub const BUSY_ATTEMPTS_MAX: u32 = 20;
 /// How long one write to the schema may take.
@@ -29,6 +32,8 @@ const WRITE_TIME_MAX: Duration = Duration::from_secs(240);
 
 /// Something with this name or these columns exists already (dataverse §3.5).
 const EXISTS: [&str; 4] = ["0x80047013", "0x80060304", "0x80060893", "0x80060894"];
+/// The column of the key is not known, or not yet (dataverse §7).
+const NO_COLUMN: [&str; 4] = ["0x80060890", "0x80041103", "0x8005e009", "0x8004024a"];
 /// Another customization is running (dataverse §3.5, §7).
 const BUSY: [&str; 2] = ["0x80071151", "0x8004ed47"];
 
@@ -66,7 +71,8 @@ impl Setup {
         .await
     }
 
-    /// Creates the key over the column; its index is then built by the service.
+    /// Creates the key over the column; its index is then built by the service. A column that was created just before may
+    /// not be known everywhere yet: that is waited for.
     ///
     /// # Errors
     /// As the client stack.
@@ -78,8 +84,20 @@ impl Setup {
             "DisplayName": label("Referral ID key", language),
             "KeyAttributes": [column],
         });
-        self.post("create the alternate key", "EntityDefinitions(LogicalName='lead')/Keys", &body, solution, clock)
-            .await
+        let until = clock.now().plus(SETTLE_TIME_MAX);
+        loop {
+            let posted = self.post(
+                "create the alternate key",
+                "EntityDefinitions(LogicalName='lead')/Keys",
+                &body,
+                solution,
+                clock,
+            );
+            match posted.await {
+                Err(error) if is_unknown_column(&error) && clock.now() < until => clock.sleep(LOOK_PAUSE).await,
+                other => return other,
+            }
+        }
     }
 
     /// Has the index of a key built once more, after its duplicates are gone.
@@ -100,18 +118,20 @@ impl Setup {
         self.post("publish the lead table", "PublishXml", &json!({ "ParameterXml": xml }), None, clock).await
     }
 
-    /// Waits until the index of the key over `column` works; `tell` hears of every look.
+    /// Waits until the index of the key over `column` works; `tell` hears of every look. One that is built again may show
+    /// its former failure for a moment.
     ///
     /// # Errors
     /// When it failed, or takes too long, each with what to do; and as the client stack.
     pub async fn wait_for_key(
         &self,
         column: &str,
+        is_built_again: bool,
         clock: &dyn Clock,
         mut tell: impl FnMut(&Index),
     ) -> Result<(), RemoteError> {
         const OPERATION: &str = "wait for the alternate key";
-        let until = clock.now().plus(INDEX_TIME_MAX);
+        let (until, settled) = (clock.now().plus(INDEX_TIME_MAX), clock.now().plus(SETTLE_TIME_MAX));
         let no = |message: String| RemoteError::new(Side::Crm, OPERATION, Fault::Refused).with_message(message);
         loop {
             // Straight after its creation a key may be missing from the answer for a moment.
@@ -119,6 +139,7 @@ impl Setup {
             tell(&found);
             match found {
                 Index::Active => return Ok(()),
+                Index::Failed if is_built_again && clock.now() < settled => {}
                 Index::Failed => {
                     return Err(no(format!(
                         "the index could not be built, most likely because two leads have the same {column}: correct \
@@ -165,9 +186,6 @@ impl Setup {
             timeout: Some(WRITE_TIME_MAX),
             items: 1,
         };
-        let is = |error: &RemoteError, codes: &[&str]| {
-            error.code.as_deref().is_some_and(|code| codes.iter().any(|known| known.eq_ignore_ascii_case(code)))
-        };
         let mut attempt = 1;
         loop {
             match self.api.exchange.send(call.clone()).await {
@@ -179,6 +197,15 @@ impl Setup {
             attempt += 1;
         }
     }
+}
+
+fn is(error: &RemoteError, codes: &[&str]) -> bool {
+    error.code.as_deref().is_some_and(|code| codes.iter().any(|known| known.eq_ignore_ascii_case(code)))
+}
+
+/// The service does not know the column that a key shall have.
+fn is_unknown_column(error: &RemoteError) -> bool {
+    is(error, &NO_COLUMN) || (error.status == Some(404) && error.fault != Fault::Unavailable)
 }
 
 fn label(text: &str, language: u64) -> Value {

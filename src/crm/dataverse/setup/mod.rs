@@ -89,7 +89,7 @@ impl Setup {
     pub fn open(settings: &DataverseSettings, exchange: Arc<dyn Exchange>) -> Result<Setup, String> {
         let url =
             settings.url.as_ref().ok_or("dataverse.url is missing, for example https://contoso.crm4.dynamics.com")?;
-        Ok(Setup { api: Api { root: Root::open(url)?, exchange, page_size: settings.page_size } })
+        Ok(Setup { api: Api { root: Root::open(url)?, exchange, page_size: settings.page_size, is_strong: true } })
     }
 
     /// The column of this name on the lead table; `None` when there is none.

@@ -216,7 +216,9 @@ impl Exchange for Fake {
         let refusal = self.dialect.classify(status, &headers, reply.body.as_bytes());
         let is_unknown = call.effect == Effect::Write && refusal.verdict == RefusalVerdict::Unavailable;
         let fault = match refusal.verdict {
-            RefusalVerdict::Throttled { .. } => Fault::Throttled { until: Timestamp::EPOCH },
+            RefusalVerdict::Throttled { .. } | RefusalVerdict::Closed { .. } => {
+                Fault::Throttled { until: Timestamp::EPOCH }
+            }
             RefusalVerdict::Unavailable | RefusalVerdict::Again => Fault::Unavailable,
             RefusalVerdict::TokenRefused | RefusalVerdict::Unauthorized => Fault::Unauthorized,
             RefusalVerdict::Conflict => Fault::Conflict,

@@ -6,5 +6,6 @@ mod fake;
 mod polls;
 mod reads;
 mod schema;
+mod setup;
 mod traps;
 mod writes;

@@ -94,6 +94,26 @@ async fn what_concerns_the_whole_side_is_said_once_for_both() {
 }
 
 #[tokio::test]
+async fn a_part_that_is_throttled_closes_the_service_for_both() {
+    let line = Line::new();
+    let dataverse = changed(&line, 20).await;
+    line.spoil(|call, answer| match answer {
+        Ok(answer) if is_batch(call) => {
+            let body = String::from_utf8(answer.body.to_vec()).unwrap();
+            let (first, second) = body.rsplit_once("HTTP/1.1 200 OK").expect("a second part");
+            let body = format!("{first}HTTP/1.1 429 Too Many Requests\r\nRetry-After: 120{second}").into();
+            Ok(Answer { body, ..answer })
+        }
+        answer => answer,
+    });
+    let until = Timestamp::from_seconds(1_795_168_920);
+    let error = both(&dataverse).await.expect("an answer").expect_err("throttled");
+    assert_eq!(error.fault, Fault::Throttled { until });
+    assert_eq!(dataverse.closed_until(), Some(until));
+    assert_eq!(asked(&line), (1, 0), "neither is asked for within the window");
+}
+
+#[tokio::test]
 async fn a_batch_size_of_one_asks_for_each_alone() {
     let line = Line::new();
     let dataverse = changed(&line, 1).await;

@@ -197,6 +197,39 @@ async fn opportunities_of_leads_are_read_in_chunks() {
 }
 
 #[tokio::test]
+async fn an_opportunity_whose_origin_was_cleared_is_found_by_the_lead_that_names_it() {
+    let ids: Vec<LeadId> = (1..=3).map(|n| LeadId::new(Uuid::from_u128(n))).collect();
+    let named = |lead: &LeadId| Uuid::from_u128(lead.uuid().as_u128() + 0x100);
+    let lead = |id: &LeadId| {
+        let mut row = lead_row();
+        row["leadid"] = json!(id.uuid());
+        row["statecode"] = json!(1);
+        row["_qualifyingopportunityid_value"] = json!(named(id));
+        row
+    };
+    let deal = |of: &LeadId, origin: Option<LeadId>| json!({"opportunityid": named(of), "statecode": 1, "_originatingleadid_value": origin.map(LeadId::uuid)});
+    let fake = Fake::new();
+    let dataverse = derived(&fake);
+    fake.on(Method::GET, "$filter=leadid", rows(&ids.iter().map(lead).collect::<Vec<_>>()));
+    dataverse.leads(&ids).await.expect("leads");
+    fake.on(Method::GET, "$filter=_originatingleadid_value", rows(&[deal(&ids[0], Some(ids[0]))]));
+    let stranger = LeadId::new(Uuid::from_u128(9));
+    fake.on(Method::GET, "$filter=opportunityid", rows(&[deal(&ids[1], None), deal(&ids[2], Some(stranger))]));
+    let deals = dataverse.opportunities_of(&ids).await.expect("deals");
+    let found: Vec<_> = deals.iter().map(|deal| (deal.id, deal.lead)).collect();
+    assert_eq!(found, [(named(&ids[0]), Some(ids[0])), (named(&ids[1]), Some(ids[1]))]);
+    // Where nothing is missing nobody asks twice, and an open lead names nothing that counts.
+    fake.on(Method::GET, "$filter=_originatingleadid_value", rows(&[deal(&ids[0], Some(ids[0]))]));
+    dataverse.opportunities_of(&ids[..1]).await.expect("deals");
+    let mut reopened = lead(&ids[1]);
+    reopened["statecode"] = json!(0);
+    fake.on(Method::GET, "leads(", ok(reopened));
+    dataverse.get(ids[1]).await.expect("a lead");
+    fake.on(Method::GET, "$filter=_originatingleadid_value", rows(&[]));
+    assert_eq!(dataverse.opportunities_of(&ids[1..2]).await.expect("deals"), []);
+}
+
+#[tokio::test]
 async fn one_lead_is_read_by_its_id() {
     let fake = Fake::new();
     fake.on(Method::GET, "leads(", ok(lead_row()));

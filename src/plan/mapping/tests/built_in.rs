@@ -6,6 +6,7 @@ use super::support::*;
 use crate::model::Owner;
 use crate::plan::mapping::{GroupValue, Mapping, Misfit};
 use crate::plan::settings::WriteWhen;
+use crate::ports::ColumnKind;
 
 #[test]
 fn a_referral_becomes_a_complete_lead() {
@@ -150,13 +151,20 @@ fn an_amount_is_taken_as_number_or_text_and_rounded_for_its_currency() {
 }
 
 #[test]
-fn an_amount_in_a_group_without_currency_has_two_places() {
-    let mapping = mapping(
-        "[mapping.groups.amount]\nenabled = false\n[mapping.groups.budget]\nowner = \"crm\"\n\
-         [mapping.groups.budget.columns.estimatedamount]\nfrom = [\"/details/dealValue\"]",
+fn an_amount_in_a_group_without_currency_is_left_out() {
+    let overrides = "[mapping.groups.amount]\nenabled = false\n[mapping.groups.budget]\nowner = \"crm\"\n\
+         [mapping.groups.budget.columns.estimatedamount]\nfrom = [\"/details/dealValue\"]\n\
+         [mapping.groups.budget.columns.new_size]\nvalue = 1";
+    let mut schema = schema();
+    schema.columns.insert("new_size".to_owned(), column(ColumnKind::Integer));
+    let (mapping, problems) = Mapping::compile(&settings(overrides), &schema, KEY);
+    assert_eq!(
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["mapping.groups.budget.columns.estimatedamount: an amount is only written together with its currency; \
+          put it into the group of transactioncurrencyid"]
     );
     let derived = derive(&mapping, &edited(|document| document["details"]["dealValue"] = json!("1.005")));
-    assert_eq!(of(&mapping, &derived.groups, "budget").draft["estimatedamount"].to_string(), "1.01");
+    assert_eq!(Value::from_iter(of(&mapping, &derived.groups, "budget").draft.clone()), json!({"new_size": 1}));
 }
 
 #[test]

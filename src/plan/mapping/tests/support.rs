@@ -149,6 +149,7 @@ pub(in super::super) fn lead(columns: &[(&str, Value)]) -> Lead {
         master: None,
         opportunity: None,
         referral: None,
+        has_foreign_referral: false,
         columns: columns.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
     }
 }

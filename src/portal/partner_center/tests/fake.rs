@@ -197,7 +197,7 @@ fn fault(verdict: RefusalVerdict, headers: &HeaderMap) -> Fault {
             let until = Timestamp::EPOCH.plus(wait.map_or(default_wait, std::time::Duration::from_secs));
             Fault::Throttled { until }
         }
-        RefusalVerdict::Unavailable | RefusalVerdict::Again => Fault::Unavailable,
+        RefusalVerdict::Closed { .. } | RefusalVerdict::Unavailable | RefusalVerdict::Again => Fault::Unavailable,
         RefusalVerdict::TokenRefused | RefusalVerdict::Unauthorized => Fault::Unauthorized,
         RefusalVerdict::Conflict => Fault::Conflict,
         RefusalVerdict::Missing => Fault::Missing,
