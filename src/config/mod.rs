@@ -9,6 +9,7 @@ mod extract;
 mod key;
 mod layer;
 mod problem;
+mod restart;
 pub mod schema;
 pub mod secret;
 pub mod show;
@@ -20,6 +21,7 @@ pub mod unit;
 pub use duration::HumanDuration;
 pub use key::{KeyPath, is_secret_name};
 pub use problem::{Origin, Problem, Problems, Severity, Snippet};
+pub use restart::Restart;
 pub use source::Sources;
 
 use serde::{Deserialize, Serialize};
