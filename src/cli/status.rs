@@ -307,7 +307,7 @@ mod tests {
                         requests_today: 5321,
                         requests_per_day: 100_000,
                         closed_until: Some(ahead(90)),
-                        credential: Some("client secret".into()),
+                        credential: Some("client credentials: the client secret ends first".into()),
                         credential_days_left: Some(12),
                         ..SideStatus::default()
                     },

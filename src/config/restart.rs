@@ -38,6 +38,8 @@ impl Restart {
     pub fn between(started: &Settings, now: &Settings) -> Restart {
         let mut changed = Vec::new();
         compare("", &tree(started), &tree(now), &mut changed);
+        // It is only shown, and it changes whenever a secret is renewed, which needs no restart either.
+        changed.retain(|key| !key.ends_with(".client_secret_expires"));
         let within = |key: &String, table: &&str| {
             key.strip_prefix(*table).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
@@ -127,6 +129,8 @@ mod tests {
         let expected = ["log.level", "state.cache_bytes", "webhook.listen"];
         assert_eq!(later, Restart { refused: vec![], later: expected.map(str::to_owned).to_vec() });
         assert_eq!(changed(|_| {}), Restart::default());
+        let renewed = changed(|it| it.dataverse.auth.client_secret_expires = Some("2028-05-01".to_owned()));
+        assert_eq!(renewed, Restart::default(), "a secret is renewed without a restart");
     }
 
     #[test]

@@ -219,7 +219,11 @@ fn credential(side: Side, service: &SideStatus) -> Option<Finding> {
         1 => format!("the sign-in to {side} ends in 1 day ({how})"),
         _ => format!("the sign-in to {side} ends in {days} days ({how})"),
     };
-    let act = Act::Words("renew the credential that the configuration names".to_owned());
+    let act = match how.contains("client secret") {
+        true => "renew it, and write its new end into client_secret_expires",
+        false => "renew the credential that the configuration names",
+    };
+    let act = Act::Words(act.to_owned());
     Some(finding(Topic::SignIn(side), severity, what, act))
 }
 

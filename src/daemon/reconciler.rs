@@ -35,8 +35,8 @@ const SCHEMA_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
 const OFF_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What tells how a side signs in: sentence, and when it ends.
-pub type Credential = Arc<dyn Fn() -> (String, Option<Timestamp>) + Send + Sync>;
+/// What tells how a side signs in, by the settings in force: sentence, and when the first of its credentials ends.
+pub type Credential = Arc<dyn Fn(&Settings) -> (String, Option<Timestamp>) + Send + Sync>;
 
 /// Reads the configuration again; the error is every problem as a sentence.
 pub type Reload = Arc<dyn Fn() -> Result<Settings, Vec<String>> + Send + Sync>;
