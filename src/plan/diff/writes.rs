@@ -178,16 +178,17 @@ impl Draft<'_> {
         if !self.policy.writes_referrals() {
             return (Step::None, String::new());
         }
-        let until = status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
+        let (until, key) =
+            status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
         if let Target::AcceptThenClose(_) = target {
             return (Step::Accept, format!("{lead}, on the way to {closing} (status.codes)"));
         }
         if self.now < until {
-            self.holds.push(Hold::NotSettled { closing, until });
+            self.holds.push(Hold::NotSettled { closing, until, key });
             entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
             return (Step::None, String::new());
         }
-        (Step::Close(closing), format!("{lead} since {} (status.codes, status.settle_time)", observed.since))
+        (Step::Close(closing), format!("{lead} since {} (status.codes, {key})", observed.since))
     }
 
     /// The referral is closed and the lead goes on: said once.

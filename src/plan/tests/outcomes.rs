@@ -30,7 +30,11 @@ fn on_the_way(lead: &str, closing: &str) -> String {
 }
 
 fn close(lead: &str, closing: &str) -> String {
-    format!("close referral R ({closing}): lead L is {lead} since {NOW} (status.codes, status.settle_time)")
+    close_after(lead, closing, if closing.ends_with("Lost") { "status.settle_time_lost" } else { "status.settle_time" })
+}
+
+fn close_after(lead: &str, closing: &str, key: &str) -> String {
+    format!("close referral R ({closing}): lead L is {lead} since {NOW} (status.codes, {key})")
 }
 
 #[test]
@@ -101,7 +105,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
     let ten_minutes = not_yet("Closed / Won", 10, "status.settle_time");
     let a_day = not_yet("Closed / Lost", 24 * 60, "status.settle_time_lost");
     let declined = not_yet("Closed / Declined", 10, "status.settle_time");
-    let three_days = not_yet("Closed / Won", 72 * 60, "status.settle_time");
+    let three_days = not_yet("Closed / Won", 72 * 60, "status.won_hold");
     let won = || seen(Active, Qualified, 3, &[Won]);
     let lost = || seen(Active, Disqualified, 4, NONE);
     let refused = || seen(New, Disqualified, 4, NONE);
@@ -113,6 +117,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
     };
     let shared = || won().referral_is(|referral| referral.kind = crate::model::ReferralType::Shared);
     let sent = close("Qualified (status 3)", "Closed / Won");
+    let held = close_after("Qualified (status 3)", "Closed / Won", "status.won_hold");
     check_all(vec![
         ("won", won(), &ten_minutes),
         ("won, just before", won().later(minutes(9)), &ten_minutes),
@@ -123,7 +128,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
         ("declined", refused(), &declined),
         ("declined, settled", refused().later(minutes(10)), &close("Disqualified (status 4)", "Closed / Declined")),
         ("registered co-sell", registered().later(minutes(60)), &three_days),
-        ("registered co-sell, three days", registered().later(minutes(72 * 60)), &sent),
+        ("registered co-sell, three days", registered().later(minutes(72 * 60)), &held),
         ("shared, no registration", shared().later(minutes(10)), &sent),
     ]);
     let at_once = policy(FieldOwner::Crm, false, "[status]\nsettle_time = \"0s\"");
