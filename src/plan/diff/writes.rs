@@ -43,6 +43,7 @@ impl Draft<'_> {
             return;
         }
         match self.policy.status.on_referral_closed {
+            // The groups have said it, or kept silent.
             OnReferralClosed::Note | OnReferralClosed::Nothing => {}
             OnReferralClosed::Disqualify => {
                 let code = self.policy.status.disqualify_code;
@@ -50,6 +51,13 @@ impl Draft<'_> {
                 writes.also.push("the referral was closed (status.on_referral_closed = \"disqualify\")");
             }
         }
+    }
+
+    /// True when the lead hears nothing of what was closed over there, not even by columns that are mapped from the status.
+    pub(super) fn says_nothing_of_closing(&self, entry: &Entry) -> bool {
+        self.policy.status.on_referral_closed == OnReferralClosed::Nothing
+            && entry.referral_status == ReferralStatus::Closed
+            && entry.closed_by_us.is_none()
     }
 
     /// True until the closing of a referral that was linked before has been answered on its open lead.

@@ -299,6 +299,30 @@ fn a_closing_over_there_is_answered_once_on_an_open_lead() {
 }
 
 #[test]
+fn a_column_that_is_mapped_from_the_status_says_a_closing_over_there_unless_nothing_is_said() {
+    for path in ["/status", "/statusReason", "{{ referral.substatus }}"] {
+        let mapped = |answer: &str| {
+            let company = format!("[mapping.groups.company.columns.companyname]\nfrom = [\"{path}\"]");
+            let settings = format!("[status]\non_referral_closed = \"{answer}\"\n{company}");
+            row_of(policy(FieldOwner::PartnerCenter, false, &settings)).referral(Closed).linked(Active).open().document(
+                |document| {
+                    for name in ["status", "substatus", "statusReason"] {
+                        document[name] = "Closed".into();
+                    }
+                },
+            )
+        };
+        let writes = |sample: Sample| sample.plan().action.map(|action| action.kind());
+        assert_eq!(writes(mapped("note")), Some(ActionKind::Update), "{path}");
+        assert_eq!(writes(mapped("nothing")), None, "{path}");
+        let by_us = mapped("nothing").entry(|entry| entry.closed_by_us = Some(Closing::Won));
+        assert_eq!(writes(by_us), Some(ActionKind::Update), "{path}: the lead closed it itself");
+        // Everything else goes on.
+        assert_eq!(writes(mapped("nothing").says("more")), Some(ActionKind::Update), "{path}");
+    }
+}
+
+#[test]
 fn a_reason_is_the_label_cut_and_without_control_characters() {
     let settings = |template: &str| {
         let mut settings = policy(FieldOwner::Crm, false, "").status;
