@@ -126,11 +126,11 @@ pub fn wishes() -> std::io::Result<mpsc::Receiver<Wish>> {
 }
 
 /// Carries out wishes: the first stop cancels `stop`; returns at the second one, when the process has to end at once.
-/// `reload` takes over a changed configuration, or gives every problem as a sentence. Requests that come while it runs
-/// are one request: systemd sends two, by `notify-reload` and by `ExecReload`.
+/// `reload` takes over a changed configuration and gives the keys that wait for a restart, or every problem as a sentence.
+/// Requests that come while it runs are one request: systemd sends two, by `notify-reload` and by `ExecReload`.
 pub async fn obey(
     mut wishes: mpsc::Receiver<Wish>,
-    reload: impl AsyncFn() -> Result<(), Vec<String>>,
+    reload: impl AsyncFn() -> Result<Vec<String>, Vec<String>>,
     notifier: Notifier,
     stop: CancellationToken,
 ) {
@@ -166,11 +166,18 @@ pub async fn obey(
     }
 }
 
-fn tell_reload(notifier: &Notifier, result: Result<(), Vec<String>>) {
+fn tell_reload(notifier: &Notifier, result: Result<Vec<String>, Vec<String>>) {
     match result {
-        Ok(()) => {
+        Ok(later) if later.is_empty() => {
             tracing::info!("the configuration was read again and is in force");
             notifier.status("the new configuration is in force");
+        }
+        Ok(later) => {
+            let later = later.join(", ");
+            tracing::warn!(
+                "the configuration was read again and is in force, all but {later}: restart the daemon to take that over"
+            );
+            notifier.status(&format!("the new configuration is in force, all but {later}: restart the daemon"));
         }
         Err(problems) => {
             tracing::error!(
@@ -237,7 +244,7 @@ mod tests {
         let (notifier, notes) = recorder();
         let (sender, receiver) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        let obeying = tokio::spawn(obey(receiver, async || Ok(()), notifier, stop.clone()));
+        let obeying = tokio::spawn(obey(receiver, async || Ok(vec![]), notifier, stop.clone()));
         sender.send(Wish::Stop).await.expect("heard");
         stop.cancelled().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -256,7 +263,7 @@ mod tests {
         let reload = async move || {
             counted.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(300)).await;
-            Ok(())
+            Ok(vec![])
         };
         let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
         for _ in 0..3 {
@@ -281,6 +288,20 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let told = taken(&notes);
         assert!(told.iter().any(|note| note.contains("old one stays in force")), "{told:?}");
+        assert_eq!(told.last().map(String::as_str), Some("READY=1"), "{told:?}");
+        obeying.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_waits_for_a_restart_is_named() {
+        let (notifier, notes) = recorder();
+        let (sender, receiver) = mpsc::channel(4);
+        let reload = async || Ok(vec!["log.level".to_owned()]);
+        let obeying = tokio::spawn(obey(receiver, reload, notifier, CancellationToken::new()));
+        sender.send(Wish::Reload).await.expect("heard");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let told = taken(&notes);
+        assert!(told.iter().any(|note| note.contains("all but log.level: restart the daemon")), "{told:?}");
         assert_eq!(told.last().map(String::as_str), Some("READY=1"), "{told:?}");
         obeying.abort();
     }

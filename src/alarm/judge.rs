@@ -91,7 +91,7 @@ pub fn judge(before: &Memory, status: &Status, patience: Patience) -> (Memory, V
             continue;
         }
         let seen = before.watched.get(&topic).copied().unwrap_or(now);
-        if now.since(seen) < wait(&finding.topic, patience) {
+        if now.since(seen) < wait(&finding, patience) {
             after.watched.insert(topic, seen);
             continue;
         }
@@ -123,11 +123,13 @@ fn bad(finding: &Finding) -> Message {
     Message { news, text: format!("{word}: {}. What to do: {}", finding.what, finding.act) }
 }
 
-/// How long a finding must last before it is told: services stumble and get up by themselves.
-fn wait(topic: &Topic, patience: Patience) -> Duration {
-    match topic {
-        Topic::Service(_) => patience.trouble_after,
-        Topic::Ledger
+/// How long a finding must last before it is told: services stumble and get up by themselves. One that asked for an hour
+/// of silence does not.
+fn wait(finding: &Finding, patience: Patience) -> Duration {
+    match &finding.topic {
+        Topic::Service(_) if finding.severity == Severity::Care => patience.trouble_after,
+        Topic::Service(_)
+        | Topic::Ledger
         | Topic::SignIn(_)
         | Topic::Brake(_)
         | Topic::Lag
@@ -190,6 +192,25 @@ mod tests {
 
     fn times(status: fn() -> Status, number: usize) -> impl Iterator<Item = Status> {
         (0..number).map(move |_| status())
+    }
+
+    #[test]
+    fn a_service_that_wants_more_than_an_hour_of_silence_is_an_alarm_at_once() {
+        // The window's end stands, so what is left of it falls below the hour while it is watched.
+        let until = Timestamp::from_seconds(1_795_000_000 + 62 * 60);
+        let looks = (0..70).map(|minute| {
+            let is_closed = minute < 62;
+            let crm = SideStatus {
+                trouble: is_closed.then(|| "Dynamics: asked us to wait".to_owned()),
+                closed_until: is_closed.then_some(until),
+                ..SideStatus::default()
+            };
+            Status { sides: [(Side::Crm, crm)].into(), ..well() }
+        });
+        let told = watch(looks);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("0: a person is needed: Dynamics asked us to send nothing for 1 h"), "{told:?}");
+        assert!(told[1].starts_with("67: well again after"), "{told:?}");
     }
 
     #[test]

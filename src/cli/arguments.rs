@@ -227,16 +227,16 @@ Examples:
 
 /// `release`.
 #[derive(Clone, Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(false))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true))]
 pub struct Release {
     /// Referral ids
     #[arg(value_name = "ID", group = "which", value_parser = referral_id)]
     ids: Vec<ReferralId>,
     /// Everything that is held
-    #[arg(long, group = "which")]
+    #[arg(long, group = "which", conflicts_with = "ids")]
     all: bool,
-    /// Only this mapping group
-    #[arg(long, value_name = "GROUP")]
+    /// Only this mapping group; alone: wherever it is held
+    #[arg(long, group = "which", value_name = "GROUP")]
     group: Option<String>,
     /// Whose value wins where there is no common base
     #[arg(long, value_name = "SIDE")]
@@ -360,7 +360,7 @@ impl Command {
             Command::Approve { digest } => DecisionRequest::Approve { digest: digest.clone() },
             Command::Hold { ids } => DecisionRequest::Hold { ids: ids.clone() },
             Command::Release(Release { ids, all, group, take }) => DecisionRequest::Release {
-                which: if *all { Which::All } else { Which::Ids(ids.clone()) },
+                which: if *all || ids.is_empty() { Which::All } else { Which::Ids(ids.clone()) },
                 group: group.clone(),
                 take: take.map(|word| match word {
                     TakeWord::Referral => Take::Referral,
@@ -470,6 +470,7 @@ mod tests {
             "hold",
             "hold seven",
             "release",
+            "release --take lead",
             "retry",
             "approve",
             "config",
@@ -506,6 +507,14 @@ mod tests {
                 take: Some(Take::Lead)
             })
         );
+        for line in ["release --group amount --take lead", "release --all --group amount --take lead"] {
+            let (which, group) = (Which::All, Some("amount".into()));
+            assert_eq!(
+                decision(line),
+                Some(DecisionRequest::Release { which, group, take: Some(Take::Lead) }),
+                "{line}"
+            );
+        }
         assert_eq!(
             decision("retry --cause refused"),
             Some(DecisionRequest::Retry { which: Which::Cause("refused".into()) })

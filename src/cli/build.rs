@@ -1,6 +1,6 @@
 //! Builds everything from the configuration. The one place that may name anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::arguments::{Demo, Flags};
+use super::credential::{SignIn, credential};
 use super::webhook::Attendant;
 use crate::config::{KeyPath, Settings, Severity};
 use crate::daemon::reconciler::{Credential, Reload};
 use crate::daemon::{Beside, DaemonSettings, Engine, Reconciler};
-use crate::http::settings::{Grant, LimitSettings};
+use crate::http::settings::LimitSettings;
 use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
 use crate::observability::ObservabilitySettings;
@@ -233,7 +234,14 @@ fn services(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Services, Star
     let crm_settings = &settings.dataverse;
     let portal_line = portal_line(settings, &clock)?;
     let crm_line = crm_line(settings, &clock)?;
-    let columns = mapped_columns(settings);
+    let portal = SignIn { tokens: portal_line.tokens, auth: |settings| settings.partner_center.auth.clone() };
+    let crm = SignIn { tokens: crm_line.tokens, auth: |settings| settings.dataverse.auth.clone() };
+    // One that cannot be used is told by the listener; both sides work without it.
+    let has_other = settings.partner_center.webhook_auth != Default::default();
+    let webhook_tokens = has_other.then(|| webhook_line(settings, &clock).ok()).flatten().map(|line| line.tokens);
+    let webhook =
+        webhook_tokens.map(|tokens| SignIn { tokens, auth: |settings| settings.partner_center.webhook_sign_in() });
+    let columns = settings.columns();
     let portal_settings = portal::PortalSettings::PartnerCenter(settings.partner_center.clone());
     let column = settings.referral_id_column.as_deref();
     Ok(Services {
@@ -241,10 +249,7 @@ fn services(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Services, Star
         crm: crm::open(crm_settings, settings.identity, column, columns, crm_line.client, Arc::clone(&clock))
             .map_err(StartError::Configuration)?,
         clock,
-        credentials: vec![
-            (Side::Portal, credential(portal_line.tokens, settings.partner_center.auth.grant)),
-            (Side::Crm, credential(crm_line.tokens, settings.dataverse.auth.grant)),
-        ],
+        credentials: vec![(Side::Portal, credential(portal, webhook)), (Side::Crm, credential(crm, None))],
     })
 }
 
@@ -274,7 +279,7 @@ pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Li
         )
     })?;
     let (side, section) = (Side::Crm, "dataverse.auth");
-    let dialect = crm::dialect(mapped_columns(settings));
+    let dialect = crm::dialect(settings.columns());
     line(settings, clock, (side, section, &crm_settings.auth), url, dialect, crm_settings.limits())
 }
 
@@ -313,32 +318,6 @@ pub(super) fn webhook_api(settings: &Settings) -> Result<WebhookApi, StartError>
     let line = webhook_line(settings, &clock)?;
     let portal_settings = portal::PortalSettings::PartnerCenter(settings.partner_center.clone());
     Ok(portal::webhooks(&portal_settings, line.client))
-}
-
-/// Every lead column that the configuration names.
-pub(super) fn mapped_columns(settings: &Settings) -> BTreeSet<String> {
-    let groups = settings.mapping.groups.values().filter(|group| group.enabled);
-    let columns = groups.flat_map(|group| group.columns.keys().cloned());
-    columns.chain(settings.mapping.consent_mark_column.clone()).collect()
-}
-
-/// How a side signs in, for `status`.
-fn credential(tokens: Arc<Tokens>, grant: Grant) -> Credential {
-    Arc::new(move || {
-        let state = tokens.state();
-        let (how, ends) = match grant {
-            Grant::RefreshToken => ("refresh token", state.refresh_token_expires_at),
-            Grant::ClientCredentials => ("client credentials", state.certificate_not_after),
-            Grant::Password => ("user name and password (compatibility mode)", None),
-        };
-        let is_nobody = grant == Grant::RefreshToken && ends.is_none();
-        let text = match state.last_error {
-            Some(error) => format!("{how}: {error}"),
-            None if is_nobody => format!("{how}: nobody has signed in yet; run `referrald login`"),
-            None => how.to_owned(),
-        };
-        (text, ends)
-    })
 }
 
 /// The time of this host.

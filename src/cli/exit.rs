@@ -16,13 +16,16 @@ pub enum Exit {
     Usage,
     /// `plan`: there are changes to make. `once`: some referrals failed.
     Some,
-    /// `plan`: nothing but holds or a brake. `once`: a brake or sign-in stopped writing.
+    /// `plan`: nothing but holds or a brake. `once`: a brake, sign-in or a key that is not active stopped writing.
     Stopped,
     /// Another daemon holds the state.
     Locked,
     /// The configuration cannot be used.
     Configuration,
 }
+
+/// How a pass begins to say that an operator wants nothing to be written: by `writes = "off"`, or by `suspend`.
+const WISHES: [&str; 2] = ["writing is off", "writing is suspended"];
 
 impl Exit {
     /// The number.
@@ -40,14 +43,16 @@ impl Exit {
 
     /// After `once`. `was_interrupted`: somebody asked it to stop before its end.
     ///
-    /// | brake or sign-in | a side did not answer, or interrupted | failures | code |
+    /// | brake, sign-in, or writing stopped by nobody's wish | a side did not answer, or interrupted | failures | code |
     /// |---|---|---|---|
     /// | yes | | | 4 |
     /// | | yes | | 1 |
     /// | | | yes | 3 |
     /// | | | | 0, also with rows pending |
     pub fn of_once(report: &Report, was_interrupted: bool) -> Exit {
-        if !report.brakes.is_empty() || report.needs_human {
+        let is_wish = |why: &String| WISHES.iter().any(|wish| why.starts_with(wish));
+        let is_stopped = report.writes_stopped.as_ref().is_some_and(|why| !is_wish(why));
+        if !report.brakes.is_empty() || report.needs_human || is_stopped {
             Exit::Stopped
         } else if !report.sides.is_empty() || was_interrupted {
             Exit::Failed
@@ -116,7 +121,11 @@ mod tests {
         assert_eq!(once(|r| r.done = [(ActionKind::Create, 5)].into()), 0);
         assert_eq!(once(|r| (r.pending, r.settling) = (2, 2)), 0, "a closing that has not settled is no failure");
         assert_eq!(once(|r| r.holds = [("lead closed".into(), 1)].into()), 0, "a hold is a decision, not a failure");
-        assert_eq!(once(|r| r.writes_stopped = Some("writes = \"off\"".into())), 0, "that was wanted");
+        for wish in super::WISHES {
+            assert_eq!(once(|r| r.writes_stopped = Some(format!("{wish} …"))), 0, "that was wanted");
+        }
+        let key = "the alternate key of new_referralid is not active yet".to_owned();
+        assert_eq!(once(|r| r.writes_stopped = Some(key)), 4, "nobody wants that");
         assert_eq!(once(|r| r.failed = [(ActionKind::Update, 1)].into()), 3);
         assert_eq!(once(|r| r.brakes = [("closings".into(), "30 exceed 20".into())].into()), 4);
         assert_eq!(once(|r| r.needs_human = true), 4);

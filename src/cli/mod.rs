@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod build;
 pub mod bundle;
 pub mod config;
+mod credential;
 pub mod decide;
 pub mod demo;
 pub mod doctor;

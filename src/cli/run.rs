@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::{Call, Failure, place};
 use crate::alarm::Alarm;
 use crate::control::{PlaceError, Server};
-use crate::daemon::{Daemon, Ending, Pulse, STUCK_AFTER};
+use crate::daemon::{Daemon, Ending, Prepared, Pulse, STUCK_AFTER};
 use crate::lifecycle::{self, Notifier, Wish};
 use crate::model::Timestamp;
 use crate::observability::Observability;
@@ -124,16 +124,25 @@ pub(super) async fn serve(
 
     let watchdog = lifecycle::feed_watchdog(notifier.clone(), sd_notify::watchdog_enabled(), pulse, STUCK_AFTER);
     let reload = async || {
-        let (schedules, changed) = reread(call, &ground)?;
-        if let Some(beside) = &beside {
-            beside.reload()?;
+        let (schedules, changed) = reread(call)?;
+        // Everybody is asked before anybody takes anything over: half a configuration is one that nobody wrote.
+        let mut problems = Vec::new();
+        let mut checked = Vec::new();
+        for prepared in [engine.prepare()].into_iter().chain(beside.iter().map(|beside| beside.prepare())) {
+            match prepared {
+                Ok(prepared) => checked.push(prepared),
+                Err(more) => problems.extend(more),
+            }
         }
-        engine.reload().await?;
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let later = checked.into_iter().flat_map(Prepared::take_over).collect();
         alarms.set(schedules, now());
         settings.send_replace(changed.daemon);
         shown.send_replace(changed.observability);
         watched.send_replace(changed.alarm);
-        Ok(())
+        Ok(later)
     };
     let obeying = lifecycle::obey(wishes, reload, notifier.clone(), stop.clone());
     let working = async {
@@ -165,20 +174,9 @@ pub(super) async fn serve(
 }
 
 /// Reads the part of a changed configuration that concerns what runs here; the error is every problem as a sentence.
-fn reread(call: &Call<'_>, running: &Ground) -> Result<(Schedules, Ground), Vec<String>> {
+fn reread(call: &Call<'_>) -> Result<(Schedules, Ground), Vec<String>> {
     let ground = call.build.ground(call.flags).map_err(|error| vec![error.to_string()])?;
-    let mut problems = Vec::new();
-    if ground.state_directory != running.state_directory {
-        problems.push("state.directory: it cannot change while the daemon runs; restart it".to_owned());
-    }
-    if ground.daemon.runtime_directory != running.daemon.runtime_directory {
-        problems.push("daemon.runtime_directory: it cannot change while the daemon runs; restart it".to_owned());
-    }
-    match ground.schedule.parse() {
-        Ok(schedules) if problems.is_empty() => Ok((schedules, ground)),
-        Ok(_) => Err(problems),
-        Err(more) => Err(problems.into_iter().chain(more).collect()),
-    }
+    Ok((ground.schedule.parse()?, ground))
 }
 
 fn now() -> Timestamp {

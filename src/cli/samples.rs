@@ -12,7 +12,6 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::build::mapped_columns;
 use super::layout::{harmless, styled, wrapped};
 use super::words::{self, ALARM, GOOD};
 use super::{Failure, exit::Exit, print_json};
@@ -158,7 +157,7 @@ fn complete(document: Value) -> Result<Value, String> {
 
 /// The lead table as shipped, with what the test takes for granted.
 fn schema(settings: &Settings, test: &MappingTest, document: &Value) -> LeadSchema {
-    let columns: BTreeSet<String> = mapped_columns(settings);
+    let columns: BTreeSet<String> = settings.columns();
     let mut schema = crate::crm::shipped_schema(&columns);
     for column in &columns {
         let kind = match test.expect.get(column) {

@@ -10,7 +10,7 @@ use super::layout::{WIDTH, block, styled, table};
 use super::words::{self, ALARM, CARE, GOOD, TITLE, count, number_text, relative, span};
 use super::{Call, Failure, print_json};
 use crate::daemon::Status;
-use crate::daemon::findings::retry_command;
+use crate::daemon::findings::{CLOSED_ALARM, retry_command};
 use crate::daemon::status::{BrakeStatus, ExportsStatus, LastCycle, SideStatus, WebhookStatus};
 use crate::model::{Side, Timestamp};
 use crate::telemetry::commands::{self, worded};
@@ -190,7 +190,9 @@ fn brakes(text: &mut String, brakes: &[BrakeStatus], now: Timestamp) {
 }
 
 fn service(text: &mut String, side: Side, service: &SideStatus, now: Timestamp) {
+    let wait = service.closed_until.map(|until| until.since(now)).filter(|wait| !wait.is_zero());
     let word = match (&service.trouble, service.needs_human) {
+        (_, false) if wait.is_some_and(|wait| wait > CLOSED_ALARM) => styled("closed for more than an hour", ALARM),
         (None, _) => styled("ok", GOOD),
         (Some(_), true) => styled("needs a person", ALARM),
         (Some(_), false) => styled("in trouble", CARE),
@@ -305,7 +307,7 @@ mod tests {
                         requests_today: 5321,
                         requests_per_day: 100_000,
                         closed_until: Some(ahead(90)),
-                        credential: Some("client secret".into()),
+                        credential: Some("client credentials: the client secret ends first".into()),
                         credential_days_left: Some(12),
                         ..SideStatus::default()
                     },
@@ -351,6 +353,15 @@ mod tests {
         }
         assert!(screen.lines().count() <= 49, "too long");
         insta::assert_snapshot!("status_bad_day", screen);
+    }
+
+    #[test]
+    fn a_service_that_wants_more_than_an_hour_of_silence_stands_out() {
+        let mut status = busy();
+        let until = status.now.plus(std::time::Duration::from_secs(5400));
+        status.sides.get_mut(&Side::Crm).expect("it is there").closed_until = Some(until);
+        let screen = plain(&render(&status, true));
+        assert!(screen.contains("Dynamics: closed for more than an hour"), "{screen}");
     }
 
     #[test]

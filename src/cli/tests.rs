@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,16 +19,18 @@ use crate::control::{Client, Place};
 use crate::cycle::report::Sentence;
 use crate::cycle::{Forecast, Report};
 use crate::daemon::fake::FakeEngine;
-use crate::daemon::{DaemonSettings, DecisionAnswer, DecisionRequest, Engine, Status};
+use crate::daemon::{Beside, DaemonSettings, DecisionAnswer, DecisionRequest, Engine, Prepared, Status};
 use crate::lifecycle::{Notifier, Wish};
 use crate::ports::StoreError;
 use crate::telemetry::{LogFormat, LogSettings, TelemetryError};
+use crate::trigger::Bell;
 use crate::trigger::settings::ScheduleSettings;
 
 struct Workshop {
     state: tempfile::TempDir,
     engine: Arc<FakeEngine>,
     refusal: Option<StoreError>,
+    beside: Arc<FakeBeside>,
     purposes: Mutex<Vec<Purpose>>,
 }
 
@@ -38,6 +40,7 @@ impl Workshop {
             state: tempfile::tempdir().expect("a directory"),
             engine: Arc::new(engine),
             refusal: None,
+            beside: Arc::default(),
             purposes: Mutex::default(),
         }
     }
@@ -51,6 +54,25 @@ impl Workshop {
 
     fn place(&self) -> Place {
         Place::new(None, None, self.state.path())
+    }
+}
+
+/// Something beside the loop whose new configuration is in order.
+#[derive(Default)]
+struct FakeBeside {
+    checked: AtomicUsize,
+    taken_over: AtomicUsize,
+}
+
+impl Beside for FakeBeside {
+    fn tell(&self, _: &mut Status) {}
+
+    fn prepare(&self) -> Result<Prepared<'_>, Vec<String>> {
+        self.checked.fetch_add(1, Ordering::SeqCst);
+        let take_over = || {
+            self.taken_over.fetch_add(1, Ordering::SeqCst);
+        };
+        Ok(Prepared::new(take_over, Vec::new()))
     }
 }
 
@@ -94,6 +116,10 @@ impl Build for Workshop {
             Some(error) => Err(error.clone().into()),
             None => Ok(self.engine.clone()),
         }
+    }
+
+    async fn webhook(&self, _: &Flags, _: &Bell) -> Result<Option<Arc<dyn Beside>>, StartError> {
+        Ok(Some(self.beside.clone()))
     }
 
     fn config_check(&self, flags: &Flags, _: bool, out: &mut dyn Write) -> std::io::Result<u8> {
@@ -255,12 +281,14 @@ async fn a_second_daemon_on_the_same_socket_is_refused() {
 }
 
 #[tokio::test]
-async fn a_reload_goes_to_the_engine_and_its_problems_leave_everything_as_it_was() {
-    for (problems, words) in [(vec![], "is in force"), (vec!["writes: unknown word".to_owned()], "old one stays")] {
+async fn a_reload_is_taken_over_by_all_or_by_nobody_and_what_needs_a_restart_is_named() {
+    for (outcome, words, times) in [
+        (Ok(vec![]), "is in force", 1),
+        (Ok(vec!["log.level".to_owned()]), "all but log.level: restart the daemon", 1),
+        (Err(vec!["writes: unknown word".to_owned()]), "old one stays", 0),
+    ] {
         let workshop = Workshop::with(FakeEngine::default());
-        if !problems.is_empty() {
-            workshop.engine.refuse_reload(problems);
-        }
+        workshop.engine.reload_comes_to(outcome);
         let (_, end, notes) = with_daemon(&workshop, async |wishes| {
             wishes.send(Wish::Reload).await.expect("heard");
             while wishes.capacity() < wishes.max_capacity() {
@@ -274,6 +302,10 @@ async fn a_reload_goes_to_the_engine_and_its_problems_leave_everything_as_it_was
         let reloading = notes.iter().position(|note| note == "RELOADING=1").expect("told");
         assert!(notes[reloading..].iter().any(|note| note.contains(words)), "{notes:?}");
         assert!(notes[reloading..].iter().any(|note| note == "READY=1"), "{notes:?}");
+        let beside = &workshop.beside;
+        assert_eq!(beside.checked.load(Ordering::SeqCst), 1, "everybody is asked");
+        let taken_over = [beside.taken_over.load(Ordering::SeqCst), workshop.engine.reloads.load(Ordering::SeqCst)];
+        assert_eq!(taken_over, [times, times], "{words}");
     }
 }
 

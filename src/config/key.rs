@@ -83,10 +83,10 @@ impl fmt::Display for KeyPath {
 }
 
 /// True for names such as `client_secret`, `password` or `refresh_token`; false for keys that only say where the secret
-/// is (`…_file`, `…_credential`, `…_environment`).
+/// is (`…_file`, `…_credential`, `…_environment`) or how long it lasts (`…_expires`).
 pub fn is_secret_name(name: &str) -> bool {
     let name: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
-    let names_a_place = ["file", "credential", "environment"].iter().any(|suffix| name.ends_with(suffix));
+    let names_a_place = ["file", "credential", "environment", "expires"].iter().any(|suffix| name.ends_with(suffix));
     let words = ["secret", "password", "passwd", "passphrase", "token", "privatekey", "apikey", "credential"];
     !names_a_place && words.iter().any(|word| name.contains(word))
 }
@@ -108,7 +108,9 @@ mod tests {
         for secret in ["client_secret", "clientSecret", "PASSWORD", "refresh_token", "private_key", "api-key"] {
             assert!(is_secret_name(secret), "{secret}");
         }
-        for place in ["client_secret_file", "client_secret_credential", "password_file", "tenant_id", "listen"] {
+        for place in
+            ["client_secret_file", "client_secret_credential", "client_secret_expires", "password_file", "tenant_id"]
+        {
             assert!(!is_secret_name(place), "{place}");
         }
         assert!(KeyPath::from("secrets.first").is_secret());

@@ -9,6 +9,7 @@ mod extract;
 mod key;
 mod layer;
 mod problem;
+mod restart;
 pub mod schema;
 pub mod secret;
 pub mod show;
@@ -20,7 +21,10 @@ pub mod unit;
 pub use duration::HumanDuration;
 pub use key::{KeyPath, is_secret_name};
 pub use problem::{Origin, Problem, Problems, Severity, Snippet};
+pub use restart::Restart;
 pub use source::Sources;
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +119,13 @@ impl Settings {
             0 => Ok(Loaded { settings: extracted.settings, warnings: found, layers }),
             _ => Err(found),
         }
+    }
+
+    /// Every lead column that the configuration names.
+    pub fn columns(&self) -> BTreeSet<String> {
+        let groups = self.mapping.groups.values().filter(|group| group.enabled);
+        let columns = groups.flat_map(|group| group.columns.keys().cloned());
+        columns.chain(self.mapping.consent_mark_column.clone()).collect()
     }
 
     /// The compiled-in defaults alone: nothing is written, no service is named.

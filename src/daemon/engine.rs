@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::beside::Beside;
+use super::beside::{Beside, Prepared};
 use super::status::Status;
 use crate::cycle::{Budget, CycleError, Explanation, Forecast, Report};
 use crate::model::ReferralId;
@@ -44,8 +44,11 @@ pub trait Engine: Send + Sync {
     /// Somebody waits for the next cycle: what the one under way reads in the background ends with its next page.
     fn hurry(&self);
 
-    /// Takes over a changed configuration, only if it checks out as a whole; the error is every problem as a sentence.
-    async fn reload(&self) -> Result<(), Vec<String>>;
+    /// Reads a changed configuration and checks it; nothing changes before [`Prepared::take_over`].
+    ///
+    /// # Errors
+    /// Every problem as a sentence.
+    fn prepare(&self) -> Result<Prepared<'_>, Vec<String>>;
 
     /// What was done to a referral, oldest first.
     async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError>;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Prepared;
 use super::engine::{DecisionAnswer, DecisionRequest, Detail, Engine};
 use super::status::Status;
 use crate::cycle::{Budget, CycleError, Explanation, Forecast, Report};
@@ -43,7 +44,9 @@ pub(crate) struct FakeEngine {
     pub(crate) status_gate: Option<std::sync::Arc<Mutex<()>>>,
     pub(crate) answer: DecisionAnswer,
     pub(crate) decisions: Mutex<Vec<DecisionRequest>>,
-    pub(crate) reload: Mutex<Result<(), Vec<String>>>,
+    /// What a reload comes to: keys that need a restart, or problems.
+    pub(crate) reload: Mutex<Result<Vec<String>, Vec<String>>>,
+    pub(crate) reloads: AtomicUsize,
 }
 
 impl Default for FakeEngine {
@@ -64,7 +67,8 @@ impl Default for FakeEngine {
             status_gate: None,
             answer: DecisionAnswer { is_done: true, text: "done".to_owned(), ..DecisionAnswer::default() },
             decisions: Mutex::default(),
-            reload: Mutex::new(Ok(())),
+            reload: Mutex::new(Ok(Vec::new())),
+            reloads: AtomicUsize::new(0),
         }
     }
 }
@@ -77,8 +81,8 @@ impl FakeEngine {
         FakeEngine { script: Mutex::new(script), ..FakeEngine::default() }
     }
 
-    pub(crate) fn refuse_reload(&self, problems: Vec<String>) {
-        *self.reload.lock().expect("not poisoned") = Err(problems);
+    pub(crate) fn reload_comes_to(&self, outcome: Result<Vec<String>, Vec<String>>) {
+        *self.reload.lock().expect("not poisoned") = outcome;
     }
 
     pub(crate) fn cycles(&self) -> usize {
@@ -138,8 +142,12 @@ impl Engine for FakeEngine {
         self.hurries.fetch_add(1, Ordering::SeqCst);
     }
 
-    async fn reload(&self) -> Result<(), Vec<String>> {
-        self.reload.lock().expect("not poisoned").clone()
+    fn prepare(&self) -> Result<Prepared<'_>, Vec<String>> {
+        let later = self.reload.lock().expect("not poisoned").clone()?;
+        let take_over = || {
+            self.reloads.fetch_add(1, Ordering::SeqCst);
+        };
+        Ok(Prepared::new(take_over, later))
     }
 
     async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError> {

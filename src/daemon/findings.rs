@@ -11,8 +11,8 @@ use crate::telemetry::words::{count, span};
 pub const CREDENTIAL_DAYS_CARE: i64 = 14;
 /// See [`CREDENTIAL_DAYS_CARE`].
 pub const CREDENTIAL_DAYS_ALARM: i64 = 3;
-/// A service that asks to be left alone for longer than this is trouble (promise P10).
-pub const CLOSED_CARE: Duration = Duration::from_secs(3600);
+/// A service that asks to be left alone for longer than this wants a person (promise P10).
+pub const CLOSED_ALARM: Duration = Duration::from_secs(3600);
 /// Causes of dead letters that are told one by one; the rest is told as a number.
 pub const CAUSES_MAX: usize = 20;
 
@@ -113,7 +113,7 @@ pub fn findings(status: &Status, lag_max: Duration) -> Vec<Finding> {
         found.push(finding(Topic::Ledger, Severity::Alarm, trouble.clone(), act));
     }
     for (side, service) in &status.sides {
-        found.extend(service_trouble(status, *side, service));
+        found.extend(service_trouble(*side, service, long_wait(status, service)));
         found.extend(credential(*side, service));
         found.extend(service.budget.as_ref().map(|budget| {
             let act = Act::Words("wait, or raise the limit named there".to_owned());
@@ -178,30 +178,32 @@ fn remedy_act(remedy: &str) -> Act {
     }
 }
 
-fn service_trouble(status: &Status, side: Side, service: &SideStatus) -> Option<Finding> {
-    if let Some(trouble) = &service.trouble {
-        return Some(match service.needs_human {
-            true => {
-                let (what, act) = match trouble.split_once("; run `") {
-                    Some((what, remedy)) => {
-                        (what, worded(&format!("run `{remedy}; no restart is needed")).into_owned())
-                    }
-                    None => (trouble.as_str(), "do what it says; no restart is needed".to_owned()),
-                };
-                finding(Topic::SignIn(side), Severity::Alarm, what.to_owned(), Act::Words(act))
-            }
-            false => {
-                let act = Act::Words("nothing: it is tried again, and nothing is lost".to_owned());
-                finding(Topic::Service(side), Severity::Care, trouble.clone(), act)
-            }
-        });
-    }
+/// How long a service wants to be left alone, when that is so long that a person has to know.
+fn long_wait(status: &Status, service: &SideStatus) -> Option<Duration> {
     let wait = service.closed_until?.since(status.now);
-    (wait > CLOSED_CARE).then(|| {
+    (wait > CLOSED_ALARM).then_some(wait)
+}
+
+/// While a service is closed every pass records that as its trouble, so a long wait is told instead of it.
+fn service_trouble(side: Side, service: &SideStatus, long_wait: Option<Duration>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(trouble) = service.trouble.as_ref().filter(|_| service.needs_human) {
+        let (what, act) = match trouble.split_once("; run `") {
+            Some((what, remedy)) => (what, worded(&format!("run `{remedy}; no restart is needed")).into_owned()),
+            None => (trouble.as_str(), "do what it says; no restart is needed".to_owned()),
+        };
+        found.push(finding(Topic::SignIn(side), Severity::Alarm, what.to_owned(), Act::Words(act)));
+    }
+    if let Some(wait) = long_wait {
         let what = format!("{side} asked us to send nothing for {}", span(wait.as_secs()));
-        let act = Act::Words("nothing: it goes on by itself; ask who else uses the service so much".to_owned());
-        finding(Topic::Service(side), Severity::Care, what, act)
-    })
+        let act = "find out who else spends this service's limits, or ask Microsoft; nothing is sent and nothing is \
+                   lost until then, and it goes on by itself";
+        found.push(finding(Topic::Service(side), Severity::Alarm, what, Act::Words(act.to_owned())));
+    } else if let Some(trouble) = service.trouble.as_ref().filter(|_| !service.needs_human) {
+        let act = Act::Words("nothing: it is tried again, and nothing is lost".to_owned());
+        found.push(finding(Topic::Service(side), Severity::Care, trouble.clone(), act));
+    }
+    found
 }
 
 fn credential(side: Side, service: &SideStatus) -> Option<Finding> {
@@ -217,7 +219,11 @@ fn credential(side: Side, service: &SideStatus) -> Option<Finding> {
         1 => format!("the sign-in to {side} ends in 1 day ({how})"),
         _ => format!("the sign-in to {side} ends in {days} days ({how})"),
     };
-    let act = Act::Words("renew the credential that the configuration names".to_owned());
+    let act = match how.contains("client secret") {
+        true => "renew it, and write its new end into client_secret_expires",
+        false => "renew the credential that the configuration names",
+    };
+    let act = Act::Words(act.to_owned());
     Some(finding(Topic::SignIn(side), severity, what, act))
 }
 
@@ -370,6 +376,32 @@ mod tests {
     fn a_service_is_named_once() {
         assert_eq!(super::about(Side::Crm, "Dynamics: sign in: refused"), "Dynamics: sign in: refused");
         assert_eq!(super::about(Side::Crm, "does not answer"), "Dynamics: does not answer");
+    }
+
+    #[test]
+    fn a_service_that_wants_silence_for_more_than_an_hour_is_an_alarm_whatever_the_cycles_say() {
+        let closed = |minutes: u64, trouble: &str, needs_human| {
+            let mut status = well();
+            let crm = SideStatus {
+                trouble: Some(trouble.to_owned()),
+                needs_human,
+                closed_until: Some(status.now.plus(Duration::from_secs(60 * minutes))),
+                ..SideStatus::default()
+            };
+            status.sides.insert(Side::Crm, crm);
+            told(&status)
+        };
+        let long = closed(90, "Dynamics: asked us to wait", false);
+        assert_eq!(long.len(), 1, "{long:?}");
+        assert!(
+            long[0].starts_with("! service Dynamics | Dynamics asked us to send nothing for 1 h 30 min"),
+            "{long:?}"
+        );
+        assert!(!long[0].contains("| nothing:"), "it says what to do: {long:?}");
+        let short = closed(60, "Dynamics: asked us to wait", false);
+        assert!(short.len() == 1 && short[0].starts_with("- service"), "{short:?}");
+        let both = closed(90, "AADSTS700082; run `referrald login`", true);
+        assert!(both.len() == 2 && both[0].starts_with("! sign-in") && both[1].starts_with("! service"), "{both:?}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cycle::{Budget, CycleError, Report};
 use crate::trigger::Bell;
 
-pub use beside::Beside;
+pub use beside::{Beside, Prepared};
 pub use engine::{DecisionAnswer, DecisionRequest, Detail, Engine, Which};
 pub use pulse::Pulse;
 pub use reconciler::{Reconciler, SCHEMA_AGE_DOUBTFUL};

@@ -16,8 +16,8 @@ use super::chronicle::{Chronicle, Ended};
 use super::nightly::Nightly;
 use super::process;
 use super::status::{DealClock, Status};
-use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine};
-use crate::config::Settings;
+use super::{Beside, DecisionAnswer, DecisionRequest, Detail, Engine, Prepared};
+use crate::config::{Restart, Settings};
 use crate::crm::dataverse::settings::Observe;
 use crate::cycle::{self, Budget, CycleError, Explanation, Forecast, Report, Setup};
 use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
@@ -42,8 +42,8 @@ pub const SCHEMA_AGE_STOPPED: Duration = Duration::from_secs(60);
 /// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
 const OFF_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What tells how a side signs in: sentence, and when it ends.
-pub type Credential = Arc<dyn Fn() -> (String, Option<Timestamp>) + Send + Sync>;
+/// What tells how a side signs in, by the settings in force: sentence, and when the first of its credentials ends.
+pub type Credential = Arc<dyn Fn(&Settings) -> (String, Option<Timestamp>) + Send + Sync>;
 
 /// Reads the configuration again; the error is every problem as a sentence.
 pub type Reload = Arc<dyn Fn() -> Result<Settings, Vec<String>> + Send + Sync>;
@@ -52,6 +52,8 @@ pub type Reload = Arc<dyn Fn() -> Result<Settings, Vec<String>> + Send + Sync>;
 pub struct Reconciler {
     ports: Ports,
     settings: Mutex<Arc<Settings>>,
+    /// What ports and process were opened with: some of it stays until a restart.
+    opened_with: Arc<Settings>,
     reload: Option<Reload>,
     credentials: Vec<(Side, Credential)>,
     ground: tokio::sync::Mutex<Ground>,
@@ -96,9 +98,11 @@ impl Reconciler {
         reload: Option<Reload>,
     ) -> Reconciler {
         let started = ports.clock.now();
+        let opened_with = Arc::new(settings);
         Reconciler {
             ports,
-            settings: Mutex::new(Arc::new(settings)),
+            settings: Mutex::new(Arc::clone(&opened_with)),
+            opened_with,
             reload,
             credentials,
             ground: tokio::sync::Mutex::default(),
@@ -448,30 +452,16 @@ impl Engine for Reconciler {
         self.nightly.begin();
     }
 
-    async fn reload(&self) -> Result<(), Vec<String>> {
-        let Some(reload) = &self.reload else { return Ok(()) };
+    fn prepare(&self) -> Result<Prepared<'_>, Vec<String>> {
+        let Some(reload) = &self.reload else { return Ok(Prepared::default()) };
         let settings = reload()?;
-        let before = self.settings();
-        let is_fixed =
-            |name: &str, changed: bool| changed.then(|| format!("{name} changed: restart the daemon to take it over"));
-        let fixed: Vec<String> = [
-            is_fixed("state.directory", before.state.directory != settings.state.directory),
-            is_fixed("identity", before.identity != settings.identity),
-            is_fixed("referral_id_column", before.referral_id_column != settings.referral_id_column),
-            is_fixed("partner_center", before.partner_center != settings.partner_center),
-            is_fixed("dataverse", before.dataverse != settings.dataverse),
-            is_fixed("http", before.http != settings.http),
-            is_fixed("the columns of the mapping", columns_of(&before) != columns_of(&settings)),
-            is_fixed("link.namespace", before.link.namespace != settings.link.namespace),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if !fixed.is_empty() {
-            return Err(fixed);
+        let Restart { refused, later } = Restart::between(&self.opened_with, &settings);
+        if !refused.is_empty() {
+            let them = if refused.len() == 1 { "it" } else { "them" };
+            return Err(vec![format!("{} changed: restart the daemon to take {them} over", refused.join(", "))]);
         }
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-        Ok(())
+        let take_over = || *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        Ok(Prepared::new(take_over, later))
     }
 
     async fn history(&self, id: ReferralId) -> Result<Vec<HistoryLine>, CycleError> {
@@ -529,13 +519,6 @@ fn policy(settings: &Settings, mapping: Arc<Mapping>, schema: &LeadSchema, confi
     }
 }
 
-/// Lead columns that the adapter was opened with.
-fn columns_of(settings: &Settings) -> std::collections::BTreeSet<&str> {
-    let groups = settings.mapping.groups.values().filter(|group| group.enabled);
-    let marked = settings.mapping.consent_mark_column.as_deref();
-    groups.flat_map(|group| group.columns.keys().map(String::as_str)).chain(marked).collect()
-}
-
 /// In alternate-key mode nothing is written while the key is not active.
 fn key_trouble(settings: &Settings, schema: &LeadSchema) -> Option<String> {
     let is_ready = settings.identity.is_derived() || schema.is_key_active;
@@ -551,7 +534,7 @@ fn lacks_column(settings: &Settings, schema: &LeadSchema) -> bool {
 
 /// Hash of the configuration together with what decisions take from the schema: a dead letter wakes when either changes.
 fn fitted(configuration: u64, settings: &Settings, schema: &LeadSchema) -> u64 {
-    let mapped = columns_of(settings);
+    let mapped = settings.columns();
     let is_used = |name: &str, column: &ColumnSchema| column.is_required || mapped.contains(name);
     let columns: Vec<_> = schema.columns.iter().filter(|(name, column)| is_used(name, column)).collect();
     let taken = (columns, &schema.currencies, &schema.status_codes, schema.has_referral_column);

@@ -62,6 +62,8 @@ pub struct AuthSettings {
     pub client_secret_credential: Option<String>,
     /// Name of an environment variable with the client secret.
     pub client_secret_environment: Option<String>,
+    /// The day on which the client secret ends, as in `2027-05-01`: no service tells it to who signs in with it.
+    pub client_secret_expires: Option<String>,
     /// PEM file with the client certificate.
     pub certificate_file: Option<PathBuf>,
     /// PEM file (PKCS#8) with its private key.
@@ -80,6 +82,15 @@ pub struct AuthSettings {
     pub endpoint_version: EndpointVersion,
     /// What the token is for; absent: derived from the service's URL.
     pub audience: Option<String>,
+}
+
+impl AuthSettings {
+    /// True when the application shows a client secret.
+    pub fn has_client_secret(&self) -> bool {
+        self.client_secret_file.is_some()
+            || self.client_secret_credential.is_some()
+            || self.client_secret_environment.is_some()
+    }
 }
 
 /// How a token is obtained (partner-center §2.3).

@@ -90,6 +90,7 @@ pub(super) fn auth_settings(authority: &str, directory: &Path) -> AuthSettings {
         client_secret_file: Some(secret),
         client_secret_credential: None,
         client_secret_environment: None,
+        client_secret_expires: None,
         certificate_file: None,
         private_key_file: None,
         grant: Grant::ClientCredentials,

@@ -331,6 +331,8 @@ pub enum Hold {
         closing: Closing,
         /// When it will be sent.
         until: Timestamp,
+        /// The configuration key that says how long.
+        key: &'static str,
     },
     /// The lead changed its mind after the closing.
     ClosedAlready {
@@ -485,8 +487,7 @@ impl fmt::Display for Hold {
             Hold::OutcomeOlderThanLink { closing } => {
                 write!(f, "outcome older than the link: it would become {closing}; `approve` sends it (status)")
             }
-            Hold::NotSettled { closing, until } => {
-                let key = if *closing == Closing::Lost { "status.settle_time_lost" } else { "status.settle_time" };
+            Hold::NotSettled { closing, until, key } => {
                 write!(f, "not settled: it becomes {closing} at {until} if that still stands ({key})")
             }
             Hold::ClosedAlready { now } => {

@@ -123,19 +123,21 @@ pub fn deal(opportunities: &[Opportunity]) -> Deal {
     }
 }
 
-/// When an outcome first seen at `since` has stood long enough to be sent.
+/// When an outcome first seen at `since` has stood long enough to be sent, and the configuration key that says so.
 pub fn settled_at(
     closing: Closing,
     since: Timestamp,
     is_registered_co_sell: bool,
     settings: &StatusSettings,
-) -> Timestamp {
-    let settle = match closing {
-        Closing::Won if is_registered_co_sell => settings.won_hold.get().max(settings.settle_time.get()),
-        Closing::Won | Closing::Declined => settings.settle_time.get(),
-        Closing::Lost => settings.settle_time_lost.get(),
+) -> (Timestamp, &'static str) {
+    let (settle, key) = match closing {
+        Closing::Won if is_registered_co_sell && settings.won_hold > settings.settle_time => {
+            (settings.won_hold, "status.won_hold")
+        }
+        Closing::Won | Closing::Declined => (settings.settle_time, "status.settle_time"),
+        Closing::Lost => (settings.settle_time_lost, "status.settle_time_lost"),
     };
-    since.plus(settle)
+    (since.plus(settle.get()), key)
 }
 
 /// Days the service gives for an answer when the referral does not say (partner-center §1.7).

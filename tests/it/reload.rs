@@ -34,7 +34,7 @@ async fn a_good_configuration_is_taken_over_and_a_bad_one_is_refused_with_its_re
     // What the adapters were opened with does not change under way, and is named.
     stage.overlay(&format!("writes = \"both\"\n{never}[dataverse]\nurl = \"http://127.0.0.1:1\"\n"));
     daemon.signal("HUP");
-    daemon.until_logged("dataverse changed: restart the daemon").await;
+    daemon.until_logged("dataverse.url changed: restart the daemon").await;
     let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "Still the old address"})));
     daemon.until_cycles("the lead", || stage.lead_of(fresh).is_some()).await;
     assert_eq!(daemon.stop().await, 0);

@@ -153,6 +153,11 @@ async fn a_reload_takes_over_what_is_believed() {
     reload();
     daemon.until_logged("old one stays in force").await;
     assert_eq!(post().await, 401);
+    // Nor does what the webhook could take over, when another part of the daemon cannot.
+    configure(&stage, "127.0.0.1:0", "[http]\nread_timeout = \"29s\"\n");
+    reload();
+    daemon.until_logged("http.read_timeout changed: restart the daemon").await;
+    assert_eq!(post().await, 401);
     configure(&stage, "127.0.0.1:0", "");
     reload();
     until(200).await;

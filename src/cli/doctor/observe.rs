@@ -12,7 +12,7 @@ use super::facts::{
 use super::lengths;
 use super::way;
 use crate::cli::arguments::Flags;
-use crate::cli::build::{Line, StartError, SystemClock, crm_line, mapped_columns, portal_line, webhook_api};
+use crate::cli::build::{Line, StartError, SystemClock, crm_line, portal_line, webhook_api};
 use crate::cli::init;
 use crate::cli::schema::role::uses;
 use crate::cli::webhook::drift;
@@ -435,7 +435,7 @@ async fn crm_side(
     let (rules, fallback) = (&settings.mapping.owners, settings.mapping.fallback_owner);
     let mut owners: Vec<Owner> = rules.iter().map(|rule| rule.owner).chain(fallback).collect();
     owners.dedup();
-    let columns = mapped_columns(settings);
+    let columns = settings.columns();
     let uses = uses(settings);
     let mut fact = CrmFact {
         sign_in: sign_in_fact(&dataverse.auth.authority, dataverse.url.as_ref(), &dataverse.auth),

@@ -61,6 +61,9 @@ pub fn configuration(answers: &Answers, naming: Naming, directory: &Path) -> Str
                 page.set(section, "client_secret_file", &quoted(&directory.join(name).display().to_string()));
             }
         }
+        if application.secret.is_some() {
+            page.hint(section, "client_secret_expires", "\"2027-05-01\"");
+        }
     };
     sign_in(&mut page, "partner_center.auth", &answers.portal, PORTAL_SECRET);
     page.set("dataverse", "url", &quoted(answers.crm_url.as_str().trim_end_matches('/')));

@@ -5,7 +5,6 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::super::build::mapped_columns;
 use super::super::exit::Exit;
 use super::super::layout::paragraph;
 use super::super::{Failure, print_json};
@@ -18,7 +17,7 @@ use crate::model::Owner;
 pub fn uses(settings: &Settings) -> Uses {
     let owners = || settings.mapping.owners.iter().map(|rule| rule.owner).chain(settings.mapping.fallback_owner);
     Uses {
-        currency: mapped_columns(settings).contains("transactioncurrencyid"),
+        currency: settings.columns().contains("transactioncurrencyid"),
         user_owners: owners().any(|owner| matches!(owner, Owner::User(_))),
         team_owners: owners().any(|owner| matches!(owner, Owner::Team(_))),
     }

@@ -10,8 +10,8 @@ use super::super::arguments::Flags;
 use super::super::build::{load, webhook_api};
 use super::drift;
 use crate::config::Settings;
-use crate::daemon::Beside;
 use crate::daemon::status::{Status, WebhookStatus};
+use crate::daemon::{Beside, Prepared};
 use crate::http::settings::HttpSettings;
 use crate::portal::partner_center::settings::PartnerCenterSettings;
 use crate::portal::partner_center::webhooks::WebhookApi;
@@ -27,6 +27,8 @@ pub const DRIFTED_INTERVAL: Duration = Duration::from_secs(300);
 /// The webhook beside the loop.
 pub struct Attendant {
     flags: Flags,
+    /// What is in force.
+    settings: Arc<Mutex<Arc<Settings>>>,
     webhook: Option<Webhook>,
     /// Why nothing listens, although it should.
     trouble: Option<String>,
@@ -57,8 +59,9 @@ impl Attendant {
         };
         let (registration, look, stop) =
             (Arc::<Mutex<Option<String>>>::default(), Bell::new(), CancellationToken::new());
-        tokio::spawn(watch(flags.clone(), registration.clone(), look.clone(), stop.clone()));
-        Some(Attendant { flags: flags.clone(), webhook, trouble, registration, look, stop })
+        let in_force = Arc::new(Mutex::new(Arc::new(settings.clone())));
+        tokio::spawn(watch(in_force.clone(), registration.clone(), look.clone(), stop.clone()));
+        Some(Attendant { flags: flags.clone(), settings: in_force, webhook, trouble, registration, look, stop })
     }
 }
 
@@ -78,18 +81,19 @@ impl Beside for Attendant {
         });
     }
 
-    fn reload(&self) -> Result<(), Vec<String>> {
-        let Some(webhook) = &self.webhook else { return Ok(()) };
+    fn prepare(&self) -> Result<Prepared<'_>, Vec<String>> {
         let settings = load(&self.flags).map_err(|error| vec![error.to_string()])?;
-        if let Some(listen) = settings.webhook.listen
-            && listen.port() != 0
-            && !webhook.addresses().contains(&listen)
-        {
-            tracing::warn!("webhook.listen: a change takes effect when the daemon is restarted");
-        }
-        webhook.reload(&settings.webhook, &settings.http)?;
-        self.look.ring();
-        Ok(())
+        let listener = self.webhook.as_ref().map(|webhook| webhook.prepare(&settings.webhook, &settings.http));
+        let listener = listener.transpose()?;
+        let take_over = move || {
+            if let Some(listener) = listener {
+                listener();
+            }
+            *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+            self.look.ring();
+        };
+        // A change of the address is the engine's to tell: it knows what was there at the start, also if nothing was.
+        Ok(Prepared::new(take_over, Vec::new()))
     }
 }
 
@@ -100,11 +104,17 @@ impl Drop for Attendant {
 }
 
 /// Compares the registration with the configuration: at once, hourly, after a reload, and sooner while it differs.
-async fn watch(flags: Flags, found: Arc<Mutex<Option<String>>>, look: Bell, stop: CancellationToken) {
+async fn watch(
+    in_force: Arc<Mutex<Arc<Settings>>>,
+    found: Arc<Mutex<Option<String>>>,
+    look: Bell,
+    stop: CancellationToken,
+) {
     let looking = async {
         let mut line = None;
         loop {
-            let text = trouble(&flags, &mut line).await;
+            let settings = in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let text = trouble(&settings, &mut line).await;
             let pause = if text.is_some() { DRIFTED_INTERVAL } else { DRIFT_INTERVAL };
             put(&found, text);
             // Either the pause is over or somebody asks: both end it.
@@ -125,13 +135,12 @@ struct Line {
 }
 
 /// What is wrong with the registration. `line` is built when it is missing or the settings have changed.
-async fn trouble(flags: &Flags, line: &mut Option<Line>) -> Option<String> {
-    let settings = load(flags).ok()?;
+async fn trouble(settings: &Settings, line: &mut Option<Line>) -> Option<String> {
     settings.webhook.url.as_ref()?;
     let wanted = (settings.partner_center.clone(), settings.http.clone(), settings.state.directory.clone());
     let api = match line.take().filter(|line| line.settings == wanted) {
         Some(known) => Ok(&line.insert(known).api),
-        None => webhook_api(&settings).map(|api| &line.insert(Line { api, settings: wanted }).api),
+        None => webhook_api(settings).map(|api| &line.insert(Line { api, settings: wanted }).api),
     };
     let registration = match api {
         Ok(api) => api.registration().await.map_err(|error| error.to_string()),
@@ -184,10 +193,11 @@ mod tests {
         );
         std::fs::write(file("referrald.toml"), config).expect("written");
         let flags = Flags { config: Some(file("referrald.toml")), set: Vec::new() };
+        let settings = load(&flags).expect("a configuration");
 
         let mut line = None;
         for _ in 0..3 {
-            let text = trouble(&flags, &mut line).await.expect("trouble");
+            let text = trouble(&settings, &mut line).await.expect("trouble");
             assert!(text.contains("AADSTS50126"), "{text}");
         }
         assert_eq!(server.received_requests().await.expect("recorded").len(), 1);
@@ -197,7 +207,7 @@ mod tests {
             set: vec![("partner_center.auth.username".to_owned(), "other@contoso.example".to_owned())],
             ..flags
         };
-        trouble(&flags, &mut line).await.expect("trouble");
+        trouble(&load(&flags).expect("a configuration"), &mut line).await.expect("trouble");
         assert_eq!(server.received_requests().await.expect("recorded").len(), 2);
     }
 }

@@ -8,6 +8,7 @@ use super::super::problem::Severity;
 use super::Rules;
 use crate::config::unit::Unit;
 use crate::http::settings::{AuthSettings, Grant};
+use crate::model::Timestamp;
 
 /// What a file is expected to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +33,8 @@ impl Rules<'_> {
         self.who(&section, auth, needed);
         self.secret_sources(&section, auth);
 
-        let has_secret = auth.client_secret_file.is_some()
-            || auth.client_secret_credential.is_some()
-            || auth.client_secret_environment.is_some();
+        self.secret_end(&section, auth);
+        let has_secret = auth.has_client_secret();
         let has_certificate = auth.certificate_file.is_some() && auth.private_key_file.is_some();
         match auth.grant {
             Grant::ClientCredentials => {
@@ -85,6 +85,26 @@ impl Rules<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// The end of the client secret that is written down; `webhook_auth` is judged by this as well.
+    pub(super) fn secret_end(&mut self, section: &KeyPath, auth: &AuthSettings) {
+        let Some(text) = &auth.client_secret_expires else { return };
+        let key = section.child("client_secret_expires");
+        match Timestamp::parse(text) {
+            None => self.error(key, "this is no day", "write it as in \"2027-05-01\""),
+            Some(_) if !auth.has_client_secret() => {
+                self.warning(
+                    key,
+                    "there is no client secret that could end",
+                    "take it out, a certificate tells its end itself",
+                );
+            }
+            Some(end) if end < Timestamp::from(jiff::Timestamp::now()) => {
+                self.warning(key, "the client secret has ended", "make a new one, and write down when that one ends");
+            }
+            Some(_) => {}
         }
     }
 

@@ -85,6 +85,13 @@ fn sign_in_rules() {
         "dataverse.auth.client_secret_file",
         "/nowhere/x does not exist",
     );
+    let (key, expires) =
+        ("dataverse.auth.client_secret_expires", |day: &str| dataverse(&format!("client_secret_expires = {day}")));
+    check(&expires("\"soon\""), Severity::Error, key, "no day");
+    check(&expires("\"2020-01-01\""), Severity::Warning, key, "has ended");
+    for day in ["\"2099-05-01\"", "2099-05-01"] {
+        assert!(sound_with(&expires(day)).load().is_ok(), "{day}");
+    }
     let place = sound_with(&dataverse("client_secret_environment = \"NOT_SET\""));
     place.drop_last("client_secret_file");
     check_place(&place, Severity::Warning, "dataverse.auth.client_secret_environment", "not set");

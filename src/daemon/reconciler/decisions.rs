@@ -115,7 +115,7 @@ impl Reconciler {
         let lifted = freed.len() as u64;
         let (changed, unknown) = self
             .change(&which, |id, entry| {
-                let mut is_changed = entry.standing == Standing::LeadTaken;
+                let mut is_changed = group.is_none() && entry.standing == Standing::LeadTaken;
                 if is_changed {
                     entry.standing = Standing::Pending; // It searches its lead again.
                 }

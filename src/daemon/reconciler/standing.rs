@@ -38,7 +38,8 @@ impl Reconciler {
             (Side::Portal, today.portal, settings.partner_center.requests_per_day, memo.portal_closed_until),
             (Side::Crm, today.crm, settings.dataverse.requests_per_day, memo.crm_closed_until),
         ] {
-            let credential = self.credentials.iter().find(|(of, _)| *of == side).map(|(_, credential)| credential());
+            let credential =
+                self.credentials.iter().find(|(of, _)| *of == side).map(|(_, credential)| credential(&settings));
             let ends = credential.as_ref().and_then(|(_, ends)| *ends);
             let days = |end: Timestamp| (end.millis() - now.millis()).div_euclid(86_400_000);
             let trouble = report.sides.get(&side).cloned();

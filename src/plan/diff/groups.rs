@@ -75,7 +75,10 @@ impl Draft<'_> {
                 frozen_contacts.push(group.name.clone());
             }
             // What moves while a group is frozen is remembered, so that nobody's value is overwritten afterwards.
-            let is_silent = entry.is_frozen || is_frozen_text || (group.is_contact && !may_contact(entry));
+            let is_silent = entry.is_frozen
+                || is_frozen_text
+                || (group.is_contact && !may_contact(entry))
+                || (group.mentions_status && self.says_nothing_of_closing(entry));
             let sight = self.sight(group, referral, lead);
             let (decision, next) = fields::merge(memory, &sight, self.now);
             let (decision, next) = self.without_change(group, &sight, decision, next);

@@ -48,6 +48,7 @@ impl Draft<'_> {
             return;
         }
         match self.policy.status.on_referral_closed {
+            // The groups have said it, or kept silent.
             OnReferralClosed::Note | OnReferralClosed::Nothing => {}
             OnReferralClosed::Disqualify => {
                 let code = self.policy.status.disqualify_code;
@@ -55,6 +56,13 @@ impl Draft<'_> {
                 writes.also.push("the referral was closed (status.on_referral_closed = \"disqualify\")");
             }
         }
+    }
+
+    /// True when the lead hears nothing of what was closed over there, not even by columns that are mapped from the status.
+    pub(super) fn says_nothing_of_closing(&self, entry: &Entry) -> bool {
+        self.policy.status.on_referral_closed == OnReferralClosed::Nothing
+            && entry.referral_status == ReferralStatus::Closed
+            && entry.closed_by_us.is_none()
     }
 
     /// True until the closing of a referral that was linked before has been answered on its open lead.
@@ -183,16 +191,17 @@ impl Draft<'_> {
         if !self.policy.writes_referrals() {
             return (Step::None, String::new());
         }
-        let until = status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
+        let (until, key) =
+            status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
         if let Target::AcceptThenClose(_) = target {
             return (Step::Accept, format!("{lead}, on the way to {closing} (status.codes)"));
         }
         if self.now < until {
-            self.holds.push(Hold::NotSettled { closing, until });
+            self.holds.push(Hold::NotSettled { closing, until, key });
             entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
             return (Step::None, String::new());
         }
-        (Step::Close(closing), format!("{lead} since {} (status.codes, status.settle_time)", observed.since))
+        (Step::Close(closing), format!("{lead} since {} (status.codes, {key})", observed.since))
     }
 
     /// The referral is closed and the lead goes on: said once.

@@ -173,7 +173,8 @@ impl Workshop<'_> {
             owner: group.owner,
             write: group.write,
             is_contact: group.is_contact,
-            mentions_contacts: mentions_contacts(group),
+            mentions_contacts: mentions(group, &CONTACT_WORDS),
+            mentions_status: mentions(group, &STATUS_WORDS),
             is_two_way: recipes.iter().any(|recipe| recipe.write_back.is_some()),
             columns: recipes.iter().map(|recipe| recipe.column.clone()).collect(),
             blocked,
@@ -408,12 +409,16 @@ fn check_writable(column: &str, live: &ColumnSchema, write: WriteWhen) -> Result
     }
 }
 
-/// Whether any expression of a group names people. In doubt it does: such a group is only frozen a little too often.
-fn mentions_contacts(group: &GroupSettings) -> bool {
-    let names_people = |text: &String| CONTACT_WORDS.iter().any(|word| text.contains(word));
+/// Whether any expression of a group names one of these. In doubt it does: such a group is only silent a little too often.
+fn mentions(group: &GroupSettings, words: &[&str]) -> bool {
+    let names_it = |text: &String| words.iter().any(|word| text.contains(word));
     let columns = group.columns.values().filter(|column| column.enabled);
-    columns.flat_map(|column| column.from.iter().chain(&column.fallback).chain(&column.template)).any(names_people)
+    columns.flat_map(|column| column.from.iter().chain(&column.fallback).chain(&column.template)).any(names_it)
 }
+
+/// What an expression says that speaks of the status: `/status`, `/substatus`, `/statusReason`, `referral.status` …
+const STATUS_WORDS: [&str; 6] =
+    ["/status", "/substatus", "referral.status", "referral.substatus", "\"status", "'status"];
 
 /// What an expression says that speaks of people: `contact`, `further_contacts`, `@contact/…`, `…/customerProfile/team`.
 const CONTACT_WORDS: [&str; 2] = ["contact", "team"];

@@ -69,6 +69,8 @@ pub struct Group {
     pub is_contact: bool,
     /// Its expressions may speak of people, for example in a composed text.
     pub mentions_contacts: bool,
+    /// Its expressions may speak of the referral's status.
+    pub mentions_status: bool,
     /// The lead's value can go back to the referral.
     pub is_two_way: bool,
     /// The lead columns that the organization really has.

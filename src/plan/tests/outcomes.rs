@@ -30,7 +30,11 @@ fn on_the_way(lead: &str, closing: &str) -> String {
 }
 
 fn close(lead: &str, closing: &str) -> String {
-    format!("close referral R ({closing}): lead L is {lead} since {NOW} (status.codes, status.settle_time)")
+    close_after(lead, closing, if closing.ends_with("Lost") { "status.settle_time_lost" } else { "status.settle_time" })
+}
+
+fn close_after(lead: &str, closing: &str, key: &str) -> String {
+    format!("close referral R ({closing}): lead L is {lead} since {NOW} (status.codes, {key})")
 }
 
 #[test]
@@ -101,7 +105,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
     let ten_minutes = not_yet("Closed / Won", 10, "status.settle_time");
     let a_day = not_yet("Closed / Lost", 24 * 60, "status.settle_time_lost");
     let declined = not_yet("Closed / Declined", 10, "status.settle_time");
-    let three_days = not_yet("Closed / Won", 72 * 60, "status.settle_time");
+    let three_days = not_yet("Closed / Won", 72 * 60, "status.won_hold");
     let won = || seen(Active, Qualified, 3, &[Won]);
     let lost = || seen(Active, Disqualified, 4, NONE);
     let refused = || seen(New, Disqualified, 4, NONE);
@@ -113,6 +117,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
     };
     let shared = || won().referral_is(|referral| referral.kind = crate::model::ReferralType::Shared);
     let sent = close("Qualified (status 3)", "Closed / Won");
+    let held = close_after("Qualified (status 3)", "Closed / Won", "status.won_hold");
     check_all(vec![
         ("won", won(), &ten_minutes),
         ("won, just before", won().later(minutes(9)), &ten_minutes),
@@ -123,7 +128,7 @@ fn a_closing_waits_until_its_outcome_has_settled() {
         ("declined", refused(), &declined),
         ("declined, settled", refused().later(minutes(10)), &close("Disqualified (status 4)", "Closed / Declined")),
         ("registered co-sell", registered().later(minutes(60)), &three_days),
-        ("registered co-sell, three days", registered().later(minutes(72 * 60)), &sent),
+        ("registered co-sell, three days", registered().later(minutes(72 * 60)), &held),
         ("shared, no registration", shared().later(minutes(10)), &sent),
     ]);
     let at_once = policy(FieldOwner::Crm, false, "[status]\nsettle_time = \"0s\"");
@@ -291,6 +296,30 @@ fn a_closing_over_there_is_answered_once_on_an_open_lead() {
     let first = row_of(policy("disqualify")).referral(Closed).found(&[lead]);
     check(first.clone(), "");
     check(first.later(minutes(1)), "");
+}
+
+#[test]
+fn a_column_that_is_mapped_from_the_status_says_a_closing_over_there_unless_nothing_is_said() {
+    for path in ["/status", "/statusReason", "{{ referral.substatus }}"] {
+        let mapped = |answer: &str| {
+            let company = format!("[mapping.groups.company.columns.companyname]\nfrom = [\"{path}\"]");
+            let settings = format!("[status]\non_referral_closed = \"{answer}\"\n{company}");
+            row_of(policy(FieldOwner::PartnerCenter, false, &settings)).referral(Closed).linked(Active).open().document(
+                |document| {
+                    for name in ["status", "substatus", "statusReason"] {
+                        document[name] = "Closed".into();
+                    }
+                },
+            )
+        };
+        let writes = |sample: Sample| sample.plan().action.map(|action| action.kind());
+        assert_eq!(writes(mapped("note")), Some(ActionKind::Update), "{path}");
+        assert_eq!(writes(mapped("nothing")), None, "{path}");
+        let by_us = mapped("nothing").entry(|entry| entry.closed_by_us = Some(Closing::Won));
+        assert_eq!(writes(by_us), Some(ActionKind::Update), "{path}: the lead closed it itself");
+        // Everything else goes on.
+        assert_eq!(writes(mapped("nothing").says("more")), Some(ActionKind::Update), "{path}");
+    }
 }
 
 #[test]

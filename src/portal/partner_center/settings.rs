@@ -50,6 +50,8 @@ pub struct WebhookAuthSettings {
     pub client_secret_credential: Option<String>,
     /// Name of an environment variable with the client secret.
     pub client_secret_environment: Option<String>,
+    /// The day on which that client secret ends, as in `2027-05-01`.
+    pub client_secret_expires: Option<String>,
     /// PEM file with the client certificate.
     pub certificate_file: Option<PathBuf>,
     /// PEM file (PKCS#8) with its private key.
@@ -91,6 +93,7 @@ impl PartnerCenterSettings {
             auth.client_secret_file = other.client_secret_file;
             auth.client_secret_credential = other.client_secret_credential;
             auth.client_secret_environment = other.client_secret_environment;
+            auth.client_secret_expires = other.client_secret_expires;
             auth.certificate_file = other.certificate_file;
             auth.private_key_file = other.private_key_file;
         }
@@ -114,6 +117,7 @@ mod tests {
         settings.auth.tenant_id = Some("tenant".into());
         settings.auth.client_id = Some("client".into());
         settings.auth.client_secret_file = Some("/secret".into());
+        settings.auth.client_secret_expires = Some("2027-05-01".into());
         settings.auth.audience = Some("https://api.partner.microsoft.com".into());
         let same = settings.webhook_sign_in();
         assert_eq!(
@@ -130,6 +134,7 @@ mod tests {
         let other = settings.webhook_sign_in();
         assert_eq!((other.tenant_id.as_deref(), other.client_id.as_deref()), (Some("tenant"), Some("client")));
         assert_eq!((other.client_secret_file, other.grant), (None, Grant::ClientCredentials));
+        assert_eq!(other.client_secret_expires, None, "that is the end of another secret");
         assert_eq!(other.certificate_file, Some("/certificate".into()));
     }
 }

@@ -118,18 +118,24 @@ impl Webhook {
         Webhook { desk: sender, pace, addresses, note, stop }
     }
 
-    /// Takes over changed settings and renewed files: certificates of our own TLS, roots, intermediates, limits. The
-    /// address and the number of connections stay.
+    /// Reads changed settings and renewed files: certificates of our own TLS, roots, intermediates, limits. They are in
+    /// force when what is returned is called. The address and the number of connections stay.
     ///
     /// # Errors
-    /// Every problem as a sentence; everything stays as it was then.
-    pub fn reload(&self, settings: &WebhookSettings, http: &HttpSettings) -> Result<(), Vec<String>> {
+    /// Every problem as a sentence.
+    pub fn prepare(
+        &self,
+        settings: &WebhookSettings,
+        http: &HttpSettings,
+    ) -> Result<impl FnOnce() + Send + use<'_>, Vec<String>> {
         let before = self.desk.borrow().clone();
         let desk = desk(settings, http, &self.note, before.tally.clone(), before.ringer.clone())?;
-        desk.certificates.prefetch();
-        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = settings.pace();
-        self.desk.send_replace(Arc::new(desk));
-        Ok(())
+        let pace = settings.pace();
+        Ok(move || {
+            desk.certificates.prefetch();
+            *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
+            self.desk.send_replace(Arc::new(desk));
+        })
     }
 
     /// How it stands.

@@ -279,6 +279,7 @@ pub fn settings() -> DataverseSettings {
             client_secret_file: None,
             client_secret_credential: None,
             client_secret_environment: None,
+            client_secret_expires: None,
             certificate_file: None,
             private_key_file: None,
             grant: Grant::ClientCredentials,

@@ -40,12 +40,12 @@ async fn a_renewed_certificate_is_in_force_after_a_reload_and_a_broken_one_chang
 
     let second = write(directory.path());
     assert_eq!(status(&webhook, &second).await, None, "not yet");
-    webhook.reload(&settings, &defaults.http).expect("it is in order");
+    webhook.prepare(&settings, &defaults.http).expect("it is in order")();
     assert_eq!(status(&webhook, &second).await, Some(405));
     assert_eq!(status(&webhook, &first).await, None, "not any more");
 
     std::fs::write(directory.path().join("tls.key"), "no key").expect("written");
-    let problems = webhook.reload(&settings, &defaults.http).expect_err("it is broken");
+    let problems = webhook.prepare(&settings, &defaults.http).err().expect("it is broken");
     assert!(problems.iter().any(|problem| problem.contains("webhook.tls_private_key_file")), "{problems:?}");
     assert_eq!(status(&webhook, &second).await, Some(405), "as before");
     // Whoever speaks plainly to it gets no answer.
