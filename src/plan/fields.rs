@@ -163,7 +163,8 @@ fn backfill(decision: Merge, next: &GroupMemory, sight: &Sight<'_>) -> Merge {
 /// The decision by what both sides last agreed on.
 fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> (Merge, Option<GroupMemory>) {
     let written;
-    let memory = match (written_by_us(sight), memory) {
+    let left_behind = written_by_us(sight).or_else(|| met_meanwhile(memory?, sight));
+    let memory = match (left_behind, memory) {
         (Some(base), _) => {
             written = base;
             &written
@@ -276,6 +277,15 @@ fn written_by_us(sight: &Sight<'_>) -> Option<GroupMemory> {
         false => sight.referral?.fingerprint == referral,
     };
     is_shown.then(|| common(sight, referral, lead))
+}
+
+/// The base where the referral shows by now what the lead had when it was last seen, and the lead has gone on since: a
+/// write-back of ours arrived, and its answer as well as every look after it was lost.
+fn met_meanwhile(memory: &GroupMemory, sight: &Sight<'_>) -> Option<GroupMemory> {
+    let Base::Common { referral: before, .. } = memory.base else { return None };
+    let (referral, lead, seen) = (sight.referral?.fingerprint, sight.lead?.fingerprint, memory.lead_moved?.to);
+    let is_known = memory.mapping == sight.mapping && sight.is_two_way && referral != before && lead != seen;
+    (is_known && is_equal(sight, referral, seen)).then(|| common(sight, referral, seen))
 }
 
 /// Decides a group that was never compared.

@@ -172,11 +172,10 @@ impl Draft<'_> {
             }
             Target::Close(closing) | Target::AcceptThenClose(closing) => closing,
         };
-        // A lost deal and a refused lead may close a referral alike, and are two outcomes all the same: between them the
-        // lead was open again.
+        // A lost deal and a refused lead may close a referral alike, and so may two reasons to refuse it: they are two
+        // outcomes all the same, for between them the lead was open again.
         let before = self.row.entry.as_ref().and_then(|entry| entry.link.as_ref());
-        let says_the_same =
-            before.is_some_and(|link| status::outcome(link.status, link.deal, &self.policy.status) == outcome);
+        let says_the_same = before.is_some_and(|before| (before.status, before.deal) == (link.status, link.deal));
         let observed = match entry.outcome {
             Some(observed) if says_the_same && is_same(observed.closing, closing) => {
                 ObservedOutcome { closing, ..observed }

@@ -167,6 +167,9 @@ fn a_lost_deal_and_a_refused_lead_are_two_outcomes() {
     let lost = |referral| seen(referral, Qualified, 3, &[Lost]).later(minutes(9)).lead(Disqualified, 5);
     check(lost(New), &not_yet("Closed / Declined", 9 + 10, "status.settle_time"));
     check(lost(Active), &not_yet("Closed / Lost", 9 + 24 * 60, "status.settle_time_lost"));
+    // Nor has a refused lead another reason before it was open again.
+    let refused = seen(New, Disqualified, 4, NONE).later(minutes(9)).lead(Disqualified, 5);
+    check(refused, &not_yet("Closed / Declined", 9 + 10, "status.settle_time"));
 }
 
 #[test]

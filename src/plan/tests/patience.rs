@@ -293,6 +293,16 @@ fn a_write_back_of_ours_whose_answer_was_lost_is_the_base_when_it_shows() {
 }
 
 #[test]
+fn a_write_back_that_arrived_unseen_is_the_base_although_the_seller_has_put_the_value_back() {
+    let sent = row_with(FieldOwner::Newest, true).referral(Active).linked(Active).open().shows("new").later(minutes(1));
+    // Its answer was lost and the referral could not be read; then the lead shows what it showed at first.
+    check(
+        sent.says("new").shows("old"),
+        "write back to referral R: /details/notes (only the lead changed and the path is two-way; mapping.groups.notes)",
+    );
+}
+
+#[test]
 fn an_intent_of_ours_is_the_base_of_a_lead_found_on_create() {
     let sample = row().referral(New).found(&[]);
     let Some(Action::Create { draft, groups, .. }) = sample.plan().action else { panic!("a create") };
