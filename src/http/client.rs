@@ -30,6 +30,8 @@ pub struct Client {
     settings: HttpSettings,
     limiter: Limiter,
     gate: Gate,
+    /// Why the gate was closed, where that is not our doing: told by every call that finds it closed.
+    closed_why: Mutex<Option<String>>,
     tokens: Arc<Tokens>,
     clock: Arc<dyn Clock>,
     requests_sent: AtomicU64,
@@ -89,6 +91,7 @@ impl Client {
             settings: http.clone(),
             limiter: Limiter::new(limits, Arc::clone(&clock))?,
             gate: Gate::new(dialect.side(), Arc::clone(&clock)),
+            closed_why: Mutex::default(),
             dialect,
             tokens,
             clock,
@@ -134,6 +137,11 @@ impl Client {
             if let Some(closing) = judged.closing {
                 // A window of nothing must not make the next attempt follow at once.
                 self.gate.close(closing.window.max(self.settings.retry_delay.get()));
+                let why = match (closing.facet, &judged.verdict) {
+                    (None, Verdict::Again(error)) => error.message.clone(),
+                    (_, _) => None,
+                };
+                *self.closed_why.lock().unwrap_or_else(PoisonError::into_inner) = why;
             }
             drop(permit);
             match judged.verdict {
@@ -219,7 +227,10 @@ impl Client {
     /// Waits until one request may leave, and gets what it needs. The gate is asked last, without waiting, so that
     /// nothing leaves inside a window that closed while we stood in line.
     async fn admit(&self, call: &Call) -> Result<(Permit, SecretString), RemoteError> {
-        let throttled = |until| RemoteError::new(self.dialect.side(), call.operation, Fault::Throttled { until });
+        let throttled = |until| RemoteError {
+            message: self.closed_why.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ..RemoteError::new(self.dialect.side(), call.operation, Fault::Throttled { until })
+        };
         let mut closings = 0;
         loop {
             self.gate.pass(self.settings.retry_after_wait_max.get()).await.map_err(throttled)?;

@@ -129,7 +129,8 @@ impl Dialect for Plain {
             _ => RefusalVerdict::Refused,
         };
         let code = text.contains("900421").then(|| "900421".to_owned());
-        super::Refusal { verdict, code, message: None }
+        let message = (status.as_u16() == 508).then(|| "closed for repair".to_owned());
+        super::Refusal { verdict, code, message }
     }
 
     fn headers(&self, correlation: Uuid, request: Option<Uuid>) -> HeaderMap {
@@ -400,6 +401,8 @@ async fn a_service_that_is_closed_to_everybody_is_left_alone_and_has_done_nothin
         let until = START.plus(Duration::from_secs(seconds));
         let error = stage.write().await.unwrap_err();
         assert_eq!((error.fault, error.is_outcome_unknown), (Fault::Throttled { until }, false));
+        let later = stage.read().await.unwrap_err();
+        assert_eq!((later.fault, later.message.as_deref()), (Fault::Throttled { until }, Some("closed for repair")));
         assert_eq!((stage.seen().await.len(), stage.client.closed_until()), (1, Some(until)));
     }
 }

@@ -120,7 +120,7 @@ pub struct MappingSettings {
     /// Owner assignment on create; the first rule that fits decides.
     #[serde(default)]
     pub owners: Vec<OwnerRule>,
-    /// Owner of leads that no rule fits.
+    /// Owner of leads that no rule fits, or whose owner the service refuses.
     #[serde(default)]
     pub fallback_owner: Option<Owner>,
     /// Tests of the mapping: sample referrals and the leads they should become (`referrald config test`).

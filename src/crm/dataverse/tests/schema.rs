@@ -11,7 +11,7 @@ use super::fake::*;
 use crate::crm::dataverse::settings::{DataverseSettings, Identity};
 use crate::crm::dataverse::{Dataverse, SCHEMA_AGE_MIN};
 use crate::http::Exchange;
-use crate::model::{Fault, Timestamp};
+use crate::model::{Fault, LeadDraft, Timestamp};
 use crate::ports::{ColumnKind, Crm, CrmIdentity};
 
 fn refusal(change: impl FnOnce(&mut DataverseSettings), column: Option<&str>, mapped: &[&str]) -> String {
@@ -194,5 +194,30 @@ async fn a_refusal_that_names_an_unknown_column_makes_a_later_call_read_the_sche
         fake.on(Method::GET, "leads?", ok(json!({"value": []})));
         dataverse.leads_changed_since(since, &[], None).await.expect("a page");
         assert_eq!(fake.count(ATTRIBUTES), readings, "at an age of {age:?} more");
+    }
+}
+
+#[tokio::test]
+async fn what_contradicts_the_schema_is_told_until_it_is_read_again() {
+    let fake = Fake::new();
+    let dataverse = derived(&fake);
+    dataverse.schema().await.expect("a schema");
+    let without = LeadDraft { columns: [("new_gone".to_owned(), json!("x"))].into(), ..LeadDraft::default() };
+    for (code, draft, is_doubtful) in [
+        ("0x80040265", draft(), false), // A plug-in's refusal says nothing about the schema.
+        ("0x80044331", draft(), true),
+        ("0x8004431a", draft(), true),
+        ("0x80048408", draft(), true),
+        ("0x80048cfc", draft(), true),
+        ("0x80048d19", draft(), true),
+        ("", without, true), // Never sent.
+    ] {
+        if !code.is_empty() {
+            fake.on(Method::PATCH, "leads(", error(400, code, "refused"));
+        }
+        dataverse.update(lead_id(), &etag(), &draft, request()).await.expect_err("refused");
+        assert_eq!(dataverse.is_schema_doubtful(), is_doubtful, "{code}");
+        dataverse.schema().await.expect("a schema");
+        assert!(!dataverse.is_schema_doubtful(), "{code}");
     }
 }
