@@ -120,6 +120,8 @@ pub enum Scan {
     New,
     /// Opt-in filter `updatedDateTime ge`; `Fault::Refused` when the service does not know it.
     ChangedSince(Timestamp),
+    /// `engagementId eq`: all referrals of one engagement (partner-center §1.3).
+    Engagement(uuid::Uuid),
 }
 
 /// One page and how to go on.

@@ -192,7 +192,12 @@ pub(super) fn load(flags: &Flags) -> Result<Settings, StartError> {
 /// Opens the ledger. A command that runs no cycle leaves it as orderly as it found it.
 pub(super) async fn open_store(state: &StateSettings, purpose: Purpose) -> Result<store::SledStore, StartError> {
     let (directory, cache_bytes) = (state.directory.clone(), state.cache_bytes);
-    let opened = tokio::task::spawn_blocking(move || store::open(&directory, cache_bytes)).await;
+    let open = match purpose {
+        Purpose::Cycles | Purpose::Decision => store::open,
+        // A damaged ledger is for the next cycle to move aside.
+        Purpose::Forecast | Purpose::Look => store::look,
+    };
+    let opened = tokio::task::spawn_blocking(move || open(&directory, cache_bytes)).await;
     let store = opened.map_err(|error| StartError::Failed(format!("the ledger could not be opened: {error}")))??;
     match purpose {
         Purpose::Cycles => {}

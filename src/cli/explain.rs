@@ -14,7 +14,7 @@ use super::progress::watched;
 use super::words::{self, ALARM, CARE, TITLE, relative};
 use super::{Call, Failure, print_json};
 use crate::cycle::Explanation;
-use crate::cycle::explain::{CrmSide, PortalSide};
+use crate::cycle::explain::{Counterpart, CrmSide, Engagement, PortalSide};
 use crate::daemon::Detail;
 use crate::model::{Side, Timestamp};
 use crate::plan::{ColumnAccount, GroupAccount};
@@ -99,6 +99,9 @@ fn facts(told: &Explanation, origins: &BTreeMap<String, String>) -> Vec<[String;
         }
         row(&Side::Portal.to_string(), words.join(", "));
     }
+    if let Some(words) = told.engagement.as_ref().and_then(engagement) {
+        row("Engagement", words);
+    }
     if let Some(CrmSide { seen, lead, status, modified, opportunities }) = &told.crm {
         let mut words = vec![format!("lead {lead}"), status.clone()];
         words.extend(modified.map(|at| format!("changed {}", relative(at, told.now))));
@@ -130,6 +133,29 @@ fn facts(told: &Explanation, origins: &BTreeMap<String, String>) -> Vec<[String;
         row(if trouble.is_dead_letter { "Dead letter" } else { "Failed" }, words);
     }
     rows
+}
+
+/// What else belongs to the engagement; nothing where the referral is alone in it.
+fn engagement(told: &Engagement) -> Option<String> {
+    if let Some(trouble) = &told.trouble {
+        return Some(format!("what else belongs to {} could not be listed: {trouble}", told.id));
+    }
+    let mut others: Vec<String> = told
+        .others
+        .iter()
+        .map(|Counterpart { referral, status, is_ours }| {
+            let whose = match is_ours {
+                Some(true) => ", ours too",
+                Some(false) => ", another organization's",
+                None => "",
+            };
+            format!("{referral} ({status}{whose})")
+        })
+        .collect();
+    if told.has_more {
+        others.push("more".to_owned());
+    }
+    (!others.is_empty()).then(|| format!("also has {}", others.join(", ")))
 }
 
 /// What happens next, and what that waits for.

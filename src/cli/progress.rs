@@ -5,11 +5,20 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::words;
+use super::{Failure, words};
 use crate::daemon::Engine;
 
 /// Pause between two looks at how far it has come.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// As [`watched`], for work that blocks.
+pub(super) async fn watched_aside<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let done = watched(what, None, tokio::task::spawn_blocking(work)).await;
+    done.map_err(|error| Failure::Other(format!("this broke off: {what}: {error}")))
+}
 
 /// Does the work. On a terminal a line tells meanwhile what is done, for how long, and how far the ledger of `engine` has
 /// come; it is gone afterwards.

@@ -12,12 +12,15 @@ use super::arguments::StateCommand;
 use super::build::{Purpose, StartError, open_store};
 use super::exit::Exit;
 use super::layout::fitted;
-use super::progress::watched;
+use super::progress::{watched, watched_aside};
 use super::{Call, Failure, print_json, words};
 use crate::model::Timestamp;
 use crate::ports::{Check, ExportCheck, StoreError};
 use crate::store::settings::StateSettings;
 use crate::store::{self, exports};
+
+/// What goes on meanwhile.
+const READING: &str = "the ledger is read";
 
 /// A hint for the ledger's cache while a command has it.
 const CACHE_BYTES: u64 = 16 << 20;
@@ -39,8 +42,12 @@ pub(super) async fn state(
 
 async fn check(call: &Call<'_>, directory: &Path, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let found = match call.daemon().await? {
-        Some(daemon) => watched("the ledger is read", None, daemon.check()).await?,
-        None => store::examine(directory, CACHE_BYTES).map_err(StartError::from)?,
+        Some(daemon) => watched(READING, None, daemon.check()).await?,
+        None => {
+            let directory = directory.to_owned();
+            let looking = watched_aside(READING, move || store::examine(&directory, CACHE_BYTES));
+            looking.await?.map_err(StartError::from)?
+        }
     };
     if call.is_json {
         let mut value = serde_json::to_value(&found).map_err(std::io::Error::from)?;
@@ -93,9 +100,11 @@ async fn export(
         let opened = private(&beside).map_err(unwritable)?;
         let mut content = std::io::BufWriter::new(opened);
         match &daemon {
-            Some(daemon) => daemon.export(&mut content).await?,
+            Some(daemon) => watched(READING, None, daemon.export(&mut content)).await?,
             None => {
-                store::sled::export(directory, CACHE_BYTES, now(), &mut content).map_err(StartError::from)?;
+                let directory = directory.to_owned();
+                let work = move || store::sled::export(&directory, CACHE_BYTES, now(), &mut content).map(|_| content);
+                content = watched_aside(READING, work).await?.map_err(StartError::from)?;
             }
         }
         content.flush()?;
@@ -134,7 +143,13 @@ async fn import(call: &Call<'_>, directory: &Path, file: &Path, out: &mut (dyn W
     call.quiet_log(&call.ground()?.log)?;
     let state = StateSettings { directory: directory.to_owned(), cache_bytes: CACHE_BYTES };
     let store = open_store(&state, Purpose::Decision).await?;
-    let imported = store.import(file, now()).await.map_err(|error| match error {
+    let (runtime, from) = (tokio::runtime::Handle::current(), file.to_owned());
+    let work = move || {
+        let imported = runtime.block_on(store.import(&from, now()));
+        (store, imported)
+    };
+    let (store, imported) = watched_aside("the export is read", work).await?;
+    let imported = imported.map_err(|error| match error {
         StoreError::Failed { reason } => Failure::Other(reason),
         other => Failure::Start(other.into()),
     })?;

@@ -9,7 +9,7 @@ use super::{CycleError, Mode, Pass, Setup, observe};
 use crate::model::{Entry, Fault, Lead, LeadId, Link, Referral, ReferralId, Side, Standing, Timestamp};
 use crate::plan::settings::Writes;
 use crate::plan::{self, GroupAccount, Hold, Needs, Row, RowAccount, Seen, brakes, status};
-use crate::ports::{HistoryLine, Ports};
+use crate::ports::{HistoryLine, Ports, Scan};
 use crate::telemetry::commands;
 
 /// Everything there is to say about one referral. It carries values only where they were asked for; then it is never
@@ -30,6 +30,8 @@ pub struct Explanation {
     pub note: Option<String>,
     /// What Partner Center says.
     pub portal: Option<PortalSide>,
+    /// The engagement that it belongs to, and what else belongs there.
+    pub engagement: Option<Engagement>,
     /// What Dynamics says.
     pub crm: Option<CrmSide>,
     /// How the lead was found, in words.
@@ -74,6 +76,31 @@ pub struct PortalSide {
     pub created: Option<Timestamp>,
     /// When it last changed.
     pub updated: Option<Timestamp>,
+}
+
+/// An engagement: referrals about one deal, of several organizations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Engagement {
+    /// Its id.
+    pub id: String,
+    /// The other referrals that the first page shows.
+    pub others: Vec<Counterpart>,
+    /// There are more than these.
+    pub has_more: bool,
+    /// Why they could not be listed.
+    pub trouble: Option<String>,
+}
+
+/// Another referral of the same engagement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counterpart {
+    /// The referral.
+    pub referral: ReferralId,
+    /// Status and substatus.
+    pub status: String,
+    /// It is our own organization's; `None` where that is not known.
+    pub is_ours: Option<bool>,
 }
 
 /// What Dynamics says of it.
@@ -187,6 +214,7 @@ impl Pass<'_> {
             }
         }
         self.read_both(&mut row).await;
+        told.engagement = self.engagement(&row).await;
         let known = row.entry.clone();
         let row = match self.plan_rows(vec![row.clone()]).await?.pop() {
             Some((planned, _)) => planned,
@@ -247,6 +275,33 @@ impl Pass<'_> {
         if self.read_leads(rows, &[lead]).await && self.follow(rows).await {
             self.read_opportunities(rows).await;
         }
+    }
+
+    /// What else belongs to the engagement, by one request. That it fails says nothing about the referral itself.
+    async fn engagement(&mut self, row: &Row) -> Option<Engagement> {
+        let id = uuid::Uuid::try_parse(row.referral.present()?.engagement.as_deref()?).ok()?;
+        if !self.may_ask(Side::Portal) {
+            return None;
+        }
+        let mut told = Engagement { id: id.as_hyphenated().to_string(), ..Engagement::default() };
+        match self.ports.portal.page(&Scan::Engagement(id), None).await {
+            Ok(page) => {
+                let own = self.setup.policy.organization.as_deref();
+                let is_ours = |it: &Referral| Some(it.organization.as_deref()?.eq_ignore_ascii_case(own?));
+                let others =
+                    page.items.iter().filter(|it| it.id != row.id && it.engagement.as_deref() == Some(&told.id));
+                told.others = others
+                    .map(|it| Counterpart {
+                        referral: it.id,
+                        status: format!("{} / {}", it.status, it.substatus),
+                        is_ours: is_ours(it),
+                    })
+                    .collect();
+                told.has_more = page.next.is_some();
+            }
+            Err(error) => told.trouble = Some(error.to_string()),
+        }
+        Some(told)
     }
 
     fn tell(

@@ -45,6 +45,15 @@ pub fn open(directory: &Path, cache_bytes: u64) -> Result<SledStore, StoreError>
     SledStore::open(directory, cache_bytes, None)
 }
 
+/// As [`open`], for who only looks: a damaged ledger is an error that says so, and stays where it is.
+///
+/// # Errors
+///
+/// As [`open`], and [`StoreError::Failed`] when the ledger is damaged.
+pub fn look(directory: &Path, cache_bytes: u64) -> Result<SledStore, StoreError> {
+    SledStore::look(directory, cache_bytes, None)
+}
+
 /// The first `bytes_max` bytes of a text, cut at a character.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);

@@ -61,6 +61,35 @@ async fn a_field_that_moved_is_told_with_both_values_the_rule_and_the_configurat
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_other_referrals_of_an_engagement_are_shown_with_ours() {
+    let mut world = World::new(94, SimClock::running(), Default::default());
+    let engagement = Uuid::from_u128(0xe);
+    let mut add = |organization: Option<Uuid>, engagement: Uuid| {
+        let mut document = json!({"name": "One deal", "engagementId": engagement});
+        if let Some(organization) = organization {
+            document["organizationId"] = json!(organization);
+        }
+        world.add_referral(document)
+    };
+    let (ours, theirs) = (add(None, engagement), add(Some(Uuid::from_u128(0xf)), engagement));
+    let alone = add(None, Uuid::from_u128(0xd));
+    let stage = Stage::with(world).await;
+    stage.json(&["once"], 0).await;
+    stage.clear_journal();
+
+    let told = explain(&stage, ours).await;
+    assert_eq!(told["requests"]["portal"], json!(2), "the referral, and its engagement: {told:#}");
+    let others = json!([{"referral": theirs, "status": "New / Pending", "is_ours": false}]);
+    assert_eq!((&told["engagement"]["id"], &told["engagement"]["others"]), (&json!(engagement), &others), "{told:#}");
+    let shown = stage.run(&["explain", &ours.to_string()]).await.out;
+    assert!(shown.contains("also has") && shown.contains(&theirs.to_string()), "{shown}");
+    let told = explain(&stage, theirs).await;
+    assert_eq!(told["engagement"]["others"][0]["is_ours"], true, "{told:#}");
+    assert_eq!(explain(&stage, alone).await["engagement"]["others"], json!([]));
+    assert_eq!(stage.writes(Service::Portal), vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_daemon_explains_as_the_ledger_does() {
     let (stage, ids) = linked().await;
     stage.simulator.with(|world| world.edit_referral(ids[1], |it| it["customerProfile"]["name"] = "Moved".into()));

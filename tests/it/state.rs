@@ -129,6 +129,28 @@ async fn a_damaged_ledger_is_said_to_be_damaged_and_the_next_cycle_rebuilds_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_at_a_damaged_ledger_is_told_and_leaves_it_where_it_is() {
+    let (stage, ids) = stage(77, 2).await;
+    let (ledger, id) = (stage.state().join("ledger"), ids[0].to_string());
+    std::fs::remove_dir_all(&ledger).unwrap();
+    std::fs::write(&ledger, "no ledger").unwrap();
+    let aside = || {
+        let names = std::fs::read_dir(stage.state()).unwrap().map(|file| file.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("ledger.damaged-")).count()
+    };
+    for look in [vec!["status"], vec!["plan"], vec!["history", &id], vec!["explain", &id]] {
+        let finished = stage.run(&look).await;
+        assert!(finished.code == 1 && finished.complains("the next cycle moves it aside"), "{look:?}: {finished:?}");
+        assert_eq!((aside(), std::fs::read_to_string(&ledger).unwrap().as_str()), (0, "no ledger"), "{look:?}");
+    }
+    stage.clear_journal_but_judge();
+    stage.json(&["once"], 0).await;
+    assert_eq!(aside(), 1);
+    assert_eq!(stage.json(&["status"], 0).await["referrals"], json!(2));
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn history_tells_what_was_done_and_forget_removes_it() {
     let (stage, ids) = stage(74, 4).await;
     let id = ids[0].to_string();

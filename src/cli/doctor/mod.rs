@@ -16,6 +16,7 @@ mod tests;
 use std::io::Write;
 
 use super::exit::Exit;
+use super::progress::watched;
 use super::{Call, Failure, print_json};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -23,7 +24,7 @@ use crate::telemetry::{LogFormat, LogSettings};
 pub(super) async fn doctor(call: &Call<'_>, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     // The report tells what is wrong; a log would tell it again.
     call.build.start_log(&LogSettings { level: "off".to_owned(), format: LogFormat::Human })?;
-    let facts = observe::observe(call.flags).await;
+    let facts = watched("everything is looked at", None, observe::observe(call.flags)).await;
     let report = judge::diagnose(&facts).located(&facts.places);
     match call.is_json {
         true => print_json(out, &report.to_json())?,

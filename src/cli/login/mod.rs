@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::build::{Line, SystemClock, crm_line, load, portal_line, webhook_line};
 use super::exit::Exit;
 use super::layout::paragraph;
+use super::progress::watched;
 use super::{Call, Failure};
 use crate::http::Tokens;
 use crate::model::Side;
@@ -147,7 +148,10 @@ impl Desk {
             }
         };
         match reply {
-            Reply::Code(code) => self.tokens().redeem(&invitation, &code).await.map_err(told),
+            Reply::Code(code) => {
+                let redeeming = self.tokens().redeem(&invitation, &code);
+                watched("the sign-in is completed", None, redeeming).await.map_err(told)
+            }
             Reply::Declined { error, description } => Err(told(self.tokens().declined(&error, &description))),
         }
     }
@@ -164,7 +168,7 @@ impl Desk {
             writeln!(out, "Waiting for {minutes} minutes at most …\n")?;
         }
         out.flush()?;
-        self.tokens().wait_for_device(&device).await.map_err(told)
+        watched("waiting for the sign-in", None, self.tokens().wait_for_device(&device)).await.map_err(told)
     }
 
     fn say(&self, out: &mut (dyn Write + Send), text: &str) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::build::{Line, SystemClock, crm_line, portal_line};
 use super::super::exit::Exit;
+use super::super::progress::watched;
 use super::super::{Failure, print_json};
 use crate::config::Settings;
 use crate::crm::{self};
@@ -45,7 +46,9 @@ pub(super) async fn prove(
     is_json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
-    let token = line.tokens.bearer().await.map_err(|error| Failure::Other(error.to_string()))?;
+    let token = watched("an access token is asked for", None, line.tokens.bearer())
+        .await
+        .map_err(|error| Failure::Other(error.to_string()))?;
     let claims = Claims::read(&token).unwrap_or_default();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let own = |wanted: Side| (side == Some(wanted)).then(|| Arc::clone(&line.client) as Arc<dyn Exchange>);
@@ -54,7 +57,10 @@ pub(super) async fn prove(
         None => portal_line(settings, &clock).map(|line| line.client as Arc<dyn Exchange>),
     };
     let portal = match portal {
-        Ok(exchange) => glimpse(&exchange, &settings.partner_center.base_url).await.map_err(|error| told(&error)),
+        Ok(exchange) => {
+            let asking = glimpse(&exchange, &settings.partner_center.base_url);
+            watched("Partner Center is asked", None, asking).await.map_err(|error| told(&error))
+        }
         Err(error) => Err(error.to_string()),
     };
     let crm = match own(Side::Crm) {
@@ -64,7 +70,7 @@ pub(super) async fn prove(
     let crm = match crm {
         Ok(exchange) => {
             match crm::open(&settings.dataverse, settings.identity, None, Default::default(), exchange, clock) {
-                Ok(crm) => crm.identity().await.map_err(|error| told(&error)),
+                Ok(crm) => watched("Dynamics is asked", None, crm.identity()).await.map_err(|error| told(&error)),
                 Err(reason) => Err(reason),
             }
         }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::build::{SystemClock, crm_line, load};
 use super::exit::Exit;
 use super::layout::row;
+use super::progress::watched;
 use super::{Call, Failure, print_json};
 use crate::config::Settings;
 use crate::crm::dataverse::SWITCH_ON;
@@ -123,12 +124,15 @@ struct Found {
 
 impl Desk<'_> {
     async fn look(&self) -> Result<Found, Failure> {
-        let column = self.setup.column(self.column).await.map_err(told)?;
-        let key = match column {
-            Some(_) => self.setup.key(self.column).await.map_err(told)?,
-            None => None,
+        let looking = async {
+            let column = self.setup.column(self.column).await.map_err(told)?;
+            let key = match column {
+                Some(_) => self.setup.key(self.column).await.map_err(told)?,
+                None => None,
+            };
+            Ok(Found { column, key })
         };
-        Ok(Found { column, key })
+        watched("column and key are looked at", None, looking).await
     }
 
     /// Looks until everything is there: straight after its creation a column may be missing for a moment (dataverse §3.5).
@@ -193,29 +197,36 @@ impl Desk<'_> {
         }
         let (solution, clock) = (install.solution.as_deref(), self.clock.as_ref());
         if found.column.is_none() {
-            self.setup.create_column(self.column, solution, clock).await.map_err(told_writing)?;
+            watched("the column is made", None, self.setup.create_column(self.column, solution, clock))
+                .await
+                .map_err(told_writing)?;
             self.say(out, &format!("column {} created", self.column))?;
         }
         if self.wants_key() {
             match &found.key {
                 None => {
-                    self.setup.create_key(self.column, solution, clock).await.map_err(told_writing)?;
+                    watched("the key is made", None, self.setup.create_key(self.column, solution, clock))
+                        .await
+                        .map_err(told_writing)?;
                     self.say(out, "alternate key created")?;
                 }
                 Some(key) if key.index == Index::Failed => {
-                    self.setup.reactivate_key(key, clock).await.map_err(told_writing)?;
+                    watched("the index is built again", None, self.setup.reactivate_key(key, clock))
+                        .await
+                        .map_err(told_writing)?;
                 }
                 Some(_) => {}
             }
         }
         if found.column.is_none() {
-            self.setup.publish(clock).await.map_err(told_writing)?;
+            watched("the change is published", None, self.setup.publish(clock)).await.map_err(told_writing)?;
         }
         if self.wants_key() {
             self.say(out, "waiting until the key's index works …")?;
             out.flush()?;
             let is_built_again = found.key.as_ref().is_some_and(|key| key.index == Index::Failed);
-            self.setup.wait_for_key(self.column, is_built_again, clock, |_| {}).await.map_err(told_writing)?;
+            let building = self.setup.wait_for_key(self.column, is_built_again, clock, |_| {});
+            watched("the index is built", None, building).await.map_err(told_writing)?;
         }
         let found = self.look_until_fine().await?;
         self.print(&found, out)?;

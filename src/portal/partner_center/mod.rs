@@ -90,7 +90,9 @@ impl Portal for PartnerCenter {
                 self.decode_page(scan, progress, &query, &answer)
             }
             (Scan::ChangedSince(_), None) => self.first_page_changed_since(scan).await,
-            (Scan::Recent | Scan::Sweep | Scan::New, None) => self.first_page(scan, Literal::Bare).await,
+            (Scan::Recent | Scan::Sweep | Scan::New | Scan::Engagement(_), None) => {
+                self.first_page(scan, Literal::Bare).await
+            }
         }
     }
 

@@ -47,6 +47,10 @@ pub(super) fn options(scan: &Scan, literal: Literal) -> Vec<(&'static str, Strin
             };
             vec![("$filter", format!("updatedDateTime ge {since}")), ("$orderby", "updatedDateTime desc".to_owned())]
         }
+        Scan::Engagement(id) => vec![
+            ("$filter", format!("engagementId eq '{}'", id.as_hyphenated())),
+            ("$orderby", "createdDateTime asc".to_owned()),
+        ],
     }
 }
 
@@ -56,6 +60,7 @@ pub(super) fn name(scan: &Scan) -> &'static str {
         Scan::Sweep => "sweep",
         Scan::New => "new",
         Scan::ChangedSince(_) => "since",
+        Scan::Engagement(_) => "engagement",
     }
 }
 
@@ -91,6 +96,11 @@ mod tests {
             (Scan::Recent, Literal::Bare, "$orderby=updatedDateTime%20desc"),
             (Scan::Sweep, Literal::Bare, "$orderby=createdDateTime%20asc"),
             (Scan::New, Literal::Bare, "$filter=status%20eq%20%27New%27&$orderby=createdDateTime%20asc"),
+            (
+                Scan::Engagement(uuid::Uuid::from_u128(1)),
+                Literal::Bare,
+                "$filter=engagementId%20eq%20%2700000000-0000-0000-0000-000000000001%27&$orderby=createdDateTime%20asc",
+            ),
             (
                 since.clone(),
                 Literal::Bare,

@@ -115,6 +115,10 @@ fn first_query(scan: &Scan) -> String {
             let filter = encode(&format!("updatedDateTime ge {since}"));
             format!("$filter={filter}&$orderby={}", encode("updatedDateTime desc"))
         }
+        Scan::Engagement(id) => {
+            let filter = encode(&format!("engagementId eq '{}'", id.as_hyphenated()));
+            format!("$filter={filter}&$orderby={}", encode("createdDateTime asc"))
+        }
     }
 }
 

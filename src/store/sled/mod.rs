@@ -89,10 +89,28 @@ impl SledStore {
     ///
     /// As [`super::open`].
     pub fn open(directory: &Path, cache_bytes: u64, key: Option<[u8; 16]>) -> Result<Self, StoreError> {
+        Self::over(directory, cache_bytes, key, Place::open)
+    }
+
+    /// As [`super::look`]; `key` as in [`SledStore::open`].
+    ///
+    /// # Errors
+    ///
+    /// As [`super::look`].
+    pub fn look(directory: &Path, cache_bytes: u64, key: Option<[u8; 16]>) -> Result<Self, StoreError> {
+        Self::over(directory, cache_bytes, key, Place::look)
+    }
+
+    fn over(
+        directory: &Path,
+        cache_bytes: u64,
+        key: Option<[u8; 16]>,
+        open: impl FnOnce(&Place) -> Result<(Ledger, Opening), StoreError>,
+    ) -> Result<Self, StoreError> {
         let seat = take(directory)?;
         let keep = Keep::open(directory, key)?;
         let place = Place::new(directory, cache_bytes, keep.key());
-        let (ledger, opening) = place.open()?;
+        let (ledger, opening) = open(&place)?;
         let access = RwLock::new(Access::Open(Arc::new(ledger)));
         let (openings, panics, damage) = (AtomicU64::new(1), AtomicU32::new(0), Mutex::default());
         let opening = Mutex::new(opening);

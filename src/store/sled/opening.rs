@@ -6,7 +6,8 @@
 //! | less than the notes beside it say           | tail lost: its entries are only recalled        |
 //! | all of it, after an orderly stop            | clean                                           |
 //! | all of it otherwise                         | unclean: read more of it before it is trusted   |
-//! | damage, another key, or something else      | moved aside, never repaired; a new one is begun |
+//! | damage, another key, or something else      | moved aside, never repaired; a new one is begun;|
+//! |                                             | who only looks is told, and it stays            |
 //! | a newer format                              | refused by name, untouched                      |
 //! | a disk that says no                         | an error; the next attempt may succeed          |
 //!
@@ -71,12 +72,7 @@ impl Place {
 
     /// Opens the ledger at the start of a process.
     pub(super) fn open(&self) -> Result<(Ledger, Opening), StoreError> {
-        let noticed = fs::read_to_string(self.directory.join(DAMAGE_NOTICE)).ok();
-        let found = match noticed.filter(|_| fs::symlink_metadata(self.path()).is_ok()) {
-            Some(reason) => Err(Failure::Damage(reason)),
-            None => self.attempt(),
-        };
-        let opened = match found {
+        let opened = match self.found() {
             Err(Failure::Damage(reason)) => self.replace(reason),
             Ok(opened) => self.dismiss_notice().map(|()| opened),
             Err(failure) => Err(failure),
@@ -84,6 +80,20 @@ impl Place {
         let (ledger, opening) = opened.map_err(|failure| self.told(&failure))?;
         self.remind();
         Ok((ledger, opening))
+    }
+
+    /// As [`Place::open`], for who only looks: damage is an error, and everything stays where it is for who rebuilds it.
+    pub(super) fn look(&self) -> Result<(Ledger, Opening), StoreError> {
+        self.found().map_err(|failure| self.told(&failure))
+    }
+
+    /// What lies there, or the damage that was noticed before.
+    fn found(&self) -> Result<(Ledger, Opening), Failure> {
+        let noticed = fs::read_to_string(self.directory.join(DAMAGE_NOTICE)).ok();
+        match noticed.filter(|_| fs::symlink_metadata(self.path()).is_ok()) {
+            Some(reason) => Err(Failure::Damage(reason)),
+            None => self.attempt(),
+        }
     }
 
     /// Opens the ledger again within a process, after the disk refused something. Damage is left for the next cycle,
