@@ -56,6 +56,8 @@ pub enum Verdict {
 pub struct Closing {
     /// From now.
     pub window: Duration,
+    /// The service said for how long.
+    pub is_told: bool,
     /// Which limit was met; `None` when it is no throttling.
     pub facet: Option<Facet>,
 }
@@ -113,9 +115,10 @@ fn refusal(
     };
     let closing = match (throttling, asked) {
         (Some(throttling), asked) => {
-            Some(Closing { window: asked.unwrap_or(throttling.window).max(least), ..throttling })
+            let window = asked.unwrap_or(throttling.window).max(least);
+            Some(Closing { window, is_told: asked.is_some(), ..throttling })
         }
-        (None, Some(window)) => Some(Closing { window, facet: None }),
+        (None, Some(window)) => Some(Closing { window, is_told: true, facet: None }),
         (None, None) => None,
     };
     let verdict = match (throttling.and(closing), refusal.verdict) {
@@ -151,7 +154,7 @@ fn throttling(status: StatusCode, headers: &HeaderMap, verdict: RefusalVerdict) 
         _ if status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER) => (THROTTLED_WAIT, None),
         _ => return None,
     };
-    Some(Closing { window, facet })
+    Some(Closing { window, is_told: false, facet })
 }
 
 /// A read is tried again; whether a write was carried out is not known.

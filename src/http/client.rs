@@ -1,7 +1,7 @@
 //! The client of one service: gate, limiter and token around one `send`, and a loop that asks whether to go on.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::classify::{Judged, Verdict, classify};
+use super::classify::{Closing, Judged, Verdict, classify};
 use super::limit::{Gate, Limiter, Permit};
 use super::retry;
 use super::settings::{HttpSettings, LimitSettings};
@@ -23,6 +23,9 @@ use crate::ports::{Allowance, Clock, Traffic};
 /// Writes of which it is remembered how often they were refused; beyond, all are forgotten.
 const REFUSED_WRITES_MAX: usize = 10_000;
 
+/// Longest wait after a throttling that does not say how long: each one in a row doubles the wait, up to this.
+pub const UNTOLD_WAIT_MAX: Duration = Duration::from_secs(300);
+
 /// A client for one service: everything both adapters share.
 pub struct Client {
     dialect: Arc<dyn Dialect>,
@@ -32,6 +35,8 @@ pub struct Client {
     gate: Gate,
     /// Why the gate was closed, where that is not our doing: told by every call that finds it closed.
     closed_why: Mutex<Option<String>>,
+    /// Throttlings in a row that did not say how long to wait.
+    untold: AtomicU32,
     tokens: Arc<Tokens>,
     clock: Arc<dyn Clock>,
     requests_sent: AtomicU64,
@@ -99,7 +104,22 @@ impl Client {
             traffic: Mutex::default(),
             allowance: Mutex::default(),
             refused_writes: Mutex::default(),
+            untold: AtomicU32::new(0),
         })
+    }
+
+    /// For how long to leave the service alone: as long as it says, and ever longer while it does not say.
+    fn window_of(&self, closing: Closing) -> Duration {
+        if closing.is_told {
+            return closing.window;
+        }
+        let is_first = self.gate.remaining().is_zero(); // Several calls may be answered with the same throttling.
+        let before = match is_first {
+            true => self.untold.fetch_add(1, Ordering::Relaxed),
+            false => self.untold.load(Ordering::Relaxed).saturating_sub(1),
+        };
+        let doubled = closing.window.saturating_mul(1 << before.min(10));
+        doubled.min(UNTOLD_WAIT_MAX.max(closing.window))
     }
 
     /// The same client over another wire.
@@ -136,7 +156,7 @@ impl Client {
             }
             if let Some(closing) = judged.closing {
                 // A window of nothing must not make the next attempt follow at once.
-                self.gate.close(closing.window.max(self.settings.retry_delay.get()));
+                self.gate.close(self.window_of(closing).max(self.settings.retry_delay.get()));
                 let why = match (closing.facet, &judged.verdict) {
                     (None, Verdict::Again(error)) => error.message.clone(),
                     (_, _) => None,
@@ -145,7 +165,10 @@ impl Client {
             }
             drop(permit);
             match judged.verdict {
-                Verdict::Done(answer) => return Ok(answer),
+                Verdict::Done(answer) => {
+                    self.untold.store(0, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Verdict::Final(error) => {
                     // Also what an adapter takes for the matter of one item: to doubt too much costs next to nothing.
                     let is_about_rights = matches!(error.status, Some(401 | 403));

@@ -358,6 +358,26 @@ async fn a_short_retry_after_is_waited_out_in_full() {
 }
 
 #[tokio::test]
+async fn a_service_that_does_not_say_how_long_is_asked_ever_more_seldom_up_to_five_minutes() {
+    let stage = Stage::new().await;
+    let throttled = || vec![status(429); 12];
+    stage.answers([throttled(), vec![ok(), status(429)]].concat()).await;
+    let mut longest = Vec::new();
+    while stage.seen().await.len() < 12 {
+        let Err(error) = stage.read().await else { panic!("throttled {} times only", stage.seen().await.len()) };
+        let Fault::Throttled { until } = error.fault else { panic!("{error}") };
+        longest.push(until.since(stage.clock.now()).as_secs_f64().round() as u64);
+        stage.clock.set(until);
+    }
+    assert_eq!(longest.last(), Some(&client::UNTOLD_WAIT_MAX.as_secs()), "{longest:?}");
+    assert!(longest.is_sorted(), "{longest:?}");
+    // An answer, and it is as patient as at first.
+    stage.read().await.unwrap();
+    stage.client.send(stage.call(Effect::Read)).await.unwrap_err();
+    assert!(stage.client.closed_until().unwrap().since(stage.clock.now()) <= Duration::from_secs(60));
+}
+
+#[tokio::test]
 async fn nothing_is_sent_beyond_an_allowance_retries_included_until_its_end() {
     let stage = Stage::new().await;
     stage.answers(vec![status(503), status(503), ok(), ok()]).await;
