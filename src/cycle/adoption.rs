@@ -119,7 +119,7 @@ impl Pass<'_> {
         }
         let mut found: BTreeMap<LeadId, Lead> =
             self.ports.crm.leads(&asked).await?.into_iter().map(|lead| (lead.id, lead)).collect();
-        let (has_shown, mut refused) = (!found.is_empty(), BTreeMap::new());
+        let (shown, mut refused) = (found.len(), BTreeMap::new());
         for id in ids {
             if found.contains_key(&id) {
                 continue;
@@ -129,7 +129,7 @@ impl Pass<'_> {
                     found.insert(id, lead);
                 }
                 Err(error) if error.fault == Fault::Missing => {}
-                Err(error) if self.is_of_one(&error, has_shown) => {
+                Err(error) if self.is_of_one(&error, asked.len(), shown) => {
                     refused.insert(id, error);
                 }
                 Err(error) => return Err(error),

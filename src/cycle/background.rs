@@ -55,7 +55,7 @@ impl Pass<'_> {
 
     /// Somebody waits for the next pass. What is read in the background ends with the page under way, and goes on there:
     /// one page in each pass, however often somebody rings.
-    fn gives_way(&self) -> bool {
+    pub(super) fn gives_way(&self) -> bool {
         self.setup.is_hurried.load(std::sync::atomic::Ordering::Relaxed)
     }
 

@@ -271,7 +271,7 @@ impl<'a> Pass<'a> {
         self.braked(false).await?;
         self.memo.is_sweep_due |= Self::is_sweep_cheaper(&due) && self.memo.sweep.is_none();
         self.background().await?;
-        if !Self::is_sweep_cheaper(&due) {
+        if !Self::is_sweep_cheaper(&due) && !self.postpones_write_backs() {
             self.due_write_backs(due).await?;
         }
         self.finish_write_backs().await?;

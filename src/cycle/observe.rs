@@ -7,6 +7,9 @@ use crate::model::{Fault, Lead, LeadId, LeadState, Opportunity, ReferralId, Remo
 use crate::plan::{Needs, Row, Seen};
 use crate::ports::{ActionKind, Defect};
 
+/// Leads that may all be out of reach by chance, in a pass in which others are shown.
+const FEW: usize = 5;
+
 impl Pass<'_> {
     /// Reads what rows miss, batched by kind. Rows that cannot be read because a side is down are left.
     pub(super) async fn read(&mut self, needy: Vec<(Row, Needs)>) -> Result<Vec<Row>, CycleError> {
@@ -125,7 +128,7 @@ impl Pass<'_> {
             }
         };
         self.report.leads_seen += found.len() as u64;
-        let has_shown = !found.is_empty();
+        let shown = found.len();
         let mut found: BTreeMap<LeadId, Result<Option<Lead>, RemoteError>> =
             found.into_iter().map(|lead| (lead.id, Ok(Some(lead)))).collect();
         for id in ids {
@@ -135,7 +138,7 @@ impl Pass<'_> {
             match self.ports.crm.get(*id).await {
                 Ok(lead) => found.insert(*id, Ok(Some(lead))),
                 Err(error) if error.fault == Fault::Missing => found.insert(*id, Ok(None)),
-                Err(error) if self.is_of_one(&error, has_shown) => found.insert(*id, Err(error)),
+                Err(error) if self.is_of_one(&error, ids.len(), shown) => found.insert(*id, Err(error)),
                 Err(error) => {
                     self.note(&error);
                     return false;
@@ -154,11 +157,12 @@ impl Pass<'_> {
         true
     }
 
-    /// True for trouble with one lead that was asked for by itself. A refusal is that as long as other leads are shown
-    /// (dataverse §7, row-level access): whoever has lost the role is shown none.
-    pub(super) fn is_of_one(&self, error: &RemoteError, has_shown: bool) -> bool {
+    /// True for trouble with one lead that was asked for by itself, after a list of `asked` of which `shown` came. A refusal
+    /// is that as long as other leads are shown (dataverse §7, row-level access): whoever has lost the role is shown none.
+    pub(super) fn is_of_one(&self, error: &RemoteError, asked: usize, shown: usize) -> bool {
         let is_refused = error.fault == Fault::Unauthorized && error.status == Some(403);
-        !error.stops_side() || (is_refused && (has_shown || self.is_sighted))
+        let sees_others = shown > 0 || (self.is_sighted && asked <= FEW);
+        !error.stops_side() || (is_refused && sees_others)
     }
 
     /// Follows merged leads to their masters.
@@ -178,7 +182,7 @@ impl Pass<'_> {
                     return false;
                 }
             };
-            let has_shown = !read.is_empty();
+            let shown = read.len();
             let read: BTreeMap<LeadId, Lead> = read.into_iter().map(|lead| (lead.id, lead)).collect();
             for row in rows.iter_mut() {
                 let Some(next) = row.lead.present().and_then(master) else { continue };
@@ -191,7 +195,7 @@ impl Pass<'_> {
                             row.lead = Seen::Absent;
                             continue;
                         }
-                        Err(error) if self.is_of_one(&error, has_shown) => {
+                        Err(error) if self.is_of_one(&error, masters.len(), shown) => {
                             row.lead = Seen::Unseen;
                             self.note_unreadable(row.id, &error);
                             continue;

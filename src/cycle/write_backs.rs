@@ -16,6 +16,9 @@ use crate::model::{Entry, ExternalReference, Fault, ReferralId, ReferralStatus, 
 use crate::plan::Row;
 use crate::ports::{ActionKind, Batch};
 
+/// What a pass may spend before write-backs make it keep somebody waiting no longer.
+const WRITE_BACK_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Write-backs that wait in memory; more of them stay due in the ledger.
 pub(super) const WRITE_BACKS_MAX: usize = 1000;
 
@@ -128,7 +131,7 @@ impl Pass<'_> {
     /// Sends every write-back that waits, as long as there is time.
     pub(super) async fn finish_write_backs(&mut self) -> Result<(), CycleError> {
         loop {
-            if !self.has_time() || !self.may_write() {
+            if !self.has_time() || !self.may_write() || self.postpones_write_backs() {
                 self.write_backs.lane.stop();
             }
             let again = self.serve_write_backs().await?;
@@ -187,7 +190,14 @@ impl Pass<'_> {
 
     fn may_write_back(&self) -> bool {
         let is_possible = self.is_up(Side::Portal) && self.ports.portal.closed_until().is_none();
-        self.may_write() && self.has_time() && is_possible && self.has_enough(Side::Portal)
+        let is_time = self.has_time() && !self.postpones_write_backs();
+        self.may_write() && is_time && is_possible && self.has_enough(Side::Portal)
+    }
+
+    /// Somebody waits for the next pass, and this one has had some time for write-backs: however often somebody rings, they
+    /// go on.
+    pub(super) fn postpones_write_backs(&self) -> bool {
+        self.gives_way() && self.ports.clock.now().since(self.began) >= WRITE_BACK_TIME
     }
 
     /// Nothing is begun, and what is in flight ends; returns writes of other kinds that follow from it.
