@@ -15,6 +15,7 @@ pub mod webhooks;
 mod wire;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -42,6 +43,9 @@ const LIST: &str = "list referrals";
 const GET: &str = "get referral";
 const PATCH: &str = "patch referral";
 
+/// Members that no referral lacks (partner-center §1.6).
+const ALWAYS_THERE: [&str; 2] = ["/status", "/substatus"];
+
 /// Opens the adapter over a client stack. Nothing is sent yet.
 pub fn open(settings: &PartnerCenterSettings, exchange: Arc<dyn Exchange>) -> PartnerCenter {
     PartnerCenter {
@@ -51,6 +55,7 @@ pub fn open(settings: &PartnerCenterSettings, exchange: Arc<dyn Exchange>) -> Pa
         prefers_representation: settings.prefer_representation,
         updated_filter: Mutex::new(UpdatedFilter::Unknown),
         refused_versions: Mutex::default(),
+        adds: AtomicBool::new(false),
     }
 }
 
@@ -64,6 +69,8 @@ pub struct PartnerCenter {
     updated_filter: Mutex<UpdatedFilter>,
     /// The version with which a write met a 412, until the referral is read again.
     refused_versions: Mutex<HashMap<ReferralId, ETag>>,
+    /// The service has shown that it takes `replace` for members only that are there.
+    adds: AtomicBool,
 }
 
 /// What we have learned about `updatedDateTime ge` since the process started (partner-center §4 rows 1, 2).
@@ -119,7 +126,8 @@ impl Portal for PartnerCenter {
         let refuse = |reason: String| {
             RemoteError::new(Side::Portal, PATCH, Fault::Refused).with_message(format!("not sent: {reason}"))
         };
-        let body = wire::patch_body(patch, None);
+        let adds = self.adds.load(Ordering::Relaxed);
+        let body = wire::patch_body(patch, |path| adds && !ALWAYS_THERE.contains(&path));
         contract::check_patch(&body).and_then(|()| check_own_rules(patch)).map_err(refuse)?;
         let if_match = if_match(etag).map_err(refuse)?;
 
@@ -137,6 +145,9 @@ impl Portal for PartnerCenter {
         {
             call.body = Some(Bytes::from(other.to_string()));
             result = self.exchange.send(call).await;
+            if result.is_ok() {
+                self.adds.store(!adds, Ordering::Relaxed);
+            }
         }
         match result {
             Ok(answer) => Ok(representation(id, &answer)),
@@ -225,11 +236,13 @@ impl PartnerCenter {
     ///
     /// A patch is sent with `replace` throughout, as in all documented examples. A strict reader of RFC 6902 refuses
     /// that for a member which is absent and not null, so a refused patch is worth this second try with `add` there.
+    /// Where that helped, later patches say `add` at once, which such a reader takes for members that are there as well;
+    /// where it does not, this second try leads back.
     async fn patch_of_absent(&self, id: ReferralId, patch: &Patch) -> Option<Value> {
         let call = self.call(GET, Method::GET, self.item_url(id), Effect::Read);
         let answer = self.exchange.send(call).await.ok()?;
-        let document = serde_json::from_slice(&answer.body).ok()?;
-        Some(wire::patch_body(patch, Some(&document)))
+        let document: Value = serde_json::from_slice(&answer.body).ok()?;
+        Some(wire::patch_body(patch, |path| document.pointer(path).is_none()))
     }
 
     async fn list(&self, query: &str) -> Result<Answer, RemoteError> {

@@ -61,12 +61,9 @@ pub(super) fn referral_from_bytes(body: &[u8]) -> Result<Referral, String> {
 }
 
 /// The body of a write (partner-center §1.8): `replace`, the verb of all documented examples, and `add` for members that
-/// `document` is known to lack. Null is there.
-pub(super) fn patch_body(patch: &Patch, document: Option<&Value>) -> Value {
-    let op = |path: &str| match document {
-        Some(document) if document.pointer(path).is_none() => "add",
-        Some(_) | None => "replace",
-    };
+/// may be absent from the referral.
+pub(super) fn patch_body(patch: &Patch, may_be_absent: impl Fn(&str) -> bool) -> Value {
+    let op = |path: &str| if may_be_absent(path) { "add" } else { "replace" };
     let operations = patch.operations.iter();
     let body = |one: &Operation| json!({ "op": op(&one.path), "path": one.path, "value": one.value });
     operations.map(body).collect()

@@ -228,6 +228,26 @@ async fn a_member_that_a_strict_service_misses_is_added() {
 }
 
 #[tokio::test]
+async fn what_a_strict_service_has_taught_is_remembered_until_it_teaches_otherwise() {
+    let done = || Reply::Http(204, Vec::new(), Vec::new());
+    let lacking = json!({"id": first_id().to_string(), "status": "New", "substatus": "Pending"});
+    let mut whole = lacking.clone();
+    whole["externalReferenceId"] = Value::Null;
+    let script =
+        [status(400), ok(lacking.to_string()), done(), done(), status(400), ok(whole.to_string()), done(), done()];
+    let (portal, fake) = adapter(script);
+    for _ in 0..4 {
+        assert_eq!(write(&portal, &acceptance()).await, Ok(None));
+    }
+    let third = |body: &bytes::Bytes| {
+        let body: Value = serde_json::from_slice(body).expect("JSON");
+        body.pointer("/2/op").and_then(Value::as_str).expect("an operation").to_owned()
+    };
+    let verbs: Vec<String> = fake.calls().iter().filter_map(|call| call.body.as_ref()).map(third).collect();
+    assert_eq!(verbs, ["replace", "add", "add", "add", "replace", "replace"]);
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_about_absent_members_stays_one() {
     let mut whole = active();
     whole["externalReferenceId"] = Value::Null;
