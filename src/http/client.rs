@@ -167,6 +167,7 @@ impl Client {
             match judged.verdict {
                 Verdict::Done(answer) => {
                     self.untold.store(0, Ordering::Relaxed);
+                    self.closed_why.lock().unwrap_or_else(PoisonError::into_inner).take();
                     return Ok(answer);
                 }
                 Verdict::Final(error) => {

@@ -367,6 +367,8 @@ pub enum Hold {
         /// The lead with the empty column.
         lead: LeadId,
     },
+    /// The lead was created without an owner, because the service refused the one that the rules name.
+    NoOwner,
     /// The lead's referral id column holds a text that is no referral id.
     ForeignReferralId {
         /// The lead.
@@ -405,12 +407,13 @@ impl Hold {
             Hold::LeadVanished => "lead vanished",
             Hold::ReferralIdTaken { .. } => "referral id taken",
             Hold::ForeignReferralId { .. } => "foreign referral id",
+            Hold::NoOwner => "no owner",
         }
     }
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 21] = [
+pub const HOLD_NAMES: [&str; 22] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -432,6 +435,7 @@ pub const HOLD_NAMES: [&str; 21] = [
     "flapping",
     "referral id taken",
     "foreign referral id",
+    "no owner",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -507,6 +511,11 @@ impl fmt::Display for Hold {
             Hold::ReferralIdTaken { lead } => write!(
                 f,
                 "another lead holds the id of the referral, so the column of lead {lead} stays empty; when the other one has let it go, `release` tries again (referral_id_column)"
+            ),
+            Hold::NoOwner => write!(
+                f,
+                "its lead is nobody's, because {} refused the owner and there is no other: give it one, then `release` (mapping.fallback_owner)",
+                Side::Crm
             ),
             Hold::ForeignReferralId { lead } => write!(
                 f,

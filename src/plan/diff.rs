@@ -204,6 +204,10 @@ impl<'a> Draft<'a> {
                 self.linked(&mut entry);
             }
         }
+        if entry.standing == Standing::Linked {
+            // Who owns a lead is not read: it stands until somebody says that it is done.
+            self.raised |= self.before & Hold::NoOwner.bit();
+        }
         entry.holds = self.holds.iter().fold(self.raised, |bits, hold| bits | hold.bit());
         self.entry = Some(entry);
     }

@@ -102,6 +102,7 @@ impl Reconciler {
         let both_changed = crate::plan::Hold::BothMoved { group: String::new(), owner: "" }.bit();
         let nobody = crate::model::LeadId::new(uuid::Uuid::nil());
         let id_taken = crate::plan::Hold::ReferralIdTaken { lead: nobody }.bit();
+        let no_owner = crate::plan::Hold::NoOwner.bit();
         let freeing = which.clone();
         let is_whole = group.is_none() && take.is_none();
         let lift = move |decisions: &mut Decisions| {
@@ -122,6 +123,10 @@ impl Reconciler {
                 let is_id_taken = group.is_none() && entry.holds & id_taken != 0;
                 if is_id_taken {
                     entry.holds &= !id_taken; // It is tried once more.
+                    is_changed = true;
+                }
+                if group.is_none() && entry.holds & no_owner != 0 {
+                    entry.holds &= !no_owner;
                     is_changed = true;
                 }
                 // A seller's edit that the owner rule keeps is no hold, and nobody's release touches it.

@@ -150,6 +150,9 @@ impl Draft<'_> {
             true => self.policy.mapping.fallback_owner(),
             false => self.policy.mapping.owner(referral),
         };
+        if is_owner_refused && owner.is_none() {
+            self.holds.push(Hold::NoOwner);
+        }
         let mut draft = LeadDraft { owner, ..LeadDraft::default() };
         let mut groups = Vec::new();
         for (group, value) in self.policy.mapping.groups().iter().zip(&derived.groups) {

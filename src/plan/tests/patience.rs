@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::support::*;
 use crate::model::{Closing, ETag, Fault, LeadState, Owner, Patch, ReferralStatus, Side, Standing, Timestamp};
 use crate::plan::settings::{BrakeSettings, FieldOwner};
-use crate::plan::{Action, Next, Outcome, Step, backoff, brakes, settle};
+use crate::plan::{Action, Hold, Next, Outcome, Step, backoff, brakes, settle};
 use crate::ports::{ActionKind, IntendedAction};
 use ReferralStatus::{Active, New};
 
@@ -149,6 +149,19 @@ fn a_refused_owner_is_replaced_by_the_fallback_once() {
     }
     let (_, how) = after(sample, Fault::Refused, Some("0x80044331"), false);
     assert_eq!(how, Next::Failed);
+}
+
+#[test]
+fn a_lead_that_is_created_without_an_owner_is_held_until_somebody_says_that_it_has_one() {
+    let seller = uuid::Uuid::from_u128(1);
+    let owners = format!("[mapping]\nowners = [{{ country = \"US\", owner = {{ user = \"{seller}\" }} }}]");
+    let sample = row_of(policy(FieldOwner::Crm, false, &owners)).referral(New).found(&[]);
+    let is_held = |sample: &Sample| sample.row.entry.as_ref().expect("an entry").holds & Hold::NoOwner.bit() != 0;
+    let (next, _) = after(sample, Fault::Refused, Some("0x8004022b"), false);
+    let text = print(&next.plan());
+    assert!(text.contains("create lead L") && text.contains("hold: its lead is nobody's"), "{text}");
+    let linked = next.written();
+    assert!(is_held(&linked) && is_held(&linked.later(minutes(5)).says("new").written()));
 }
 
 #[test]
