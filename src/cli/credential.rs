@@ -47,12 +47,17 @@ fn sentence(grant: Grant, trouble: Option<&str>, is_nobody: bool, first: Option<
         Grant::ClientCredentials => "client credentials",
         Grant::Password => "user name and password (compatibility mode)",
     };
-    match (trouble, first) {
-        (Some(error), _) => format!("{how}: {error}"),
-        (None, _) if is_nobody => format!("{how}: nobody has signed in yet; run `referrald login`"),
-        (None, Some(what)) if what != how => format!("{how}: the {what} ends first"),
-        (None, _) => how.to_owned(),
+    let mut text = match trouble {
+        Some(error) => format!("{how}: {error}"),
+        None if is_nobody => format!("{how}: nobody has signed in yet; run `referrald login`"),
+        None => how.to_owned(),
+    };
+    if let Some(what) = first.filter(|what| *what != how) {
+        text.push_str(if text == how { ": the " } else { "; the " });
+        text.push_str(what);
+        text.push_str(" ends first");
     }
+    text
 }
 
 /// The end of the client secret, as the operator wrote it down: the service tells it nobody who signs in with it.
@@ -116,6 +121,7 @@ mod tests {
         settings.partner_center.webhook_auth.client_secret_expires = Some("2027-04-01".into());
         let (text, end) = portal(&settings);
         assert!(text.contains("nobody has signed in yet"), "{text}");
+        assert!(text.ends_with("; the client secret of the webhook's sign-in ends first"), "{text}");
         assert_eq!(end, Timestamp::parse("2027-04-01T00:00:00Z"), "the webhook's comes first");
     }
 
@@ -125,7 +131,7 @@ mod tests {
         assert_eq!(text(Some("refresh token")), "refresh token");
         assert_eq!(text(Some("certificate")), "refresh token: the certificate ends first");
         assert_eq!(
-            super::sentence(Grant::ClientCredentials, Some("refused"), false, Some("x")),
+            super::sentence(Grant::ClientCredentials, Some("refused"), false, None),
             "client credentials: refused"
         );
     }

@@ -87,6 +87,7 @@ impl PartnerCenterSettings {
             client_id: other.client_id.or(base.client_id.clone()),
             grant: other.grant.unwrap_or(base.grant),
             audience: other.audience,
+            client_secret_expires: other.client_secret_expires.clone().or(base.client_secret_expires.clone()),
             ..base
         };
         if has_proof {
@@ -125,6 +126,8 @@ mod tests {
             (settings.auth.client_secret_file.clone(), Grant::RefreshToken)
         );
         assert_eq!(same.audience, None, "it is another host");
+        settings.webhook_auth.client_secret_expires = Some("2027-04-01".into());
+        assert_eq!(settings.webhook_sign_in().client_secret_expires.as_deref(), Some("2027-04-01"));
         settings.webhook_auth = WebhookAuthSettings {
             grant: Some(Grant::ClientCredentials),
             certificate_file: Some("/certificate".into()),
