@@ -67,6 +67,9 @@ pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, id: Referr
     entry.look_at = (!is_dead_letter).then_some(until);
     entry.referral_etag = None;
     entry.link.iter_mut().for_each(|link| link.etag = None);
+    if error.side == Side::Crm {
+        entry.outcome = None; // Nobody sees whether it stands, so settling begins anew.
+    }
     let cause = trouble.cause.clone();
     entry.holds |= if is_dead_letter { Hold::DeadLetter { cause } } else { Hold::Retrying { cause, until } }.bit();
     entry.trouble = Some(trouble);

@@ -112,6 +112,30 @@ async fn a_referral_that_names_a_lead_out_of_reach_gets_no_second_lead() {
     assert_eq!((trouble_of(&bench, referral), bench.lead_of(referral)), (None, named));
 }
 
+#[tokio::test]
+async fn an_outcome_that_nobody_could_see_for_a_while_settles_anew() {
+    let (bench, referrals) = settled(8).await;
+    let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.pass().await;
+    bench.wait(200);
+    bench.world().crm.set_out_of_reach(lead, true);
+    reading_is_due(&bench).await;
+    bench.pass().await;
+    assert!(trouble_of(&bench, referral).is_some());
+    bench.world().crm.set_out_of_reach(lead, false);
+    bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
+    bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
+    bench.wait(400);
+    bench.pass().await;
+    assert_eq!((trouble_of(&bench, referral), bench.status_of(referral)), (None, "New".to_owned()));
+    bench.wait(600);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    assert_eq!(bench.status_of(referral), "Closed");
+}
+
 /// To whom no lead is shown at all, the role may be gone: that stops the side, and no lead has trouble of its own.
 #[tokio::test]
 async fn a_role_that_is_lost_is_no_trouble_of_single_leads() {
