@@ -56,7 +56,8 @@ impl Pass<'_> {
     /// Somebody waits for the next pass. What is read in the background ends with the page under way, and goes on there:
     /// one page in each pass, however often somebody rings.
     pub(super) fn gives_way(&self) -> bool {
-        self.setup.is_hurried.load(std::sync::atomic::Ordering::Relaxed)
+        // A forecast is shown as a whole, and remembers nothing that another could go on with.
+        self.mode != Mode::Forecast && self.setup.is_hurried.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Begins the sweep that is due, when none is under way.
@@ -151,6 +152,7 @@ impl Pass<'_> {
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) if cursor.is_some() && !error.stops_side() => {
                     tracing::warn!(request_id = error.request_id.as_deref(), "{error}");
+                    self.scan_trouble.get_or_insert(error);
                     return Ok(()); // The sweep meets the others.
                 }
                 Err(error) => {
@@ -239,7 +241,7 @@ impl Pass<'_> {
         rows.retain(|row| !gone_rows.iter().any(|gone| gone.id == row.id));
         rows.append(&mut gone_rows);
         let began = self.ports.clock.now();
-        let next = page.next.clone().filter(|_| self.has_time_for_another_page());
+        let next = page.next.clone().filter(|_| self.has_time_for_another_page() && !self.gives_way());
         let ways = if self.has_enough(Side::Crm) && self.is_up(Side::Crm) { self.ways() } else { Vec::new() };
         let ahead = look_ahead(self.ports.clone(), next, ways);
         let (worked, ahead) = tokio::join!(self.work_on_page(rows, listed), ahead);
@@ -276,6 +278,7 @@ impl Pass<'_> {
     /// The place where the sweep goes on is of no use any more, or the page there cannot be read: the beginning may help,
     /// once in a while, for all pages before it are read again. Until then the place is tried once in each pass.
     fn sweep_is_lost(&mut self, error: &RemoteError) {
+        self.scan_trouble.get_or_insert_with(|| error.clone());
         let interval = self.setup.settings.unordered_sweep_interval.get();
         if self.memo.unordered_sweep.is_some_and(|at| self.began.since(at) < interval) {
             tracing::warn!("the sweep cannot go on where it was ({error}); it is tried again");

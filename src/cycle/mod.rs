@@ -180,6 +180,8 @@ struct Pass<'a> {
     unresolved: BTreeSet<ReferralId>,
     /// Rows of which a part could not be read for its own reason, until they are put off.
     unreadable: BTreeMap<ReferralId, RemoteError>,
+    /// A page of the referrals that could not be read, while the service answers otherwise.
+    scan_trouble: Option<RemoteError>,
     /// How often the ledger had been opened when the pass began.
     openings: u64,
     /// Writes that go beside everything else.
@@ -247,6 +249,7 @@ impl<'a> Pass<'a> {
             heard: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             unreadable: BTreeMap::new(),
+            scan_trouble: None,
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),
             finishes: false,
@@ -408,7 +411,7 @@ impl<'a> Pass<'a> {
         self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
         self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);
         self.setup.meter.count(self.ports, &mut self.memo);
-        if self.down.is_empty() {
+        if self.down.is_empty() && self.scan_trouble.is_none() {
             self.memo.last_success = Some(now);
         }
         let text = serde_json::to_string(&self.report).unwrap_or_default();
@@ -434,8 +437,8 @@ impl<'a> Pass<'a> {
         self.report.duration_ms = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
         self.report.requests.insert(Side::Portal, self.ports.portal.requests_sent() - self.requests_before.0);
         self.report.requests.insert(Side::Crm, self.ports.crm.requests_sent() - self.requests_before.1);
-        for (side, error) in &self.down {
-            self.report.sides.insert(*side, error.to_string());
+        for error in self.down.values().chain(&self.scan_trouble) {
+            self.report.sides.entry(error.side).or_insert_with(|| error.to_string());
         }
         self.finish_left_out();
         self.report.budgets = self.setup.budgets.notes(self.setup.meter.today(self.ports, &self.memo));

@@ -51,7 +51,7 @@ impl Pass<'_> {
             }
         }
         let is_whole = scan.is_finished && !scan.is_unordered;
-        if scan.is_unordered || scan.is_too_long {
+        if scan.is_unordered || scan.is_too_long || scan.is_broken {
             self.ask_for_sweep_after(&scan);
         }
         if self.is_catching_up() {
@@ -93,7 +93,8 @@ impl Pass<'_> {
                 Err(error) if cursor.is_some() && !error.stops_side() => {
                     // Only the way on is broken (partner-center §1.4): what is behind it is read by a sweep.
                     tracing::warn!(request_id = error.request_id.as_deref(), "{error}");
-                    scan.is_too_long = true;
+                    self.scan_trouble.get_or_insert(error);
+                    scan.is_broken = true;
                     return Ok(());
                 }
                 Err(error) => {
@@ -138,6 +139,8 @@ impl Pass<'_> {
         if scan.is_unordered {
             tracing::warn!("the referrals were not listed in the order asked for: everything is read once instead");
             self.memo.unordered_sweep = Some(self.began);
+        } else if scan.is_broken {
+            tracing::warn!(pages = scan.pages, "the list of changes cannot be read further: a sweep reads everything");
         } else {
             tracing::info!(pages = scan.pages, "many referrals changed: a sweep in the background reads them all");
         }
@@ -157,6 +160,7 @@ pub(super) struct Recent {
     is_filtered: bool,
     is_unordered: bool,
     is_too_long: bool,
+    is_broken: bool,
     is_first_page_empty: bool,
     server_time: Option<Timestamp>,
 }

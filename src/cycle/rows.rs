@@ -200,6 +200,7 @@ impl Pass<'_> {
         if out.is_empty() {
             return Ok(());
         }
+        self.unresolved.extend(out.iter().filter(|row| row.intent.is_some()).map(|row| row.id));
         let errors: Vec<Option<RemoteError>> = out.iter().map(|row| self.unreadable.remove(&row.id)).collect();
         self.forget_decisions(&out);
         if !self.may_write() {

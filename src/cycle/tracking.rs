@@ -96,7 +96,7 @@ impl Pass<'_> {
         }
         while self.has_time() && self.may_scan() && self.may_write() {
             self.allow();
-            if !self.whole_table_page().await? {
+            if !self.whole_table_page().await? || self.gives_way() {
                 break;
             }
         }

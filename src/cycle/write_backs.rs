@@ -36,6 +36,8 @@ pub(super) struct WriteBacks {
     /// On record: waiting for a worker, in its hands, or done and not settled.
     under_way: BTreeSet<ReferralId>,
     is_overfull: bool,
+    /// Some were put on record in this pass.
+    has_begun: bool,
     lane: Lane,
 }
 
@@ -194,10 +196,11 @@ impl Pass<'_> {
         self.may_write() && is_time && is_possible && self.has_enough(Side::Portal)
     }
 
-    /// Somebody waits for the next pass, and this one has had some time for write-backs: however often somebody rings, they
-    /// go on.
+    /// Somebody waits for the next pass, and this one has had some time and has begun some write-backs: however often
+    /// somebody rings, they go on.
     pub(super) fn postpones_write_backs(&self) -> bool {
-        self.gives_way() && self.ports.clock.now().since(self.began) >= WRITE_BACK_TIME
+        let has_lasted = self.ports.clock.now().since(self.began) >= WRITE_BACK_TIME;
+        self.gives_way() && has_lasted && self.write_backs.has_begun
     }
 
     /// Nothing is begun, and what is in flight ends; returns writes of other kinds that follow from it.
@@ -256,6 +259,7 @@ impl Pass<'_> {
         self.allow();
         *self.attempted.entry(ActionKind::WriteBack).or_default() += next.len();
         let commit = self.ports.store.intend(next.iter().map(|ready| ready.action.intended()).collect()).await?;
+        self.write_backs.has_begun = true;
         self.write_backs.under_way.extend(next.iter().map(|ready| ready.row.id));
         let on_record = next.into_iter().map(|ready| (commit, ready));
         self.write_backs.lane.put(on_record, &Remotes::of(self.ports), &self.setup.policy);

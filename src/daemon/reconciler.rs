@@ -39,6 +39,10 @@ pub const SCHEMA_AGE_DOUBTFUL: Duration = Duration::from_secs(5 * 60);
 /// The same while nothing is written for want of the alternate key.
 pub const SCHEMA_AGE_STOPPED: Duration = Duration::from_secs(60);
 
+/// The longest pause between two readings of a schema that lacks something and stays the same: each one in a row doubles
+/// the pause up to this. A reading is about ten requests.
+pub const SCHEMA_PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
 const OFF_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -77,6 +81,10 @@ pub struct Reconciler {
 #[derive(Default)]
 struct Ground {
     schema: Option<(Arc<LeadSchema>, Timestamp)>,
+    /// Not before this is the schema read again.
+    schema_again: Option<Timestamp>,
+    /// Readings in a row that brought the same schema.
+    schema_unchanged: u32,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
     /// Hash of the configuration and of what the mapping takes from the schema.
@@ -150,18 +158,26 @@ impl Reconciler {
             }
             Some(_) | None => SCHEMA_AGE_MAX,
         };
-        if is_old(ground.schema.as_ref().map(|(_, at)| *at), age_max) {
+        let is_paused = ground.schema_again.is_some_and(|at| now < at);
+        if is_old(ground.schema.as_ref().map(|(_, at)| *at), age_max) && !is_paused {
             match self.ports.crm.schema().await {
                 Ok(schema) => {
                     let is_same = ground.schema.as_ref().is_some_and(|(known, _)| *known == schema);
                     ground.schema = Some((schema, now));
                     ground.mapping.take_if(|_| !is_same);
+                    ground.schema_unchanged = if is_same { ground.schema_unchanged + 1 } else { 0 };
+                    let doublings = ground.schema_unchanged.saturating_sub(1).min(10);
+                    ground.schema_again = Some(now.plus(age_max.saturating_mul(1 << doublings).min(SCHEMA_PAUSE_MAX)))
+                        .filter(|_| is_same);
                 }
                 Err(error) if ground.schema.is_none() => {
                     ground.identity_at = None;
                     return Err(error);
                 }
-                Err(error) => tracing::warn!("the schema could not be read again, the one read before stays: {error}"),
+                Err(error) => {
+                    ground.schema_again = Some(now.plus(SCHEMA_AGE_DOUBTFUL));
+                    tracing::warn!("the schema could not be read again, the one read before stays: {error}");
+                }
             }
         }
         let schema = ground.schema.as_ref().map(|(schema, _)| Arc::clone(schema)).unwrap_or_default();
@@ -221,6 +237,7 @@ impl Reconciler {
 
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
+        self.is_hurried.store(false, Ordering::Relaxed); // This is the cycle that was waited for.
         if self.ports.store.mend().await? {
             ground.has_run = false; // As at the first start: everything is read.
         }
@@ -356,7 +373,6 @@ impl Drop for Watch<'_> {
 #[async_trait]
 impl Engine for Reconciler {
     async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
-        self.is_hurried.store(false, Ordering::Relaxed); // This is the cycle that was waited for.
         let watch = Watch::begin(self);
         let result = self.run_cycle(budget, stop).await;
         watch.end(Ended::from(&result));

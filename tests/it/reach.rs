@@ -282,11 +282,13 @@ async fn links_that_lead_nowhere_stop_no_side_and_begin_no_sweep_all_the_time() 
     is_broken.store(true, Ordering::Relaxed);
     bench.edit(Table::Lead, bench.lead_of(referrals[0]), json!({"statuscode": 2}));
     let before = bench.world().journal.count_of("list referrals");
+    let observed = bench.store.memo().unwrap().last_success;
     for _ in 0..20 {
         let report = bench.pass().await;
-        assert!(report.sides.is_empty(), "{report:?}");
+        assert!(report.sides.contains_key(&Side::Portal) && !report.needs_human, "it is told: {report:?}");
     }
-    assert_eq!(bench.status_of(referrals[0]), "Active");
+    assert_eq!(bench.status_of(referrals[0]), "Active", "and stops nothing");
+    assert_eq!(bench.store.memo().unwrap().last_success, observed, "nobody says that all was seen");
     // One for each pass, and two for each of the sweeps that began.
     let listed = bench.world().journal.count_of("list referrals") - before;
     assert!(listed < 30, "{listed} lists in 20 passes");
