@@ -101,6 +101,7 @@ async fn who_breaks_off_the_questions_leaves_nothing_behind() {
     let mut terminal = init(&stage, &["--offline"]);
     terminal.answers("Directory (tenant) ID", NOBODY);
     terminal.reads("Application (client) ID");
+    terminal.listens();
     terminal.types(INTERRUPT);
     let code = terminal.ends();
     assert!(code != 0 && !stage.path("first").exists(), "{code}:\n{}", terminal.screen());
