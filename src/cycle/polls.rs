@@ -235,6 +235,7 @@ impl Pass<'_> {
         Ok(poll)
     }
 
+    /// Where a watermark goes after a poll, by the configured overlap.
     pub(super) fn after_poll(
         &self,
         mark: Option<Watermark>,

@@ -151,35 +151,7 @@ impl Reconciler {
                 Err(error) => tracing::warn!("the organization could not be asked again: {error}"),
             }
         }
-        let age_max = match &ground.schema {
-            Some((schema, _)) if key_trouble(&settings, schema).is_some() => SCHEMA_AGE_STOPPED,
-            Some((schema, _)) if lacks_column(&settings, schema) || self.ports.crm.is_schema_doubtful() => {
-                SCHEMA_AGE_DOUBTFUL
-            }
-            Some(_) | None => SCHEMA_AGE_MAX,
-        };
-        let is_paused = ground.schema_again.is_some_and(|at| now < at);
-        if is_old(ground.schema.as_ref().map(|(_, at)| *at), age_max) && !is_paused {
-            match self.ports.crm.schema().await {
-                Ok(schema) => {
-                    let is_same = ground.schema.as_ref().is_some_and(|(known, _)| *known == schema);
-                    ground.schema = Some((schema, now));
-                    ground.mapping.take_if(|_| !is_same);
-                    ground.schema_unchanged = if is_same { ground.schema_unchanged + 1 } else { 0 };
-                    let doublings = ground.schema_unchanged.saturating_sub(1).min(10);
-                    ground.schema_again = Some(now.plus(age_max.saturating_mul(1 << doublings).min(SCHEMA_PAUSE_MAX)))
-                        .filter(|_| is_same);
-                }
-                Err(error) if ground.schema.is_none() => {
-                    ground.identity_at = None;
-                    return Err(error);
-                }
-                Err(error) => {
-                    ground.schema_again = Some(now.plus(SCHEMA_AGE_DOUBTFUL));
-                    tracing::warn!("the schema could not be read again, the one read before stays: {error}");
-                }
-            }
-        }
+        self.renew_schema(ground, &settings, may_ask).await?;
         let schema = ground.schema.as_ref().map(|(schema, _)| Arc::clone(schema)).unwrap_or_default();
         let configuration = match &ground.configured {
             Some((known, hash)) if Arc::ptr_eq(known, &settings) => *hash,
@@ -224,6 +196,44 @@ impl Reconciler {
             misfits: ground.misfits.clone(),
             stopped: key_trouble(&settings, &schema),
         })
+    }
+
+    /// Reads what the live organization allows, when that is old: sooner where it lacks something or was contradicted, and
+    /// ever more seldom while it stays as it is.
+    async fn renew_schema(&self, ground: &mut Ground, settings: &Settings, may_ask: bool) -> Result<(), RemoteError> {
+        let now = self.ports.clock.now();
+        let age_max = match &ground.schema {
+            Some((schema, _)) if key_trouble(settings, schema).is_some() => SCHEMA_AGE_STOPPED,
+            Some((schema, _)) if lacks_column(settings, schema) || self.ports.crm.is_schema_doubtful() => {
+                SCHEMA_AGE_DOUBTFUL
+            }
+            Some(_) | None => SCHEMA_AGE_MAX,
+        };
+        let is_paused = ground.schema_again.is_some_and(|at| now < at);
+        let is_old = |at: Timestamp| may_ask && !is_paused && now.since(at) >= age_max;
+        if ground.schema.as_ref().is_some_and(|(_, at)| !is_old(*at)) {
+            return Ok(());
+        }
+        match self.ports.crm.schema().await {
+            Ok(schema) => {
+                let is_same = ground.schema.as_ref().is_some_and(|(known, _)| *known == schema);
+                ground.schema = Some((schema, now));
+                ground.mapping.take_if(|_| !is_same);
+                ground.schema_unchanged = if is_same { ground.schema_unchanged + 1 } else { 0 };
+                let doublings = ground.schema_unchanged.saturating_sub(1).min(10);
+                ground.schema_again =
+                    Some(now.plus(age_max.saturating_mul(1 << doublings).min(SCHEMA_PAUSE_MAX))).filter(|_| is_same);
+            }
+            Err(error) if ground.schema.is_none() => {
+                ground.identity_at = None;
+                return Err(error);
+            }
+            Err(error) => {
+                ground.schema_again = Some(now.plus(SCHEMA_AGE_DOUBTFUL));
+                tracing::warn!("the schema could not be read again, the one read before stays: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// The report of a pass that could not begin because the CRM does not answer.

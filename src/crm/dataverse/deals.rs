@@ -47,7 +47,8 @@ impl Dataverse {
         leads.into_iter().for_each(|lead| named.note(lead));
     }
 
-    /// See [`crate::ports::Crm::opportunities_of`]. A second question only where a lead names an opportunity that the first did not find.
+    /// See [`crate::ports::Crm::opportunities_of`]. A second question only where a lead names an opportunity that the first
+    /// did not find.
     pub(super) async fn deals_by_lead(&self, leads: &BTreeSet<LeadId>) -> Result<Vec<Opportunity>, RemoteError> {
         let literals = leads.iter().map(LeadId::to_string).collect();
         let mut deals = self.deals_where(contract::ORIGINATING_LEAD_VALUE, literals).await?;
