@@ -1,14 +1,16 @@
 //! What the whole costs, and how that grows: `cargo bench --bench whole`, a few minutes.
 //!
-//! `cargo bench --bench whole -- sweep 1000 1000000` runs one part at these sizes; the parts are `sweep`, `rest` and
-//! `churn`. Times are processor time of the process that is measured, so that a neighbour disturbs less. Nothing here
+//! `cargo bench --bench whole -- sweep 1000 1000000` runs one part at these sizes; the parts are `sweep`, `rest`,
+//! `swept` and `churn`. Times are processor time of the process that is measured, so that a neighbour disturbs less. Nothing here
 //! fails because something is slow.
 
 mod churn;
+mod listing;
 mod process;
 mod rest;
 mod seed;
 mod sweep;
+mod swept;
 #[path = "../town/mod.rs"]
 mod town;
 
@@ -32,6 +34,9 @@ fn main() {
     }
     if is_wanted("rest") {
         rest::measure(&sizes);
+    }
+    if is_wanted("swept") {
+        swept::measure(&sizes);
     }
     if is_wanted("churn") {
         churn::measure(churned);

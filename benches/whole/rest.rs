@@ -18,9 +18,9 @@ use crate::seed;
 /// Referrals that the services really have.
 const LISTED: usize = 40;
 /// Cycles, one a second, that are timed together: a window.
-const WATCHED: Duration = Duration::from_secs(20);
+pub const WATCHED: Duration = Duration::from_secs(20);
 /// How long the program may take to get ready before something is wrong.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Measures at each size, and at none, and prints a table.
 pub fn measure(sizes: &[u64]) {
@@ -87,7 +87,8 @@ fn measure_one(runtime: &tokio::runtime::Runtime, size: u64) {
     let _ = child.wait();
 }
 
-fn await_ready(notes: &UnixDatagram, child: &mut Child) -> Option<()> {
+/// Waits until the program says that it is ready; nothing when it does not within its time.
+pub fn await_ready(notes: &UnixDatagram, child: &mut Child) -> Option<()> {
     let mut note = [0; 4096];
     loop {
         let length = notes.recv(&mut note).ok()?;
@@ -98,7 +99,8 @@ fn await_ready(notes: &UnixDatagram, child: &mut Child) -> Option<()> {
     }
 }
 
-fn program(directory: &Path, command: &str) -> Command {
+/// The built program with the configuration in a directory, which also gets what it prints.
+pub fn program(directory: &Path, command: &str) -> Command {
     let built = std::env::var_os("REFERRALD_BENCH_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_referrald").into());
     let mut program = Command::new(built);
     // As the unit has it.
@@ -114,7 +116,7 @@ fn program(directory: &Path, command: &str) -> Command {
 }
 
 /// The services' own configuration, a cycle each second and no sweep; `REFERRALD_BENCH_STATE` are further lines of `[state]`.
-fn configure(simulator: &Simulator, directory: &Path) {
+pub fn configure(simulator: &Simulator, directory: &Path) {
     let schedule = "[schedule]\nreconcile = \"* * * * * *\"\nsweep = \"0 0 0 1 1 *\"\n";
     simulator.configure(directory, schedule).expect("a file can be made");
     let drop_ins = directory.join("referrald.toml.d");

@@ -1,13 +1,9 @@
 //! A full sweep that changes nothing and a cycle with nothing new: adapter, cycle and ledger, everything but sockets.
-//!
-//! The listing is made up: pages of a hundred referrals as the simulator makes them, with ids and stamps of the ledger's.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use referrald::cycle::Budget;
 use referrald::daemon::{Engine, Reconciler};
 use referrald::http::{Answer, Call, Exchange};
@@ -18,15 +14,12 @@ use referrald::sim::{DirectCrm, DirectCrmSettings, SimClock, World};
 use referrald::store::SledStore;
 use tokio_util::sync::CancellationToken;
 
-use crate::town::{self, Town, id};
+use crate::listing::Listing;
+use crate::town::{self, Town};
 use crate::{process, seed};
 
-/// Rows of a page.
-const PAGE: u64 = 100;
 /// Cycles with nothing new that are timed together.
 const CYCLES: u32 = 200;
-const PLACE_OF_ID: &str = "00000000-0000-0000-0000-00000000feed";
-const PLACE_OF_STAMP: &str = "1999-09-09T09:09:09Z";
 
 /// Measures at each size and prints a table.
 pub fn measure(sizes: &[u64]) {
@@ -40,7 +33,7 @@ pub fn measure(sizes: &[u64]) {
         seed::fill(&runtime, directory.path(), *size, |memo| {
             (memo.leads_seen, memo.opportunities_seen) = (Some(now), Some(now));
         });
-        let listing = Arc::new(Listing::new(&town, *size));
+        let listing = Arc::new(Line(Listing::new(&town, *size, "https://api.partner.microsoft.com")));
         let store = Arc::new(SledStore::open(directory.path(), seed::CACHE_BYTES, None).expect("the ledger opens"));
         let settings = town::settings();
         let world = Arc::new(Mutex::new(World::new(1, SimClock::running(), Default::default())));
@@ -85,72 +78,13 @@ async fn ask_for_sweep(store: &dyn StateStore) {
     store.record(Batch { memo: Some(memo), ..Batch::default() }).await.expect("the disk has room");
 }
 
-/// A listing of as many referrals as there are entries.
-struct Listing {
-    size: u64,
-    template: Vec<u8>,
-    ids: Vec<usize>,
-    stamps: Vec<usize>,
-    sent: AtomicU64,
-}
-
-impl Listing {
-    fn new(town: &Town, size: u64) -> Listing {
-        let rows = town.citizens.iter().cycle().take(PAGE as usize).map(|citizen| {
-            let mut row = citizen.document.clone();
-            row["id"] = PLACE_OF_ID.into();
-            row["eTag"] = crate::town::entry::ETAG.into();
-            row["status"] = "Active".into();
-            row["substatus"] = "Accepted".into();
-            row["createdDateTime"] = PLACE_OF_STAMP.into();
-            row["updatedDateTime"] = PLACE_OF_STAMP.into();
-            row
-        });
-        let template = serde_json::json!({ "value": rows.collect::<Vec<_>>() }).to_string();
-        let places = |what: &str| template.match_indices(what).map(|(at, _)| at).collect();
-        let (ids, stamps) = (places(PLACE_OF_ID), places(PLACE_OF_STAMP));
-        println!("  a page of {PAGE} referrals has {} bytes", template.len());
-        Listing { size, template: template.into_bytes(), ids, stamps, sent: AtomicU64::new(0) }
-    }
-
-    /// The page with these referrals, and a link to the page after it.
-    fn page(&self, numbers: impl Iterator<Item = u64>, next: Option<u64>) -> Bytes {
-        let mut text = self.template.clone();
-        let numbers: Vec<u64> = numbers.collect();
-        let last = numbers.last().copied().unwrap_or(0);
-        for (row, at) in self.ids.iter().enumerate() {
-            let number = numbers.get(row).copied().unwrap_or(last);
-            let stamp = Timestamp::from_seconds(crate::town::entry::BEGAN + number as i64).to_string();
-            text[*at..at + PLACE_OF_ID.len()].copy_from_slice(id(number).to_string().as_bytes());
-            for at in &self.stamps[2 * row..2 * row + 2] {
-                text[*at..at + stamp.len().min(PLACE_OF_STAMP.len())].copy_from_slice(stamp.as_bytes());
-            }
-        }
-        if let Some(next) = next {
-            text.pop();
-            let link = format!(
-                ",\"@odata.nextLink\":\"https://api.partner.microsoft.com/v1.0/engagements/referrals?$skiptoken={next}\"}}"
-            );
-            text.extend_from_slice(link.as_bytes());
-        }
-        Bytes::from(text)
-    }
-}
+/// The way to the listing, below the adapter.
+struct Line(Listing);
 
 #[async_trait]
-impl Exchange for Listing {
+impl Exchange for Line {
     async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        let query = call.url.query().unwrap_or_default();
-        let body = match query {
-            _ if query.contains("filter") => Bytes::from_static(b"{\"value\":[]}"),
-            _ if query.contains("updatedDateTime") => self.page((0..self.size).rev().take(PAGE as usize), None),
-            _ => {
-                let first = query.split('&').find_map(|one| one.strip_prefix("$skiptoken=")?.parse().ok()).unwrap_or(0);
-                let next = first + PAGE;
-                self.page(first..next.min(self.size), (next < self.size).then_some(next))
-            }
-        };
+        let body = self.0.answer(call.url.query().unwrap_or_default());
         Ok(Answer { server_time: Some(jiff::Timestamp::now().into()), ..town::answer(body) })
     }
     fn closed_until(&self) -> Option<Timestamp> {
@@ -158,7 +92,7 @@ impl Exchange for Listing {
     }
     fn close_until(&self, _until: Timestamp) {}
     fn requests_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.0.sent()
     }
     fn traffic(&self) -> Traffic {
         Traffic::default()
