@@ -769,6 +769,9 @@ pub struct Decisions {
     pub brakes: std::collections::BTreeMap<String, LatchedBrake>,
     /// Digests of sets that were approved and are not sent yet.
     pub approved: std::collections::BTreeSet<String>,
+    /// Writes of approved sets that are not done yet, as [`crate::plan::brakes::line`] names them: a large set takes several
+    /// passes, and what is new meanwhile is no part of it.
+    pub let_go: std::collections::BTreeMap<ActionKind, std::collections::BTreeSet<String>>,
     /// Instants of the last hour's writes of braked kinds, for the hourly brakes.
     pub closings: Vec<Timestamp>,
     /// As `closings`.

@@ -429,7 +429,7 @@ impl Pass<'_> {
         }
         let mut ids = std::collections::BTreeSet::new();
         let mut after = None;
-        while ids.len() < self.setup.settings.window as usize {
+        loop {
             let entries = self.ports.store.scan(after, READING_STEP)?;
             let Some((last, _)) = entries.last() else { break };
             after = Some(*last);

@@ -8,6 +8,9 @@ use crate::model::{Closing, Entry, ReferralId, Side, Standing, Timestamp};
 use crate::plan::{Action, Hold, Row, RowPlan, brakes};
 use crate::ports::{ActionKind, Batch, LatchedBrake};
 
+/// Rows with what is planned for them.
+type Planned = Vec<(Row, RowPlan)>;
+
 /// Entries read at once when a set is looked for.
 const SCAN_STEP: usize = 500;
 
@@ -44,6 +47,7 @@ impl Pass<'_> {
             if mine.is_empty() && !is_whole {
                 continue;
             }
+            let (mut queue, mine) = self.part_let_go(brake.kind, mine, is_whole);
             let window = self.window(brake.kind);
             let actions: Vec<&Action> = mine.iter().filter_map(|(_, plan)| plan.action.as_ref()).collect();
             let digest = brakes::digest(&actions);
@@ -57,23 +61,49 @@ impl Pass<'_> {
                     if self.mode != Mode::Forecast {
                         self.unlatch(brake.name);
                     }
-                    self.consume(&digest);
-                    if self.may_write() && !mine.is_empty() {
-                        let planned = mine.len();
-                        self.count_braked(brake.kind, planned).await?;
-                        let queue = mine.into_iter().filter_map(|(row, plan)| Ready::of(row, plan)).collect();
-                        self.released.insert(brake.kind);
-                        let before = self.attempted.get(&brake.kind).copied().unwrap_or(0);
-                        self.send(queue).await?;
-                        self.released.remove(&brake.kind);
-                        let sent = self.attempted.get(&brake.kind).copied().unwrap_or(0) - before;
-                        self.uncount_braked(brake.kind, planned.saturating_sub(sent)).await?;
+                    if approved.contains(&digest) {
+                        let lines = actions.iter().map(|action| brakes::line(action));
+                        self.decisions.let_go.entry(brake.kind).or_default().extend(lines);
                     }
+                    self.consume(&digest);
+                    queue.extend(mine);
                 }
+            }
+            if self.may_write() && !queue.is_empty() {
+                self.send_braked(brake.kind, queue).await?;
             }
         }
         self.deferred.extend(held);
         Ok(())
+    }
+
+    /// What an approval has let go before, and what has to be judged. What is not planned any more was sent, or is another
+    /// write by now.
+    fn part_let_go(&mut self, kind: ActionKind, planned: Planned, is_whole: bool) -> (Planned, Planned) {
+        let Some(let_go) = self.decisions.let_go.get_mut(&kind) else { return (Vec::new(), planned) };
+        let named = |plan: &RowPlan| plan.action.as_ref().map(brakes::line);
+        if is_whole {
+            let lines: BTreeSet<String> = planned.iter().filter_map(|(_, plan)| named(plan)).collect();
+            let_go.retain(|line| lines.contains(line));
+        }
+        let parted = planned.into_iter().partition(|(_, plan)| named(plan).is_some_and(|line| let_go.contains(&line)));
+        if let_go.is_empty() {
+            self.decisions.let_go.remove(&kind);
+        }
+        parted
+    }
+
+    /// Sends what no brake holds; what there is no time for stays due.
+    async fn send_braked(&mut self, kind: ActionKind, planned: Planned) -> Result<(), CycleError> {
+        let count = planned.len();
+        self.count_braked(kind, count).await?;
+        let queue = planned.into_iter().filter_map(|(row, plan)| Ready::of(row, plan)).collect();
+        self.released.insert(kind);
+        let before = self.attempted.get(&kind).copied().unwrap_or(0);
+        self.send(queue).await?;
+        self.released.remove(&kind);
+        let sent = self.attempted.get(&kind).copied().unwrap_or(0) - before;
+        self.uncount_braked(kind, count.saturating_sub(sent)).await
     }
 
     /// Counts what a brake still holds back at the end of a pass.

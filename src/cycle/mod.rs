@@ -423,10 +423,11 @@ impl<'a> Pass<'a> {
 
     /// Writes what this pass decided; what operators decided meanwhile stays.
     pub(super) async fn keep_decisions(&self) -> Result<(), StoreError> {
-        let Decisions { brakes, closings, acceptances, .. } = self.decisions.clone();
+        let Decisions { brakes, let_go, closings, acceptances, .. } = self.decisions.clone();
         let consumed = self.consumed.clone();
         let change = move |kept: &mut Decisions| {
             (kept.brakes, kept.closings, kept.acceptances) = (brakes, closings, acceptances);
+            kept.let_go = let_go;
             kept.approved.retain(|digest| !consumed.contains(digest));
         };
         self.ports.store.decide(Box::new(change)).await?;

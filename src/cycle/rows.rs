@@ -14,6 +14,9 @@ const READ_ROUNDS_MAX: usize = 6;
 /// Rows that are due and decided together.
 const DUE_STEP: usize = 20;
 
+/// Windows of due rows that a pass looks through, at most: a second or two for 100,000 rows.
+const DUE_WINDOWS_MAX: usize = 20;
+
 /// When a row that could not be read is tried again, at the earliest.
 const LEFT_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -90,13 +93,33 @@ impl Pass<'_> {
 
     /// Rows that are due although neither side changed: retries, settled closings, what the last pass left. Returns those
     /// that only miss their write-back: they come last, for they are many after an import.
+    ///
+    /// One window after the other: what is due first may wait long for its write-back and keeps nobody behind it, and a
+    /// brake judges all of its kind, or what it holds would be another set in each pass.
     pub(super) async fn due(&mut self) -> Result<Vec<ReferralId>, CycleError> {
         let until = match self.mode {
             Mode::Write(super::Budget::Unlimited) => Timestamp::from_millis(i64::MAX),
             Mode::Write(super::Budget::Work(_)) | Mode::Forecast => self.began,
         };
-        let ids = self.ports.store.due(until, self.setup.settings.window as usize)?;
-        let (mut rows, mut later) = (Vec::new(), Vec::new());
+        let window = self.setup.settings.window as usize;
+        let windows_max = if self.is_unlimited() { usize::MAX } else { DUE_WINDOWS_MAX };
+        let (mut later, mut seen) = (Vec::new(), BTreeSet::new());
+        for _ in 0..windows_max {
+            // What stays due is listed again, before the others.
+            let mut ids = self.ports.store.due(until, window.saturating_add(seen.len()))?;
+            ids.retain(|id| !seen.contains(id));
+            let is_last = ids.len() < window || !self.has_time();
+            self.look_at_due(&ids, &mut later).await?;
+            if is_last {
+                break;
+            }
+            seen.extend(ids);
+        }
+        Ok(later)
+    }
+
+    async fn look_at_due(&mut self, ids: &[ReferralId], later: &mut Vec<ReferralId>) -> Result<(), CycleError> {
+        let mut rows = Vec::new();
         for (place, id) in ids.iter().copied().enumerate() {
             if !self.has_time() {
                 self.report.pending += (ids.len() - place) as u64;
@@ -105,14 +128,15 @@ impl Pass<'_> {
             if self.decided.contains(&id) {
                 continue;
             }
+            let entry = self.ports.store.get(id)?;
             let is_seen = self.leads.contains_key(&id);
-            if !is_seen && self.ports.store.get(id)?.is_some_and(|entry| self.awaits_write_back(&entry)) {
+            if !is_seen && entry.as_ref().is_some_and(|entry| self.awaits_write_back(entry)) {
                 later.push(id);
                 continue;
             }
             let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
-            row.entry = self.ports.store.get(id)?;
-            let is_unlinked = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
+            let is_unlinked = entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
+            row.entry = entry;
             if is_unlinked && !self.is_up(Side::Crm) {
                 continue; // Nothing can be linked now, so nothing is read for it.
             }
@@ -122,8 +146,7 @@ impl Pass<'_> {
                 self.finish(std::mem::take(&mut rows)).await?;
             }
         }
-        self.finish(rows).await?;
-        Ok(later)
+        self.finish(rows).await
     }
 
     /// Rows of the leads side that no referral joined.

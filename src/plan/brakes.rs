@@ -169,14 +169,16 @@ pub fn weight(id: ReferralId) -> u128 {
 
 /// The digest that names an exact set of actions: 12 hexadecimal digits.
 pub fn digest(actions: &[&Action]) -> String {
-    let mut lines: Vec<String> = actions
-        .iter()
-        .map(|action| match action {
-            Action::Patch { step: Step::Close(closing), referral, .. } => format!("close {referral} {closing}"),
-            other => format!("{} {}", other.kind(), other.referral()),
-        })
-        .collect();
+    let mut lines: Vec<String> = actions.iter().map(|action| line(action)).collect();
     digest_lines(&mut lines)
+}
+
+/// One action as a set names it: its kind, its referral, and for a closing what it says.
+pub fn line(action: &Action) -> String {
+    match action {
+        Action::Patch { step: Step::Close(closing), referral, .. } => format!("close {referral} {closing}"),
+        other => format!("{} {}", other.kind(), other.referral()),
+    }
 }
 
 /// The digest of a set of lines, whatever their order.

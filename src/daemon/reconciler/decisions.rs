@@ -251,7 +251,8 @@ impl Reconciler {
             return Ok(DecisionAnswer { text, ..DecisionAnswer::default() });
         };
         let (name, count) = (name.clone(), brake.count);
-        let text = format!("approved: the next cycle sends exactly the {count} that the brake {name} holds back");
+        let text =
+            format!("approved: exactly the {count} that the brake {name} holds back are sent from the next cycle on");
         Ok(DecisionAnswer { is_done: true, changed: count, text, unknown: Vec::new() })
     }
 
@@ -325,6 +326,8 @@ impl Reconciler {
         let bury = move |decisions: &mut Decisions| {
             decisions.forgotten.extend(named.iter().map(|id| Decisions::tombstone(&key, *id)));
             decisions.held.retain(|id| !named.contains(id));
+            let is_named = |line: &String| named.iter().any(|id| line.contains(&id.to_string()));
+            decisions.let_go.values_mut().for_each(|lines| lines.retain(|line| !is_named(line)));
         };
         store.decide(Box::new(bury)).await?;
         for id in &known {
