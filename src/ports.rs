@@ -769,13 +769,15 @@ pub struct Decisions {
     pub brakes: std::collections::BTreeMap<String, LatchedBrake>,
     /// Digests of sets that were approved and are not sent yet.
     pub approved: std::collections::BTreeSet<String>,
-    /// Writes of approved sets that are not done yet, as [`crate::plan::brakes::line`] names them: a large set takes several
+    /// What is not done yet of approved sets, by brake, as [`crate::plan::brakes::line`] names it: a large set takes several
     /// passes, and what is new meanwhile is no part of it.
-    pub let_go: std::collections::BTreeMap<ActionKind, std::collections::BTreeSet<String>>,
+    pub let_go: std::collections::BTreeMap<String, std::collections::BTreeSet<String>>,
     /// Instants of the last hour's writes of braked kinds, for the hourly brakes.
     pub closings: Vec<Timestamp>,
     /// As `closings`.
     pub acceptances: Vec<Timestamp>,
+    /// Instants at which, in the last hour, a lead was taken for deleted without an approval.
+    pub vanished: Vec<Timestamp>,
     /// The last rewrite that was asked for.
     pub backfill: Option<Backfill>,
     /// Tombstones of referrals that were forgotten: keyed hashes of their ids. They are not imported again.

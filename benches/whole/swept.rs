@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{Uri, header};
+use referrald::model::Watermark;
 use referrald::sim::{SimClock, Simulator, World};
 
 use crate::listing::Listing;
@@ -45,7 +46,11 @@ fn measure_one(runtime: &tokio::runtime::Runtime, town: &Town, size: u64) {
     let mine = format!("[partner_center]\nbase_url = \"{url}\"\n");
     let mine = format!("{mine}[partner_center.auth]\naudience = \"{}\"\n", simulator.portal_url);
     std::fs::write(directory.path().join("referrald.toml.d/listing.toml"), mine).expect("a file can be made");
-    seed::fill(runtime, &directory.path().join("state"), size, |_| {});
+    let now = Watermark(jiff::Timestamp::now().into());
+    seed::fill(runtime, &directory.path().join("state"), size, |memo| {
+        // There are no leads: nobody shall look for them.
+        (memo.leads_seen, memo.opportunities_seen) = (Some(now), Some(now));
+    });
 
     let notes = UnixDatagram::bind(directory.path().join("notify")).expect("a socket can be made");
     notes.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");

@@ -19,7 +19,9 @@ impl Pass<'_> {
         if !self.may_ask(Side::Crm) {
             return Ok(false);
         }
-        let (by_reference, refused) = match self.find_by_reference(rows).await {
+        let before = self.leads_before(rows).await?;
+        let named = |row: &Row| reference(row).into_iter().chain(before.get(&row.id).copied());
+        let (by_id, refused) = match self.find_by_id(rows, &before).await {
             Ok(found) => found,
             Err(error) => {
                 self.note(&error);
@@ -27,16 +29,23 @@ impl Pass<'_> {
             }
         };
         for row in rows.iter() {
-            if let Some(error) = reference(row).and_then(|lead| refused.get(&lead)) {
+            if let Some(error) = named(row).find_map(|lead| refused.get(&lead)) {
                 self.note_unreadable(row.id, error);
             }
         }
         let mut found: BTreeMap<ReferralId, Vec<Lead>> = BTreeMap::new();
         let mut gone: BTreeSet<ReferralId> = BTreeSet::new();
         let adopts_reference = self.setup.adopt.contains(&Adopt::ExternalReference);
+        for (id, lead) in before.iter().filter_map(|(id, lead)| Some((*id, by_id.get(lead)?))) {
+            // Another referral may have got it since.
+            let is_free = lead.referral.is_none_or(|referral| referral == id) && self.claim_on(lead.id, id)?.is_none();
+            if is_free {
+                found.insert(id, vec![lead.clone()]);
+            }
+        }
         for row in rows.iter() {
-            let Some(reference) = reference(row) else { continue };
-            match by_reference.get(&reference) {
+            let Some(reference) = reference(row).filter(|_| !found.contains_key(&row.id)) else { continue };
+            match by_id.get(&reference) {
                 Some(lead) if adopts_reference || reference == self.setup.policy.computed(row.id) => {
                     found.insert(row.id, vec![lead.clone()]);
                 }
@@ -75,20 +84,32 @@ impl Pass<'_> {
             }
         }
         for row in rows.iter() {
-            if let Some(lead) = by_reference.get(&self.setup.policy.computed(row.id)) {
+            if let Some(lead) = by_id.get(&self.setup.policy.computed(row.id)) {
                 found.entry(row.id).or_insert_with(|| vec![lead.clone()]);
             }
         }
-        for row in rows.iter_mut().filter(|row| reference(row).is_none_or(|lead| !refused.contains_key(&lead))) {
+        for row in rows.iter_mut().filter(|row| !named(row).any(|lead| refused.contains_key(&lead))) {
             let leads = found.remove(&row.id).unwrap_or_default();
             if !self.offer(row, leads).await? {
                 return Ok(false);
             }
             if let Some(adoption) = &mut row.adoption {
                 adoption.is_reference_gone = gone.contains(&row.id);
+                adoption.lost = before.get(&row.id).copied().filter(|lead| !by_id.contains_key(lead));
             }
         }
         Ok(true)
+    }
+
+    /// The leads that rows without one had by the newest export. A seller renames leads, and not every lead can be found by
+    /// what it says: after the ledger is lost the way to it is what was remembered.
+    async fn leads_before(&self, rows: &[Row]) -> Result<BTreeMap<ReferralId, LeadId>, CycleError> {
+        let mut before = BTreeMap::new();
+        for row in rows.iter().filter(|row| row.entry.as_ref().is_none_or(|entry| entry.link.is_none())) {
+            let recalled = self.ports.store.recall(row.id, self.memo.crm_organization).await?;
+            before.extend(recalled.and_then(|entry| entry.link).map(|link| (row.id, link.lead)));
+        }
+        Ok(before)
     }
 
     /// How leads are searched for besides by reference, in the configured order.
@@ -102,14 +123,15 @@ impl Pass<'_> {
         self.setup.adopt.iter().filter_map(way).collect()
     }
 
-    /// The leads that external references name; each one that is not found is asked for by itself. Besides, the computed
-    /// leads of referrals whose lead is gone: such a place may be taken by a lead that was merged away, and every attempt to
-    /// create there would be refused. Beside them: which ones cannot be read, alone among others that can.
-    async fn find_by_reference(
+    /// The leads that external references name, and those of `before`; each one that is not found is asked for by itself.
+    /// Besides, the computed leads of referrals whose lead is gone: such a place may be taken by a lead that was merged away,
+    /// and every attempt to create there would be refused. Beside them: which ones cannot be read, alone among others that can.
+    async fn find_by_id(
         &self,
         rows: &[Row],
+        before: &BTreeMap<ReferralId, LeadId>,
     ) -> Result<(BTreeMap<LeadId, Lead>, BTreeMap<LeadId, RemoteError>), RemoteError> {
-        let ids = distinct(rows.iter().filter_map(reference));
+        let ids = distinct(rows.iter().filter_map(reference).chain(before.values().copied()));
         let is_gone = |row: &&Row| row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);
         let policy = &self.setup.policy;
         let places = rows.iter().filter(is_gone).filter(|_| policy.is_derived).map(|row| policy.computed(row.id));

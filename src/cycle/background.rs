@@ -129,7 +129,7 @@ impl Pass<'_> {
     }
 
     /// Which organization is ours decides what is in scope: one page tells, before anything is linked.
-    async fn learn_organization(&mut self) -> Result<(), CycleError> {
+    pub(super) async fn learn_organization(&mut self) -> Result<(), CycleError> {
         if self.memo.partner_organization.is_some() {
             return Ok(());
         }
@@ -349,7 +349,10 @@ impl Pass<'_> {
                 let (set, settings) = (self.not_met()?, &self.setup.brakes);
                 brakes::judge_sweep(missing, known_before, set, settings, |digest| approved.contains(digest), now)
             }
-            false => None,
+            false => {
+                self.consume_losses();
+                None
+            }
         };
         match latch {
             Some(latch) => self.latch(SWEEP_BRAKE, latch),
@@ -371,6 +374,13 @@ impl Pass<'_> {
             self.memo.is_sweep_due = true;
         }
         Ok(())
+    }
+
+    /// Everything is listed again: a loss of visibility that was approved is over, and a later one is another one.
+    fn consume_losses(&mut self) {
+        let waits = |digest: &&String| self.decisions.brakes.values().any(|brake| brake.digest == **digest);
+        let over: Vec<String> = self.decisions.approved.iter().filter(|digest| !waits(digest)).cloned().collect();
+        over.iter().for_each(|digest| self.consume(digest));
     }
 
     /// Reads the leads (and opportunities) of one step of entries by id; false when it cannot go on now.

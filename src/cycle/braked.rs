@@ -20,7 +20,9 @@ impl Pass<'_> {
         if self.released.contains(&kind) {
             return false;
         }
-        brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
+        // Without a limit they still wait for all that is known of their leads.
+        let is_irreversible = matches!(kind, ActionKind::Accept | ActionKind::Close);
+        is_irreversible || brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
     }
 
     /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
@@ -47,7 +49,7 @@ impl Pass<'_> {
             if mine.is_empty() && !is_whole {
                 continue;
             }
-            let (mut queue, mine) = self.part_let_go(brake.kind, mine, is_whole);
+            let (mut queue, mine) = self.part_let_go(brake.name, mine, is_whole);
             let window = self.window(brake.kind);
             let actions: Vec<&Action> = mine.iter().filter_map(|(_, plan)| plan.action.as_ref()).collect();
             let digest = brakes::digest(&actions);
@@ -63,7 +65,7 @@ impl Pass<'_> {
                     }
                     if approved.contains(&digest) {
                         let lines = actions.iter().map(|action| brakes::line(action));
-                        self.decisions.let_go.entry(brake.kind).or_default().extend(lines);
+                        self.decisions.let_go.entry(brake.name.to_owned()).or_default().extend(lines);
                     }
                     self.consume(&digest);
                     queue.extend(mine);
@@ -77,20 +79,22 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// What an approval has let go before, and what has to be judged. What is not planned any more was sent, or is another
-    /// write by now.
-    fn part_let_go(&mut self, kind: ActionKind, planned: Planned, is_whole: bool) -> (Planned, Planned) {
-        let Some(let_go) = self.decisions.let_go.get_mut(&kind) else { return (Vec::new(), planned) };
+    /// What an approval has let go before, and what has to be judged.
+    fn part_let_go(&mut self, brake: &str, planned: Planned, is_whole: bool) -> (Planned, Planned) {
         let named = |plan: &RowPlan| plan.action.as_ref().map(brakes::line);
         if is_whole {
-            let lines: BTreeSet<String> = planned.iter().filter_map(|(_, plan)| named(plan)).collect();
-            let_go.retain(|line| lines.contains(line));
+            self.keep_let_go(brake, planned.iter().filter_map(|(_, plan)| named(plan)).collect());
         }
-        let parted = planned.into_iter().partition(|(_, plan)| named(plan).is_some_and(|line| let_go.contains(&line)));
-        if let_go.is_empty() {
-            self.decisions.let_go.remove(&kind);
+        let Some(let_go) = self.decisions.let_go.get(brake) else { return (Vec::new(), planned) };
+        planned.into_iter().partition(|(_, plan)| named(plan).is_some_and(|line| let_go.contains(&line)))
+    }
+
+    /// Of what was let go only this is still to be done: the rest is done, or is something else by now.
+    fn keep_let_go(&mut self, brake: &str, open: BTreeSet<String>) {
+        if let Some(let_go) = self.decisions.let_go.get_mut(brake) {
+            let_go.retain(|line| open.contains(line));
         }
-        parted
+        self.decisions.let_go.retain(|_, let_go| !let_go.is_empty());
     }
 
     /// Sends what no brake holds; what there is no time for stays due.
@@ -122,42 +126,91 @@ impl Pass<'_> {
         }
     }
 
-    /// Vanished leads are nobody's news until the brake has judged how many there are.
+    /// Vanished leads are nobody's news until the brake has judged how many there are: those that this pass found, and those
+    /// that it held before and has not looked at again, for a pass may have no time to ask for all of them.
     async fn judge_vanished(&mut self) -> Result<(), CycleError> {
-        if self.vanished.is_empty() {
+        let mut ids = self.held_vanished()?;
+        ids.extend(self.vanished.iter().map(|(row, _)| row.id));
+        let lines: BTreeSet<String> = ids.iter().map(|id| brakes::line_of_vanished(*id)).collect();
+        self.keep_let_go(VANISHED_BRAKE, lines);
+        if ids.is_empty() {
             return Ok(());
         }
-        let rows = std::mem::take(&mut self.vanished);
-        let ids: Vec<ReferralId> = rows.iter().map(|(row, _)| row.id).collect();
+        let let_go = self.decisions.let_go.get(VANISHED_BRAKE).cloned().unwrap_or_default();
+        let is_free = |id: ReferralId| let_go.contains(&brakes::line_of_vanished(id));
+        ids.retain(|id| !is_free(*id));
+        let (mut rows, held): (Planned, Planned) =
+            std::mem::take(&mut self.vanished).into_iter().partition(|(row, _)| is_free(row.id));
         let linked = self.ports.store.counters()?.by_standing.get(&Standing::Linked).copied().unwrap_or(0);
         let approved = self.decisions.approved.clone();
         let now = self.ports.clock.now();
-        match brakes::judge_vanished(&ids, linked, &self.setup.brakes, |digest| approved.contains(digest), now) {
+        self.decisions.vanished.retain(|at| now.since(*at) < brakes::HOUR);
+        let recent = self.decisions.vanished.len() as u64;
+        match brakes::judge_vanished(&ids, recent, linked, &self.setup.brakes, |digest| approved.contains(digest), now)
+        {
             Some(latch) => {
                 self.report.pending += latch.count;
                 self.latch(VANISHED_BRAKE, latch);
                 self.has_held_vanished = true;
-                let vanished = Hold::LeadVanished.bit();
-                let later = |row: Row| {
-                    row.entry.map(|entry| {
-                        let holds = entry.holds | vanished;
-                        (row.id, Some(Entry { look_at: Some(now), holds, ..entry }))
-                    })
-                };
-                let entries: Vec<_> = rows.into_iter().filter_map(|(row, _)| later(row)).collect();
-                if self.may_write() {
-                    self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
-                }
-                Ok(())
+                self.hold_vanished(held).await?;
             }
             None => {
                 self.unlatch(VANISHED_BRAKE);
-                self.consume(&brakes::digest_vanished(&ids));
-                self.is_vanish_judged = true;
-                let acted = self.act(rows).await;
-                self.is_vanish_judged = false;
-                acted
+                let digest = brakes::digest_vanished(&ids);
+                match approved.contains(&digest) {
+                    true => {
+                        let lines = ids.iter().map(|id| brakes::line_of_vanished(*id));
+                        self.decisions.let_go.entry(VANISHED_BRAKE.to_owned()).or_default().extend(lines);
+                        self.consume(&digest);
+                    }
+                    false => self.decisions.vanished.extend(held.iter().map(|_| now)),
+                }
+                rows.extend(held);
             }
+        }
+        self.keep_decisions_of_pass().await?;
+        self.is_vanish_judged = true;
+        let acted = self.act(rows).await;
+        self.is_vanish_judged = false;
+        acted
+    }
+
+    /// Referrals whose leads the brake on vanished leads holds back, by what is on record.
+    fn held_vanished(&self) -> Result<BTreeSet<ReferralId>, CycleError> {
+        let (bit, mut held, mut after) = (Hold::LeadVanished.bit(), BTreeSet::new(), None);
+        let index = u8::try_from(bit.trailing_zeros()).unwrap_or(u8::MAX);
+        if self.ports.store.counters()?.holds.get(&index).copied().unwrap_or(0) == 0 {
+            return Ok(held);
+        }
+        loop {
+            let entries = self.ports.store.scan(after, SCAN_STEP)?;
+            let Some((last, _)) = entries.last() else { return Ok(held) };
+            after = Some(*last);
+            held.extend(entries.iter().filter(|(_, entry)| entry.holds & bit != 0).map(|(id, _)| *id));
+        }
+    }
+
+    /// The rows are due at once, and their entries say why they wait.
+    async fn hold_vanished(&mut self, rows: Planned) -> Result<(), CycleError> {
+        let (now, bit) = (self.ports.clock.now(), Hold::LeadVanished.bit());
+        let later = |(row, _): (Row, RowPlan)| {
+            row.entry.map(|entry| {
+                let holds = entry.holds | bit;
+                (row.id, Some(Entry { look_at: Some(now), holds, ..entry }))
+            })
+        };
+        let entries: Vec<_> = rows.into_iter().filter_map(later).collect();
+        if self.may_write() && !entries.is_empty() {
+            self.ports.store.record(Batch { entries, ..Batch::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Latches, counters and used approvals pass the barrier before what they let go.
+    async fn keep_decisions_of_pass(&self) -> Result<(), CycleError> {
+        match self.mode {
+            Mode::Forecast => Ok(()),
+            Mode::Write(_) => Ok(self.keep_decisions().await?),
         }
     }
 

@@ -149,6 +149,10 @@ struct Pass<'a> {
     has_advanced: bool,
     /// The leads side was read to its end in this pass: what a lead says is what it says now.
     is_crm_observed: bool,
+    /// As far as the leads side was read in this pass, everything is known that a decision needs.
+    is_crm_decided: bool,
+    /// More leads changed than a pass has room for: the rest comes with the next pass.
+    is_poll_full: bool,
     /// This pass was shown at least one lead: our rights are not lost.
     is_sighted: bool,
     /// Where the watermarks of the leads side go at the end.
@@ -236,6 +240,8 @@ impl<'a> Pass<'a> {
             is_skewed: false,
             was_stopped: false,
             is_crm_observed: false,
+            is_crm_decided: false,
+            is_poll_full: false,
             is_sighted: false,
             leads_high: None,
             opportunities_high: None,
@@ -423,11 +429,11 @@ impl<'a> Pass<'a> {
 
     /// Writes what this pass decided; what operators decided meanwhile stays.
     pub(super) async fn keep_decisions(&self) -> Result<(), StoreError> {
-        let Decisions { brakes, let_go, closings, acceptances, .. } = self.decisions.clone();
+        let Decisions { brakes, let_go, closings, acceptances, vanished, .. } = self.decisions.clone();
         let consumed = self.consumed.clone();
         let change = move |kept: &mut Decisions| {
             (kept.brakes, kept.closings, kept.acceptances) = (brakes, closings, acceptances);
-            kept.let_go = let_go;
+            (kept.let_go, kept.vanished) = (let_go, vanished);
             kept.approved.retain(|digest| !consumed.contains(digest));
         };
         self.ports.store.decide(Box::new(change)).await?;

@@ -64,7 +64,8 @@ impl Pass<'_> {
         }
         self.put_off(&mut rows).await?;
         self.is_incomplete |= !is_observed;
-        self.is_crm_observed = is_observed && has_begun && !self.is_cut;
+        self.is_crm_decided = is_observed && has_begun && !self.is_cut;
+        self.is_crm_observed = self.is_crm_decided && !self.is_poll_full;
         self.leads = rows.into_iter().map(|row| (row.id, row)).collect();
         Ok(())
     }
@@ -179,7 +180,7 @@ impl Pass<'_> {
         if let Some(next) = self.tracking_next.take().filter(|_| self.may_write() && !self.is_incomplete) {
             self.memo.tracking = Some(next);
         }
-        if self.may_write() && !self.is_incomplete && self.is_crm_observed {
+        if self.may_write() && !self.is_incomplete && self.is_crm_decided {
             self.memo.leads_seen = self.leads_high.or(self.memo.leads_seen);
             self.memo.opportunities_seen = self.opportunities_high.or(self.memo.opportunities_seen);
         }

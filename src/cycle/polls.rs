@@ -23,6 +23,8 @@ pub(super) struct Poll<T> {
     server_time: Option<Timestamp>,
     /// More changed than one poll reads; server time of the last page that was read.
     cut: Option<Option<Timestamp>>,
+    /// There was no room for more news: the next pass goes on where this one ended.
+    is_full: bool,
     /// Every page could be read, or as many as one poll reads.
     pub(super) is_whole: bool,
 }
@@ -112,14 +114,17 @@ impl Pass<'_> {
         }
     }
 
-    /// Reads a poll from its first page on, to the end or as far as one poll goes.
+    /// Reads a poll from its first page on, to the end or as far as one poll goes; the page that brings the last news there is
+    /// room for is the last one.
     async fn read_poll<T: Polled>(
         &mut self,
         since: Timestamp,
         also: &[LeadId],
         mut first: Option<Page<T>>,
+        news_max: usize,
     ) -> Result<Poll<T>, CycleError> {
-        let mut poll = Poll { items: Vec::new(), newest: None, server_time: None, cut: None, is_whole: true };
+        let mut poll =
+            Poll { items: Vec::new(), newest: None, server_time: None, cut: None, is_full: false, is_whole: true };
         let (mut cursor, mut pages) = (None, 0u32);
         loop {
             let asked = match first.take() {
@@ -147,6 +152,7 @@ impl Pass<'_> {
             }
             match page.next {
                 None => return Ok(poll),
+                Some(_) if poll.items.len() >= news_max => return Ok(Poll { is_full: true, ..poll }),
                 Some(_) if pages >= self.setup.poll_pages_max => {
                     return Ok(Poll { cut: Some(page.server_time), ..poll });
                 }
@@ -162,10 +168,17 @@ impl Pass<'_> {
         first: Option<Page<Lead>>,
     ) -> Result<Poll<Lead>, CycleError> {
         let since = self.poll_since(self.memo.leads_seen);
-        let poll = self.read_poll(since, unnamed, first).await?;
+        // What was news is none any more once it was decided, so the next pass gets further.
+        let news_max = if self.is_unlimited() { usize::MAX } else { self.setup.settings.window as usize };
+        let poll = self.read_poll(since, unnamed, first, news_max).await?;
         self.check_clock(Side::Crm, poll.server_time);
+        self.is_poll_full = poll.is_full;
         self.leads_high = match poll.cut {
             None if !poll.is_whole => None,
+            None if poll.is_full => {
+                let mark = self.memo.leads_seen.unwrap_or_default();
+                poll.newest.map(|newest| mark.advanced_to(newest))
+            }
             None => self.after_poll(self.memo.leads_seen, poll.server_time, poll.newest),
             Some(server_time) => {
                 tracing::warn!(
@@ -223,7 +236,8 @@ impl Pass<'_> {
         first: Option<Page<Opportunity>>,
     ) -> Result<Poll<Opportunity>, CycleError> {
         let since = self.poll_since(self.memo.opportunities_seen);
-        let poll = self.read_poll(since, &[], first).await?;
+        // They are news again as long as they are young: cut, a poll might never get past them.
+        let poll = self.read_poll(since, &[], first, usize::MAX).await?;
         self.opportunities_high = match poll.cut {
             None if !poll.is_whole => None,
             None => self.after_poll(self.memo.opportunities_seen, poll.server_time, poll.newest),

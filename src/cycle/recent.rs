@@ -25,6 +25,9 @@ impl Pass<'_> {
         if !self.both_up() {
             return Ok(()); // While the leads side is down this watermark stands still.
         }
+        if self.setup.use_updated_filter {
+            self.learn_organization().await?; // A filtered page is of nobody's organization.
+        }
         let every = u64::from(self.setup.settings.overlap_every.max(1));
         let reaches_back = self.memo.cycles.is_multiple_of(every);
         let overlap = if reaches_back { self.setup.settings.overlap.get() } else { std::time::Duration::ZERO };
@@ -48,6 +51,9 @@ impl Pass<'_> {
                 Some(latch) if scan.is_filtered => drop(latch),
                 Some(latch) => self.latch(VISIBILITY_BRAKE, latch),
                 None => self.unlatch(VISIBILITY_BRAKE),
+            }
+            if !scan.is_filtered && newest.iter().any(|id| scan.met.contains(id)) {
+                self.consume(&brakes::digest_unlisted(&newest)); // A later loss is another one.
             }
         }
         let is_whole = scan.is_finished && !scan.is_unordered;

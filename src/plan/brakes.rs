@@ -1,5 +1,6 @@
 //! Brakes: what holds a whole kind of writes when there are suddenly too many (spec 6). Decided over the whole plan.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::{ReferralId, Timestamp};
@@ -71,34 +72,46 @@ pub fn judge(
     Some(LatchedBrake { since: now, count, limit: brake.limit, digest, reason })
 }
 
-/// Judges vanished leads: more than the number and more than the percentage of the linked ones.
+/// Judges vanished leads: more than the number and more than the percentage of the linked ones. `recent` of them were let
+/// pass within the last hour: a pass sees no more than it has time to ask for one by one.
 pub fn judge_vanished(
-    vanished: &[ReferralId],
+    vanished: &BTreeSet<ReferralId>,
+    recent: u64,
     linked: u64,
     settings: &BrakeSettings,
     is_approved: impl Fn(&str) -> bool,
     now: Timestamp,
 ) -> Option<LatchedBrake> {
     let count = vanished.len() as u64;
-    let is_many = count > settings.leads_vanished && count * 100 > linked * settings.leads_vanished_percent;
-    if settings.leads_vanished == 0 || !is_many {
+    let (gone, known) = (count + recent, linked + recent);
+    let is_many = gone > settings.leads_vanished && gone * 100 > known * settings.leads_vanished_percent;
+    if settings.leads_vanished == 0 || count == 0 || !is_many {
         return None;
     }
     let digest = digest_vanished(vanished);
     if is_approved(&digest) {
         return None;
     }
+    let before = match recent {
+        0 => String::new(),
+        recent => format!(" after {recent} in the last hour"),
+    };
     let reason = format!(
-        "{count} of {linked} linked leads are gone at once, more than {} and {} % (brakes.leads_vanished); nothing is done about them; `referrald approve {digest}` accepts that they were deleted",
+        "{count} of {linked} linked leads are gone at once{before}, more than {} and {} % (brakes.leads_vanished); nothing is done about them; `referrald approve {digest}` accepts that they were deleted",
         settings.leads_vanished, settings.leads_vanished_percent
     );
     Some(LatchedBrake { since: now, count, limit: settings.leads_vanished, digest, reason })
 }
 
 /// The digest that names an exact set of referrals whose leads vanished.
-pub fn digest_vanished(vanished: &[ReferralId]) -> String {
-    let mut lines: Vec<String> = vanished.iter().map(|id| format!("vanished {id}")).collect();
+pub fn digest_vanished(vanished: &BTreeSet<ReferralId>) -> String {
+    let mut lines: Vec<String> = vanished.iter().map(|id| line_of_vanished(*id)).collect();
     digest_lines(&mut lines)
+}
+
+/// One vanished lead as a set names it.
+pub fn line_of_vanished(id: ReferralId) -> String {
+    format!("vanished {id}")
 }
 
 /// Judges visibility on a finished unfiltered incremental scan: it must meet one of the newest known referrals.
@@ -119,8 +132,7 @@ pub fn judge_visibility(
     if !is_first_page_empty && newest.iter().any(|id| met(*id)) {
         return None;
     }
-    let mut lines: Vec<String> = newest.iter().map(|id| format!("not listed {id}")).collect();
-    let digest = digest_lines(&mut lines);
+    let digest = digest_unlisted(newest);
     if is_approved(&digest) {
         return None;
     }
@@ -133,6 +145,12 @@ pub fn judge_visibility(
         "{what}: visibility is lost, probably a role (Referrals admin) or the signed-in user; nothing is written until the list shows them again (brakes.visibility_newest); if the loss is meant, `referrald approve {digest}` goes on"
     );
     Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest, reason })
+}
+
+/// The digest that names the newest referrals that no scan met.
+pub fn digest_unlisted(newest: &[ReferralId]) -> String {
+    let mut lines: Vec<String> = newest.iter().map(|id| format!("not listed {id}")).collect();
+    digest_lines(&mut lines)
 }
 
 /// So many known referrals were missing from a complete listing that visibility may be lost.

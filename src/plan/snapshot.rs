@@ -73,6 +73,8 @@ pub struct Adoption {
     pub followed: Vec<LeadId>,
     /// A lead that claims this referral was merged into one that does not exist any more.
     pub is_master_gone: bool,
+    /// The lead it had by the newest export, where that does not exist any more: asked by id and confirmed.
+    pub lost: Option<LeadId>,
 }
 
 /// Who speaks for a lead already.

@@ -80,7 +80,11 @@ impl Line {
         tokio::task::yield_now().await;
         let mut attempt = 1;
         loop {
-            let failure = match self.once(operation, &request) {
+            let sent = self.once(operation, &request);
+            if request.is_write() {
+                tokio::task::yield_now().await; // Done over there, and nobody here knows of it yet.
+            }
+            let failure = match sent {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };

@@ -273,8 +273,10 @@ async fn decisions_come_back(store: &dyn StateStore) {
         held: BTreeSet::from([referral(1), referral(u128::MAX)]),
         brakes: BTreeMap::from([("closings per hour".to_owned(), brake)]),
         approved: BTreeSet::from(["77aa".to_owned()]),
+        let_go: BTreeMap::from([("closings".to_owned(), BTreeSet::from(["close 7 Lost".to_owned()]))]),
         closings: vec![seconds(1), seconds(2)],
         acceptances: vec![],
+        vanished: vec![seconds(3)],
         backfill: Some(Backfill {
             asked: Timestamp::from_millis(7),
             groups: Groups::One(9),

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use referrald::cycle::{CLOCK_BRAKE, ORGANIZATION_BRAKE, SWEEP_BRAKE};
+use referrald::config::HumanDuration;
+use referrald::cycle::{CLOCK_BRAKE, OLD_OUTCOMES, ORGANIZATION_BRAKE, SWEEP_BRAKE};
 use referrald::daemon::{DecisionRequest, Detail, Engine};
 use referrald::plan::settings::OnReferralClosed;
 use referrald::ports::{ActionKind, Batch, Memo, StateStore, SweepCursor};
 use referrald::sim::Service;
+use referrald::sim::dynamics::Table;
+use referrald::sim::faults::Class;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -98,6 +101,102 @@ async fn an_approval_releases_that_set_and_no_other() {
     town.pass(61);
     cycles(&town, &host, 1).await;
     assert_eq!((closed(&town), host.decisions().brakes.len()), (6, 0), "it fell below the limit by itself");
+}
+
+#[tokio::test]
+async fn a_brake_names_the_same_set_in_every_pass_however_many_rows_are_due() {
+    let town = Town::new(61);
+    let host = town.host(1, |settings| {
+        settings.cycle.window = 3;
+        settings.brakes.closings_per_hour = 2;
+        settings.status.settle_time_lost = HumanDuration::parse("10m").unwrap();
+    });
+    let referrals = linked(&town, &host, 8).await;
+    disqualify(&town, &referrals);
+    cycles(&town, &host, 1).await;
+    town.pass(10);
+    cycles(&town, &host, 1).await;
+    let first = host.decisions().brakes["closings"].clone();
+    cycles(&town, &host, 2).await;
+    assert_eq!((first.count, first.digest.clone()), (8, digest(&host, "closings")));
+    approve(&host, first.digest).await;
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 8);
+}
+
+#[tokio::test]
+async fn outcomes_older_than_their_link_are_one_set_however_many() {
+    let town = Town::new(67);
+    for number in 0..5 {
+        let referral = town.referral(1000 + number);
+        let lead = town.world().add_lead(json!({"subject": referral.to_string(), "lastname": "Doe"})).unwrap();
+        town.world().edit_row(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4})).unwrap();
+    }
+    let host = town.host(1, |settings| settings.cycle.window = 3);
+    cycles(&town, &host, 3).await;
+    let (name, latch) = host.decisions().brakes.pop_first().expect("they are listed");
+    assert_eq!((name.as_str(), latch.count, closed(&town)), (OLD_OUTCOMES, 5, 0));
+    approve(&host, latch.digest).await;
+    cycles(&town, &host, 1).await;
+    assert_eq!((closed(&town), host.decisions().brakes.len()), (5, 0));
+}
+
+#[tokio::test]
+async fn what_was_approved_goes_on_after_an_interruption_and_takes_nothing_else_along() {
+    let town = Town::new(62);
+    let host = town.host(1, |settings| settings.brakes.closings_per_hour = 2);
+    let referrals = linked(&town, &host, 7).await;
+    disqualify(&town, &referrals[..6]);
+    cycles(&town, &host, 2).await;
+    approve(&host, digest(&host, "closings")).await;
+    let first = referrals[..6].iter().min().expect("there are six");
+    town.world().faults.play_next_at(Class::Throttle, &first.to_string());
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 0, "the service asked to wait");
+    disqualify(&town, &referrals[6..]);
+    let host = town.restarted(&host);
+    cycles(&town, &host, 4).await;
+    assert_eq!(closed(&town), 6, "all of the set, and not the one that came later");
+    assert_eq!(host.decisions().brakes["closings"].count, 1);
+    town.pass(61);
+    cycles(&town, &host, 1).await;
+    assert_eq!((closed(&town), host.decisions().let_go.len()), (7, 0));
+}
+
+#[tokio::test]
+async fn without_a_limit_a_closing_still_waits_until_its_lead_can_be_seen() {
+    let town = Town::new(63);
+    let host = town.host(1, |settings| {
+        settings.brakes.closings_per_hour = 0;
+        settings.status.settle_time_lost = HumanDuration::parse("10m").unwrap();
+    });
+    let referrals = linked(&town, &host, 3).await;
+    disqualify(&town, &referrals[..1]);
+    cycles(&town, &host, 1).await;
+    town.pass(10);
+    town.world().faults.play_next_at(Class::RoleLost, "/leads");
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 0, "it may have been reopened");
+    town.world().faults.calm();
+    cycles(&town, &host, 1).await;
+    assert_eq!(closed(&town), 1);
+}
+
+#[tokio::test]
+async fn leads_that_vanish_a_few_at_a_time_brake_like_those_that_vanish_at_once() {
+    let town = Town::new(64);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 20).await;
+    let vanish = async |some: &[Uuid]| {
+        some.iter().for_each(|referral| town.world().delete_lead(town.lead_of(*referral)));
+        host.engine.ask_for_sweep();
+        cycles(&town, &host, 2).await;
+    };
+    vanish(&referrals[..4]).await;
+    assert!(!host.decisions().brakes.contains_key("leads vanished"), "four are not many");
+    vanish(&referrals[4..8]).await;
+    assert_eq!(host.decisions().brakes["leads vanished"].count, 4, "eight within an hour are");
+    assert!(host.decisions().brakes["leads vanished"].reason.contains("after 4 in the last hour"));
 }
 
 #[tokio::test]

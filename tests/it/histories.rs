@@ -194,7 +194,7 @@ fn smaller(script: &Script, parts: u64) -> Vec<Script> {
 }
 
 /// Every promise, a defect that breaks it, and what the judge says then.
-const PLANTED: [(Plant, &str); 17] = [
+const PLANTED: [(Plant, &str); 18] = [
     (Plant::RandomLeadIds, "P1:"),
     (Plant::FindsNothing, "P1:"),
     (Plant::OverlooksReferral, "is not known"),
@@ -209,6 +209,7 @@ const PLANTED: [(Plant, &str); 17] = [
     (Plant::WritesUnmapped, "revenue"),
     (Plant::OverwritesSellers, "P6:"),
     (Plant::NeverComesBack, "a side is down"),
+    (Plant::TrustsReferrals, "P6:"),
     (Plant::TellsNames, "P9:"),
     (Plant::IgnoresRetryAfter, "Retry-After"),
     (Plant::RacesItself, "P10:"),

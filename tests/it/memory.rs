@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::town::{Host, Town};
+
 /// Damaged ledgers of one test run; some 40 seconds on two cores.
 const DAMAGES: u64 = 200;
 
@@ -277,6 +279,29 @@ async fn after_a_wiped_ledger_the_newest_export_supplies_bases() {
         process.stop().await;
         land.judge();
     }
+}
+
+#[tokio::test]
+async fn a_renamed_lead_is_found_again_by_the_newest_export() {
+    let town = Town::new(65);
+    let referral = town.referral(1000);
+    let lead = town.world().add_lead(json!({"subject": referral.to_string(), "lastname": "Doe"})).unwrap();
+    let mut host = town.host(1, |settings| settings.writes = Writes::LeadsOnly);
+    host.cycle().await;
+    host.store.keep_export(town.clock.at(), Arc::default()).await.unwrap();
+    town.world().edit_row(Table::Lead, lead, json!({"subject": "Renamed by its seller"})).unwrap();
+    let leads_after_a_loss = async |host: &mut Host| {
+        *host = town.after_a_loss(host);
+        for _ in 0..3 {
+            town.pass(2);
+            host.cycle().await;
+        }
+        town.world().crm.lead_ids()
+    };
+    assert_eq!(leads_after_a_loss(&mut host).await, [lead]);
+    town.world().delete_lead(lead);
+    assert!(leads_after_a_loss(&mut host).await.is_empty(), "it was deleted, and stays so");
+    assert_eq!(host.status().await.holds.get("lead deleted"), Some(&1));
 }
 
 #[tokio::test]

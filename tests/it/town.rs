@@ -163,6 +163,11 @@ impl Town {
     pub fn restarted(&self, host: &Host) -> Host {
         self.start(Arc::new(host.store.restarted(false)), host.settings.clone())
     }
+
+    /// The next process after the ledger was lost: what the newest export says, and what operators decided, is left.
+    pub fn after_a_loss(&self, host: &Host) -> Host {
+        self.start(Arc::new(host.store.restarted(true)), host.settings.clone())
+    }
 }
 
 impl Host {

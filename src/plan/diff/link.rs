@@ -8,7 +8,7 @@ use crate::model::{
 };
 use crate::plan::action::{Action, Hold, Rule};
 use crate::plan::settings::{ImportClosed, OnLeadDeleted};
-use crate::plan::snapshot::Seen;
+use crate::plan::snapshot::{Adoption, Seen};
 use crate::plan::{backoff, scope};
 
 /// How often a referral that several leads claim is searched again, besides its own changes.
@@ -32,7 +32,7 @@ impl Draft<'_> {
             return;
         };
         match adoption.candidates.as_slice() {
-            [] => self.create(entry, referral, adoption.is_reference_gone),
+            [] => self.create(entry, referral, adoption),
             [lead] => self.adopt(entry, lead),
             several => {
                 entry.standing = Standing::Pending;
@@ -112,7 +112,7 @@ impl Draft<'_> {
     }
 
     /// Creates the lead, unless it was there once, the referral is over or another referral has that lead.
-    pub(super) fn create(&mut self, entry: &mut Entry, referral: &Referral, is_reference_gone: bool) {
+    pub(super) fn create(&mut self, entry: &mut Entry, referral: &Referral, adoption: &Adoption) {
         let is_wanted = match (referral.status, self.policy.scope.import_closed) {
             (ReferralStatus::New | ReferralStatus::Active | ReferralStatus::Other, _) => true,
             (ReferralStatus::Closed, ImportClosed::None) => false,
@@ -125,11 +125,11 @@ impl Draft<'_> {
         }
         let computed = self.policy.computed(self.row.id);
         let reference = reference(referral);
-        let was_linked = is_reference_gone && reference.is_some_and(|lead| !self.policy.is_derived || lead == computed);
+        let names_ours = reference.is_some_and(|lead| !self.policy.is_derived || lead == computed);
+        let was_linked = (adoption.is_reference_gone && names_ours) || adoption.lost.is_some();
         // The lead's place is still taken by the one that was merged into a master that is gone.
-        let is_master_gone = self.row.adoption.as_ref().is_some_and(|adoption| adoption.is_master_gone);
-        if is_master_gone || (was_linked && self.policy.link.on_lead_deleted == OnLeadDeleted::Leave) {
-            let lead = reference.unwrap_or(computed);
+        if adoption.is_master_gone || (was_linked && self.policy.link.on_lead_deleted == OnLeadDeleted::Leave) {
+            let lead = adoption.lost.or(reference).unwrap_or(computed);
             entry.standing = Standing::LeadGone;
             self.holds.push(Hold::LeadDeleted { lead });
             return;
@@ -190,7 +190,12 @@ impl Draft<'_> {
             return;
         }
         let is_found = self.row.adoption.as_ref().is_some_and(|adoption| !adoption.candidates.is_empty());
-        if is_found || self.policy.link.on_lead_deleted == OnLeadDeleted::Recreate {
+        let recreates = self.policy.link.on_lead_deleted == OnLeadDeleted::Recreate;
+        if recreates && !is_found && lead.is_some() && matches!(self.row.lead, Seen::Unseen) {
+            self.needs.lead = true; // It may be back, and nothing else knows of it.
+            return;
+        }
+        if is_found || recreates {
             entry.standing = Standing::Pending;
             entry.link = None;
             return self.link(entry);

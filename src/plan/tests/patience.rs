@@ -251,15 +251,16 @@ fn an_approval_names_the_exact_set() {
 
 #[test]
 fn vanished_leads_brake_above_both_the_number_and_the_share() {
-    let judge = |count: u128, linked| {
-        let gone: Vec<_> = (0..count).map(id).collect();
-        brakes::judge_vanished(&gone, linked, &settings(), |_| false, NOW).is_some()
+    let judge = |count: u128, recent, linked| {
+        brakes::judge_vanished(&(0..count).map(id).collect(), recent, linked, &settings(), |_| false, NOW).is_some()
     };
-    assert!(!judge(5, 5), "not more than five");
-    assert!(judge(6, 599));
-    assert!(!judge(6, 600), "not more than 1 %");
+    assert!(!judge(5, 0, 5), "not more than five");
+    assert!(judge(6, 0, 599));
+    assert!(!judge(6, 0, 600), "not more than 1 %");
+    assert!(judge(1, 5, 500) && !judge(1, 4, 500), "with those of the last hour");
+    assert!(!judge(0, 100, 500), "nothing is held");
     let off = BrakeSettings { leads_vanished: 0, ..settings() };
-    assert!(brakes::judge_vanished(&(0..99).map(id).collect::<Vec<_>>(), 99, &off, |_| false, NOW).is_none());
+    assert!(brakes::judge_vanished(&(0..99).map(id).collect(), 0, 99, &off, |_| false, NOW).is_none());
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use referrald::model::{Entry, LeadId, ReferralId, Timestamp};
+use referrald::model::{Base, Entry, LeadId, ReferralId, Timestamp};
 use referrald::ports::{
     Batch, Check, Counters, DecisionChange, Decisions, ExportsKept, HistoryLine, IntendedAction, Intent, Memo, Opening,
     Pruned, StateStore, StoreError,
 };
+
+use super::planted::Plant;
 
 /// Any store, and the trouble with it.
 pub struct Frail {
@@ -19,11 +21,15 @@ pub struct Frail {
     failing: AtomicU32,
     /// A write has failed.
     has_failed: AtomicBool,
+    /// A defect: after the ledger was lost, what the referral says counts.
+    trusts_referrals: bool,
 }
 
 impl Frail {
-    pub fn new(inner: Arc<dyn StateStore>) -> Self {
-        Frail { inner, healthy: AtomicU32::new(0), failing: AtomicU32::new(0), has_failed: AtomicBool::new(false) }
+    pub fn new(inner: Arc<dyn StateStore>, plant: Option<Plant>) -> Self {
+        let trusts_referrals = plant == Some(Plant::TrustsReferrals);
+        let (healthy, failing) = (AtomicU32::new(0), AtomicU32::new(0));
+        Frail { inner, healthy, failing, has_failed: AtomicBool::new(false), trusts_referrals }
     }
 
     /// After `healthy` more writes, `failing` of them fail. Whether a write has failed since the last time.
@@ -52,6 +58,24 @@ impl Frail {
 
 fn full<T>() -> Result<T, StoreError> {
     Err(StoreError::Failed { reason: "no space left on device".to_owned() })
+}
+
+/// A process can die right before a write to its ledger, and right after.
+async fn step<T>(write: impl Future<Output = T>) -> T {
+    tokio::task::yield_now().await;
+    let written = write.await;
+    tokio::task::yield_now().await;
+    written
+}
+
+/// Values that differ and never agreed, remembered as if only the referral's had changed.
+fn trusting(mut entry: Entry) -> Entry {
+    for memory in &mut entry.groups {
+        if let Base::Apart { referral, lead, .. } = memory.base {
+            memory.base = Base::Common { referral: !referral, lead };
+        }
+    }
+    entry
 }
 
 #[async_trait]
@@ -94,17 +118,20 @@ impl StateStore for Frail {
 
     async fn intend(&self, actions: Vec<IntendedAction>) -> Result<u64, StoreError> {
         match self.trouble() {
-            None => self.inner.intend(actions).await,
+            None => step(self.inner.intend(actions)).await,
             Some(false) => full(),
-            Some(true) => self.inner.intend(actions).await.and(full()),
+            Some(true) => step(self.inner.intend(actions)).await.and(full()),
         }
     }
 
-    async fn record(&self, batch: Batch) -> Result<(), StoreError> {
+    async fn record(&self, mut batch: Batch) -> Result<(), StoreError> {
+        if self.trusts_referrals && matches!(self.opening(), Opening::TailLost { found: 0, .. }) {
+            batch.entries = batch.entries.into_iter().map(|(id, entry)| (id, entry.map(trusting))).collect();
+        }
         match self.trouble() {
-            None => self.inner.record(batch).await,
+            None => step(self.inner.record(batch)).await,
             Some(false) => full(),
-            Some(true) => self.inner.record(batch).await.and(full()),
+            Some(true) => step(self.inner.record(batch)).await.and(full()),
         }
     }
 
@@ -154,9 +181,9 @@ impl StateStore for Frail {
 
     async fn decide(&self, change: DecisionChange) -> Result<(Decisions, Decisions), StoreError> {
         match self.trouble() {
-            None => self.inner.decide(change).await,
+            None => step(self.inner.decide(change)).await,
             Some(false) => full(),
-            Some(true) => self.inner.decide(change).await.and(full()),
+            Some(true) => step(self.inner.decide(change)).await.and(full()),
         }
     }
 

@@ -157,7 +157,7 @@ fn engine(
         }
     };
     let settings = script.settings(round);
-    let frail = Arc::new(Frail::new(store));
+    let frail = Arc::new(Frail::new(store, yard.plant));
     let crm = DirectCrmSettings {
         is_keyed: script.is_keyed,
         referral_column: settings.referral_id_column.clone(),

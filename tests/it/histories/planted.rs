@@ -47,6 +47,8 @@ pub enum Plant {
     OverwritesSellers,
     /// P7: a side that was down once stays down.
     NeverComesBack,
+    /// P8: after the ledger was lost the referral's values win, whoever entered the lead's.
+    TrustsReferrals,
     /// P9: the log names the customer.
     TellsNames,
     /// P10: asks again at once when told to wait.

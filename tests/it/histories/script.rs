@@ -39,6 +39,8 @@ pub struct Script {
     pub tracks_changes: bool,
     pub is_sled: bool,
     pub has_tight_brakes: bool,
+    /// A pass has room for a few rows at once.
+    pub has_small_window: bool,
     pub may_recreate: bool,
     pub disqualifies: bool,
     pub takes_writes_to_closed_leads: bool,
@@ -103,6 +105,10 @@ pub enum Ending {
     Flip(u64),
 }
 
+/// A cycle is killed before it has gone this many steps; few take more. A step ends wherever the cycle waits: before and after
+/// each request that writes, each write to the ledger, and before each read.
+const STEPS_MAX: u32 = 120;
+
 impl Script {
     pub fn new(seed: u64) -> Script {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
@@ -118,9 +124,9 @@ impl Script {
         let mut restarts = Vec::new();
         if seed.is_multiple_of(2) {
             let ending = match seed % 12 {
-                2 => Ending::Torn(rng.random_range(1..60)),
+                2 => Ending::Torn(rng.random_range(1..STEPS_MAX)),
                 8 => Ending::Flip(rng.random()),
-                _ => Ending::Loss(rng.random_range(1..60)),
+                _ => Ending::Loss(rng.random_range(1..STEPS_MAX)),
             };
             restarts.push((rng.random_range(10..rounds - 4), ending));
         }
@@ -128,7 +134,7 @@ impl Script {
             let ending = match rng.random_range(0..4) {
                 0 => Ending::Stop,
                 1 => Ending::Kill,
-                _ => Ending::Crash(rng.random_range(1..60)),
+                _ => Ending::Crash(rng.random_range(1..STEPS_MAX)),
             };
             restarts.push((rng.random_range(4..rounds), ending));
         }
@@ -162,8 +168,10 @@ impl Script {
             is_keyed,
             has_column: is_keyed || seed % 4 == 2,
             tracks_changes,
-            is_sled: seed % 64 == 7,
+            // Some of those that lose their ledger, or a bit of it, among them.
+            is_sled: seed % 64 == 7 || matches!(seed % 192, 4 | 20),
             has_tight_brakes: seed.is_multiple_of(5),
+            has_small_window: seed % 13 == 6,
             may_recreate: seed % 7 == 3,
             disqualifies: seed % 11 == 5,
             takes_writes_to_closed_leads: rng.random_bool(0.3),
@@ -236,6 +244,9 @@ impl Script {
         if self.has_tight_brakes {
             settings.brakes.closings_per_hour = 1;
             settings.brakes.acceptances_per_hour = 2;
+        }
+        if self.has_small_window {
+            settings.cycle.window = 4;
         }
         if self.may_recreate {
             settings.link.on_lead_deleted = OnLeadDeleted::Recreate;
