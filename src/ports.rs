@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ETag, Entry, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Timestamp, Watermark,
+    ETag, Entry, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Side, Timestamp,
+    Watermark,
 };
 
 pub use crate::model::Take;
@@ -23,6 +24,16 @@ pub struct Ports {
     pub store: Arc<dyn StateStore>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+}
+
+impl Ports {
+    /// The line to the service of this side.
+    pub fn line(&self, side: Side) -> &dyn Line {
+        match side {
+            Side::Portal => self.portal.line(),
+            Side::Crm => self.crm.line(),
+        }
+    }
 }
 
 /// The time, so that histories can run on a paused clock.
@@ -54,21 +65,26 @@ pub trait Portal: Send + Sync {
         request: uuid::Uuid,
     ) -> Result<Option<Referral>, RemoteError>;
 
+    /// The line to the service.
+    fn line(&self) -> &dyn Line;
+}
+
+/// The line to one service: what can be asked and told of it, whatever is sent over it. Who wraps it hands it on whole.
+pub trait Line: Send + Sync {
     /// Until when the service asked us not to send anything; `None` when it is open.
     fn closed_until(&self) -> Option<Timestamp>;
 
-    /// Restores a window that a former process was told of.
+    /// Restores a window that a former process was told of. A longer one that is known already stays.
     fn close_until(&self, until: Timestamp);
 
-    /// Requests sent since the process started, retries included, tokens excluded.
+    /// Requests sent since the process started, retries included, tokens excluded; items of a batch count singly.
     fn requests_sent(&self) -> u64;
 
-    /// How they were answered; an adapter that does not count tells nothing.
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
+    /// How they were answered.
+    fn traffic(&self) -> Traffic;
 
-    /// Limits what is sent from now on; takes the place of what was allowed before. `None` is no limit.
+    /// Limits what is sent from now on; takes the place of what was allowed before. `None` is no limit. A request beyond
+    /// it fails with `Fault::Throttled`, unsent.
     fn allow(&self, allowance: Option<Allowance>);
 }
 
@@ -245,22 +261,8 @@ pub trait Crm: Send + Sync {
     /// `Fault::Missing` when there is none.
     async fn get_by_referral(&self, referral: ReferralId, computed: LeadId) -> Result<Lead, RemoteError>;
 
-    /// As [`Portal::closed_until`].
-    fn closed_until(&self) -> Option<Timestamp>;
-
-    /// As [`Portal::close_until`].
-    fn close_until(&self, until: Timestamp);
-
-    /// As [`Portal::requests_sent`].
-    fn requests_sent(&self) -> u64;
-
-    /// As [`Portal::traffic`].
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
-
-    /// As [`Portal::allow`].
-    fn allow(&self, allowance: Option<Allowance>);
+    /// The line to the service.
+    fn line(&self) -> &dyn Line;
 }
 
 /// What change tracking answered.

@@ -6,6 +6,7 @@ pub mod entry;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use referrald::plan::mapping::Mapping;
 use referrald::plan::settings::Writes;
 use referrald::plan::{Policy, Row, Seen};
 use referrald::portal::PortalSettings;
-use referrald::ports::{Allowance, Crm, Portal, Ports, StateStore, Traffic};
+use referrald::ports::{Allowance, Crm, Line, Portal, Ports, StateStore, Traffic};
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, Request, Service, SimClock, World};
 use referrald::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
@@ -163,7 +164,7 @@ impl Town {
         let mut settings = settings().dataverse;
         settings.url = Some(self.world().options.crm.url.parse().expect("a URL"));
         let columns = self.policy.mapping.columns().clone();
-        let line = Arc::new(Line { world: self.world.clone(), kept: Mutex::default() });
+        let line = Arc::new(SimExchange { world: self.world.clone(), kept: Mutex::default() });
         let crm = Dataverse::open(&settings, Identity::Derived, None, columns, line).expect("the settings are good");
         self.runtime.block_on(crm.schema()).expect("the town has a schema");
         crm
@@ -207,28 +208,30 @@ impl Exchange for Parrot {
     async fn send(&self, _call: Call) -> Result<Answer, RemoteError> {
         Ok(answer(self.0.clone()))
     }
-    fn closed_until(&self) -> Option<Timestamp> {
-        None
+
+    fn line(&self) -> &dyn Line {
+        &IdleLine
     }
-    fn close_until(&self, _until: Timestamp) {}
-    fn requests_sent(&self) -> u64 {
-        0
-    }
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
-    fn allow(&self, _allowance: Option<Allowance>) {}
+
     fn recommend(&self, _parallelism: u16) {}
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The way into the simulated CRM below the adapter; what was answered once is answered again without asking.
-struct Line {
+struct SimExchange {
     world: Arc<Mutex<World>>,
     kept: Mutex<std::collections::BTreeMap<String, Answer>>,
 }
 
 #[async_trait]
-impl Exchange for Line {
+impl Exchange for SimExchange {
     async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
         let path = match call.url.query() {
             Some(query) => format!("{}?{query}", call.url.path()),
@@ -248,18 +251,41 @@ impl Exchange for Line {
         kept.insert(path, answer.clone());
         Ok(answer)
     }
+
+    fn line(&self) -> &dyn Line {
+        &IdleLine
+    }
+
+    fn recommend(&self, _parallelism: u16) {}
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A line on which nothing happens.
+struct IdleLine;
+
+impl Line for IdleLine {
     fn closed_until(&self) -> Option<Timestamp> {
         None
     }
+
     fn close_until(&self, _until: Timestamp) {}
+
     fn requests_sent(&self) -> u64 {
         0
     }
+
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
+
     fn allow(&self, _allowance: Option<Allowance>) {}
-    fn recommend(&self, _parallelism: u16) {}
 }
 
 /// A good answer with this body.

@@ -9,7 +9,7 @@ use referrald::daemon::{Engine, Reconciler};
 use referrald::http::{Answer, Call, Exchange};
 use referrald::model::{RemoteError, Timestamp, Watermark};
 use referrald::portal::PortalSettings;
-use referrald::ports::{Allowance, Batch, Memo, Ports, StateStore, Traffic};
+use referrald::ports::{Allowance, Batch, Line, Memo, Ports, StateStore, Traffic};
 use referrald::sim::{DirectCrm, DirectCrmSettings, SimClock, World};
 use referrald::store::SledStore;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub fn measure(sizes: &[u64]) {
         seed::fill(&runtime, directory.path(), *size, |memo| {
             (memo.leads_seen, memo.opportunities_seen) = (Some(now), Some(now));
         });
-        let listing = Arc::new(Line(Listing::new(&town, *size, "https://api.partner.microsoft.com")));
+        let listing = Arc::new(ListingExchange(Listing::new(&town, *size, "https://api.partner.microsoft.com")));
         let store = Arc::new(SledStore::open(directory.path(), seed::CACHE_BYTES, None).expect("the ledger opens"));
         let settings = town::settings();
         let world = Arc::new(Mutex::new(World::new(1, SimClock::running(), Default::default())));
@@ -79,24 +79,44 @@ async fn ask_for_sweep(store: &dyn StateStore) {
 }
 
 /// The way to the listing, below the adapter.
-struct Line(Listing);
+struct ListingExchange(Listing);
 
 #[async_trait]
-impl Exchange for Line {
+impl Exchange for ListingExchange {
     async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
         let body = self.0.answer(call.url.query().unwrap_or_default());
         Ok(Answer { server_time: Some(jiff::Timestamp::now().into()), ..town::answer(body) })
     }
+
+    fn line(&self) -> &dyn Line {
+        self
+    }
+
+    fn recommend(&self, _parallelism: u16) {}
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Line for ListingExchange {
     fn closed_until(&self) -> Option<Timestamp> {
         None
     }
+
     fn close_until(&self, _until: Timestamp) {}
+
     fn requests_sent(&self) -> u64 {
         self.0.sent()
     }
+
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
+
     fn allow(&self, _allowance: Option<Allowance>) {}
-    fn recommend(&self, _parallelism: u16) {}
 }

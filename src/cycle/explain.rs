@@ -387,11 +387,7 @@ impl Pass<'_> {
             plan::Action::Create { .. } | plan::Action::Update { .. } => Side::Crm,
             plan::Action::Patch { .. } => Side::Portal,
         };
-        let closed = match side {
-            Side::Portal => self.ports.portal.closed_until(),
-            Side::Crm => self.ports.crm.closed_until(),
-        };
-        if let Some(until) = closed.filter(|until| *until > self.began) {
+        if let Some(until) = self.ports.line(side).closed_until().filter(|until| *until > self.began) {
             waits.push(format!("{side} asked for silence until {until}"));
         }
         let today = self.setup.meter.today(self.ports, &self.memo);

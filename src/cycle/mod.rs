@@ -218,7 +218,7 @@ impl<'a> Pass<'a> {
             stopped = Some("writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned());
         }
         Ok(Pass {
-            requests_before: (ports.portal.requests_sent(), ports.crm.requests_sent()),
+            requests_before: (ports.portal.line().requests_sent(), ports.crm.line().requests_sent()),
             ports,
             stop,
             setup,
@@ -414,8 +414,8 @@ impl<'a> Pass<'a> {
             self.memo.lead_reading.get_or_insert(None);
         }
         self.memo.cycles += 1;
-        self.memo.portal_closed_until = self.ports.portal.closed_until().filter(|until| *until > now);
-        self.memo.crm_closed_until = self.ports.crm.closed_until().filter(|until| *until > now);
+        self.memo.portal_closed_until = self.ports.portal.line().closed_until().filter(|until| *until > now);
+        self.memo.crm_closed_until = self.ports.crm.line().closed_until().filter(|until| *until > now);
         self.setup.meter.count(self.ports, &mut self.memo);
         if self.down.is_empty() && self.scan_trouble.is_none() {
             self.memo.last_success = Some(now);
@@ -442,8 +442,8 @@ impl<'a> Pass<'a> {
 
     fn finish_report(&mut self, now: Timestamp) {
         self.report.duration_ms = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
-        self.report.requests.insert(Side::Portal, self.ports.portal.requests_sent() - self.requests_before.0);
-        self.report.requests.insert(Side::Crm, self.ports.crm.requests_sent() - self.requests_before.1);
+        self.report.requests.insert(Side::Portal, self.ports.portal.line().requests_sent() - self.requests_before.0);
+        self.report.requests.insert(Side::Crm, self.ports.crm.line().requests_sent() - self.requests_before.1);
         for error in self.down.values().chain(&self.scan_trouble) {
             self.report.sides.entry(error.side).or_insert_with(|| error.to_string());
         }

@@ -94,8 +94,8 @@ impl Meter {
         let known = if memo.requests_today.day == day { memo.requests_today } else { RequestsToday::default() };
         RequestsToday {
             day,
-            portal: known.portal + ports.portal.requests_sent().saturating_sub(counted.0),
-            crm: known.crm + ports.crm.requests_sent().saturating_sub(counted.1),
+            portal: known.portal + ports.portal.line().requests_sent().saturating_sub(counted.0),
+            crm: known.crm + ports.crm.line().requests_sent().saturating_sub(counted.1),
         }
     }
 
@@ -103,7 +103,7 @@ impl Meter {
     pub fn count(&self, ports: &Ports, memo: &mut Memo) {
         memo.requests_today = self.today(ports, memo);
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        *counted = (ports.portal.requests_sent(), ports.crm.requests_sent());
+        *counted = (ports.portal.line().requests_sent(), ports.crm.line().requests_sent());
     }
 
     /// Tells both ports how much more they may send today, so that no retry and no chunk exceeds it.
@@ -114,8 +114,9 @@ impl Meter {
             0 => None,
             budget => Some(Allowance { requests: budget.saturating_sub(spent(side, today)), until }),
         };
-        ports.portal.allow(allowance(Side::Portal));
-        ports.crm.allow(allowance(Side::Crm));
+        for side in [Side::Portal, Side::Crm] {
+            ports.line(side).allow(allowance(side));
+        }
     }
 }
 

@@ -143,7 +143,7 @@ impl Pass<'_> {
             }
             if self.write_backs.under_way.is_empty() {
                 // Nothing can be sent now.
-                match self.ports.portal.closed_until().filter(|_| self.may_write()) {
+                match self.ports.portal.line().closed_until().filter(|_| self.may_write()) {
                     Some(until) if self.waits_out(&throttled(until)).await => continue,
                     _ => return Ok(()),
                 }
@@ -191,7 +191,7 @@ impl Pass<'_> {
     }
 
     fn may_write_back(&self) -> bool {
-        let is_possible = self.is_up(Side::Portal) && self.ports.portal.closed_until().is_none();
+        let is_possible = self.is_up(Side::Portal) && self.ports.portal.line().closed_until().is_none();
         let is_time = self.has_time() && !self.postpones_write_backs();
         self.may_write() && is_time && is_possible && self.has_enough(Side::Portal)
     }

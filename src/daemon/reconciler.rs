@@ -284,10 +284,10 @@ impl Reconciler {
     fn restore_windows(&self) -> Result<(), CycleError> {
         let memo = self.ports.store.memo()?;
         if let Some(until) = memo.portal_closed_until {
-            self.ports.portal.close_until(until);
+            self.ports.portal.line().close_until(until);
         }
         if let Some(until) = memo.crm_closed_until {
-            self.ports.crm.close_until(until);
+            self.ports.crm.line().close_until(until);
         }
         self.meter.allow(&self.ports, &memo, budgets(&self.settings()));
         Ok(())
@@ -303,8 +303,8 @@ impl Reconciler {
     /// The report of a failed beginning is the last report, too.
     async fn remember_trouble(&self, mut report: Report) -> Result<Report, CycleError> {
         let mut memo = self.ports.store.memo()?;
-        memo.portal_closed_until = self.ports.portal.closed_until().or(memo.portal_closed_until);
-        memo.crm_closed_until = self.ports.crm.closed_until().or(memo.crm_closed_until);
+        memo.portal_closed_until = self.ports.portal.line().closed_until().or(memo.portal_closed_until);
+        memo.crm_closed_until = self.ports.crm.line().closed_until().or(memo.crm_closed_until);
         self.meter.count(&self.ports, &mut memo);
         report.budgets = budgets(&self.settings()).notes(memo.requests_today);
         if report.left_out.is_empty() {

@@ -18,7 +18,7 @@ use super::settings::{HttpSettings, LimitSettings};
 use super::transport::{Request, SetupError, Transport, Wire};
 use super::{Answer, Call, Dialect, Effect, Tokens};
 use crate::model::{Fault, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Traffic};
+use crate::ports::{Allowance, Clock, Line, Traffic};
 
 /// Writes of which it is remembered how often they were refused; beyond, all are forgotten.
 const REFUSED_WRITES_MAX: usize = 10_000;
@@ -203,31 +203,6 @@ impl Client {
         }
     }
 
-    /// Until when the service asked us not to send anything; `None` when it is open.
-    pub fn closed_until(&self) -> Option<Timestamp> {
-        self.gate.closed_until()
-    }
-
-    /// Restores a window that a former process was told of. A longer one that is known already stays.
-    pub fn close_until(&self, until: Timestamp) {
-        self.gate.close(until.since(self.clock.now()));
-    }
-
-    /// Requests sent since the process started, retries included, tokens excluded; items of a batch count singly.
-    pub fn requests_sent(&self) -> u64 {
-        self.requests_sent.load(Ordering::Relaxed)
-    }
-
-    /// How they were answered.
-    pub fn traffic(&self) -> Traffic {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Limits what is sent from now on; `None` is no limit. A call beyond it fails with `Fault::Throttled`, unsent.
-    pub fn allow(&self, allowance: Option<Allowance>) {
-        *self.allowance.lock().unwrap_or_else(PoisonError::into_inner) = allowance;
-    }
-
     /// Notes how many requests at once the service recommends.
     pub fn recommend(&self, parallelism: u16) {
         self.limiter.recommend(parallelism.into());
@@ -338,6 +313,28 @@ impl Client {
     fn call_time_max(&self, call: &Call) -> Duration {
         let pause = self.settings.retry_delay_max.get().max(self.settings.retry_after_wait_max.get());
         self.timeout(call).saturating_add(pause).saturating_mul(self.settings.attempts_max)
+    }
+}
+
+impl Line for Client {
+    fn closed_until(&self) -> Option<Timestamp> {
+        self.gate.closed_until()
+    }
+
+    fn close_until(&self, until: Timestamp) {
+        self.gate.close(until.since(self.clock.now()));
+    }
+
+    fn requests_sent(&self) -> u64 {
+        self.requests_sent.load(Ordering::Relaxed)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        *self.allowance.lock().unwrap_or_else(PoisonError::into_inner) = allowance;
     }
 }
 

@@ -20,7 +20,7 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 use super::settings::{AuthSettings, EndpointVersion, Grant, HttpSettings, LimitSettings};
 use super::*;
 use crate::config::HumanDuration;
-use crate::ports::Clock;
+use crate::ports::{Clock, Line};
 
 /// 2026-11-20T10:00:00Z.
 pub(super) const START: Timestamp = Timestamp::from_seconds(1_795_168_800);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::model::{Fault, RemoteError, Side, Timestamp};
-use crate::ports::Allowance;
+use crate::ports::{Allowance, Line, Traffic};
 
 use super::clock::{SimClock, read_http_date, read_retry_after};
 use super::exchange::{Answer, Delivery, Request, Service};
@@ -32,7 +32,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// What both sides share: the way into the world and the gate.
 #[derive(Debug)]
-struct Line {
+struct DirectLine {
     world: Arc<Mutex<World>>,
     clock: SimClock,
     service: Service,
@@ -47,27 +47,10 @@ struct Gate {
     allowance: Option<Allowance>,
 }
 
-impl Line {
+impl DirectLine {
     fn new(world: Arc<Mutex<World>>, service: Service, side: Side) -> Self {
         let clock = lock(&world).clock().clone();
-        Line { world, clock, service, side, gate: Mutex::new(Gate::default()) }
-    }
-
-    fn closed_until(&self) -> Option<Timestamp> {
-        lock(&self.gate).closed_until.filter(|until| *until > self.clock.at())
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        let mut gate = lock(&self.gate);
-        gate.closed_until = gate.closed_until.max(Some(until));
-    }
-
-    fn sent(&self) -> u64 {
-        lock(&self.gate).sent
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        lock(&self.gate).allowance = allowance;
+        DirectLine { world, clock, service, side, gate: Mutex::new(Gate::default()) }
     }
 
     fn server_time(answer: &Answer) -> Option<Timestamp> {
@@ -175,6 +158,30 @@ impl Line {
 
     fn malformed(&self, operation: &'static str) -> RemoteError {
         RemoteError::new(self.side, operation, Fault::Malformed)
+    }
+}
+
+impl Line for DirectLine {
+    fn closed_until(&self) -> Option<Timestamp> {
+        lock(&self.gate).closed_until.filter(|until| *until > self.clock.at())
+    }
+
+    fn close_until(&self, until: Timestamp) {
+        let mut gate = lock(&self.gate);
+        gate.closed_until = gate.closed_until.max(Some(until));
+    }
+
+    fn requests_sent(&self) -> u64 {
+        lock(&self.gate).sent
+    }
+
+    /// Nothing: the journal of the world tells more.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
+    fn allow(&self, allowance: Option<Allowance>) {
+        lock(&self.gate).allowance = allowance;
     }
 }
 

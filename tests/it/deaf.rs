@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use referrald::model::{
     ETag, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, RemoteError, Timestamp,
 };
-use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan, Tracked};
+use referrald::ports::{Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Line, Page, Portal, Scan, Tracked};
 use uuid::Uuid;
 
 /// Once set, no write is answered.
@@ -45,20 +45,8 @@ impl<T: Portal> Portal for Deaf<T> {
         self.heard(answer).await
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.0.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.0.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.0.requests_sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.0.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.0.line()
     }
 }
 
@@ -137,19 +125,7 @@ impl<T: Crm> Crm for Deaf<T> {
         self.0.writes_at_once()
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.0.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.0.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.0.requests_sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.0.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.0.line()
     }
 }

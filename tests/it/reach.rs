@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
-use referrald::model::{ETag, Entry, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp, Trouble};
-use referrald::ports::{Allowance, Batch, Cursor, Memo, Page, Portal, Scan, StateStore};
+use referrald::model::{ETag, Entry, Fault, Patch, Referral, ReferralId, RemoteError, Side, Trouble};
+use referrald::ports::{Batch, Cursor, Line, Memo, Page, Portal, Scan, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::{DirectPortal, Service, World};
 use serde_json::json;
@@ -215,17 +215,8 @@ impl<F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync> Portal for Watched<F
     ) -> Result<Option<Referral>, RemoteError> {
         self.inner.patch(id, etag, patch, request).await
     }
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.inner.closed_until()
-    }
-    fn close_until(&self, until: Timestamp) {
-        self.inner.close_until(until);
-    }
-    fn requests_sent(&self) -> u64 {
-        self.inner.requests_sent()
-    }
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.inner.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.inner.line()
     }
 }
 

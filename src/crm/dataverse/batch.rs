@@ -22,7 +22,7 @@ use super::api::PREFER;
 use super::query::Root;
 use crate::http::{Answer, Call, Dialect, Effect, Exchange, PartVerdict, judge_part};
 use crate::model::{Fault, RemoteError, Side, Timestamp};
-use crate::ports::{Allowance, Clock};
+use crate::ports::{Clock, Line};
 
 /// Fewer writes than this at once go singly (dataverse §5.3: "if batching start at 10").
 pub const BATCH_MIN: usize = 10;
@@ -132,7 +132,7 @@ impl Batches {
             if let PartVerdict::NotDone(error) = verdict
                 && let Fault::Throttled { until } = error.fault
             {
-                self.inner.close_until(until);
+                self.inner.line().close_until(until);
                 return Err(error);
             }
         }
@@ -202,7 +202,7 @@ impl Batches {
                 PartVerdict::Failed(error) => Err(error),
                 PartVerdict::NotDone(error) => {
                     if let Fault::Throttled { until } = error.fault {
-                        self.inner.close_until(until);
+                        self.inner.line().close_until(until);
                     }
                     left.push(item);
                     continue;
@@ -255,24 +255,8 @@ impl Exchange for Batches {
         (&mut answer).await.unwrap_or(Err(lost))
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.inner.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.inner.close_until(until);
-    }
-
-    fn traffic(&self) -> crate::ports::Traffic {
-        self.inner.traffic()
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.inner.requests_sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.inner.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.inner.line()
     }
 
     fn recommend(&self, parallelism: u16) {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::http::{Dialect, Exchange};
 use crate::model::{ETag, Lead, LeadDraft, LeadId, Opportunity, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema, Page, Tracked};
+use crate::ports::{Clock, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema, Line, Page, Tracked};
 
 use api::Api;
 use deals::Named;
@@ -332,23 +332,7 @@ impl Crm for Dataverse {
         self.writes_at_once
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.api.exchange.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.api.exchange.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.api.exchange.requests_sent()
-    }
-
-    fn traffic(&self) -> crate::ports::Traffic {
-        self.api.exchange.traffic()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.api.exchange.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.api.exchange.line()
     }
 }

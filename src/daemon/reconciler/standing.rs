@@ -53,10 +53,7 @@ impl Reconciler {
                 credential: credential.map(|(text, _)| text),
                 credential_days_left: ends.map(days),
                 credential_until: ends,
-                traffic: match side {
-                    Side::Portal => self.ports.portal.traffic(),
-                    Side::Crm => self.ports.crm.traffic(),
-                },
+                traffic: self.ports.line(side).traffic(),
             };
             sides.insert(side, status);
         }

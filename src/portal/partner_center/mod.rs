@@ -27,8 +27,8 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::http::{Answer, Call, Effect, Exchange};
-use crate::model::{ETag, Fault, Patch, Referral, ReferralId, RemoteError, Side, Timestamp};
-use crate::ports::{Allowance, Cursor, Page, Portal, Scan};
+use crate::model::{ETag, Fault, Patch, Referral, ReferralId, RemoteError, Side};
+use crate::ports::{Cursor, Line, Page, Portal, Scan};
 /// Decodes one referral as the service sends it. The error is a sentence without values.
 pub fn sample(document: &serde_json::Value) -> Result<crate::model::Referral, String> {
     wire::referral_from_bytes(document.to_string().as_bytes())
@@ -160,24 +160,8 @@ impl Portal for PartnerCenter {
         }
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.exchange.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.exchange.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.exchange.requests_sent()
-    }
-
-    fn traffic(&self) -> crate::ports::Traffic {
-        self.exchange.traffic()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.exchange.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.exchange.line()
     }
 }
 

@@ -13,15 +13,15 @@ use crate::model::{
     RemoteError, Side, Timestamp,
 };
 use crate::ports::{
-    Allowance, ChangeLink, Changes, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema,
-    LeadVersion, Page, Tracked,
+    ChangeLink, Changes, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, LeadVersion, Line,
+    Page, Tracked,
 };
 
 use super::super::dynamics::{Kind, Table};
 use super::super::exchange::{Answer, Request, Service, encode};
 use super::super::options::KeyState;
 use super::super::world::World;
-use super::{Line, lock, stamp, text};
+use super::{DirectLine, lock, stamp, text};
 
 const ROOT: &str = "/api/data/v9.2";
 /// Ids in one request.
@@ -94,7 +94,7 @@ impl Default for DirectCrmSettings {
 /// [`Crm`] without sockets.
 #[derive(Debug)]
 pub struct DirectCrm {
-    line: Line,
+    line: DirectLine,
     settings: DirectCrmSettings,
     /// `$select`, as of the schema that was read last.
     selection: Mutex<Option<String>>,
@@ -109,7 +109,7 @@ impl DirectCrm {
     /// A port into this world.
     pub fn new(world: Arc<Mutex<World>>, settings: DirectCrmSettings) -> Self {
         DirectCrm {
-            line: Line::new(world, Service::Crm, Side::Crm),
+            line: DirectLine::new(world, Service::Crm, Side::Crm),
             settings,
             selection: Mutex::default(),
             is_doubtful: AtomicBool::default(),
@@ -243,7 +243,7 @@ impl DirectCrm {
         let size = format!("odata.maxpagesize={}", self.settings.page_size);
         let request = Request::new("GET", &format!("{ROOT}/{set}?{query}")).with("Prefer", &size);
         let answer = self.send(operation, request).await?;
-        let server_time = Line::server_time(&answer);
+        let server_time = DirectLine::server_time(&answer);
         let body = answer.into_value();
         let rows = body["value"].as_array().ok_or_else(|| self.line.malformed(operation))?;
         let next = body["@odata.nextLink"].as_str().and_then(|link| link.split_once('?'));
@@ -401,7 +401,7 @@ impl Crm for DirectCrm {
                 };
             }
         };
-        let server_time = Line::server_time(&answer);
+        let server_time = DirectLine::server_time(&answer);
         let body = answer.into_value();
         let query_of = |name: &str| body[name].as_str().and_then(|link| link.split_once('?')).map(|(_, query)| query);
         let next = match (query_of("@odata.nextLink"), query_of("@odata.deltaLink")) {
@@ -513,24 +513,12 @@ impl Crm for DirectCrm {
         self.lead("get lead", self.send("get lead", request).await?)
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.line.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.line.close_until(until);
-    }
-
     fn writes_at_once(&self) -> usize {
         1
     }
 
-    fn requests_sent(&self) -> u64 {
-        self.line.sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.line.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        &self.line
     }
 }
 

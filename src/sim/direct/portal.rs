@@ -7,26 +7,26 @@ use serde_json::{Value, json};
 
 use crate::model::{
     Document, ETag, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, RemoteError, Side,
-    Substatus, Timestamp,
+    Substatus,
 };
-use crate::ports::{Allowance, Cursor, Defect, Page, Portal, Scan};
+use crate::ports::{Cursor, Defect, Line, Page, Portal, Scan};
 
 use super::super::exchange::{Body, Request, Service, encode};
 use super::super::world::World;
-use super::{Line, stamp, text};
+use super::{DirectLine, stamp, text};
 
 const PATH: &str = "/v1.0/engagements/referrals";
 
 /// [`Portal`] without sockets.
 #[derive(Debug)]
 pub struct DirectPortal {
-    line: Line,
+    line: DirectLine,
 }
 
 impl DirectPortal {
     /// A port into this world.
     pub fn new(world: Arc<Mutex<World>>) -> Self {
-        DirectPortal { line: Line::new(world, Service::Portal, Side::Portal) }
+        DirectPortal { line: DirectLine::new(world, Service::Portal, Side::Portal) }
     }
 }
 
@@ -38,7 +38,7 @@ impl Portal for DirectPortal {
             None => first_query(scan),
         };
         let answer = self.line.send("list referrals", Request::new("GET", &format!("{PATH}?{query}"))).await?;
-        let server_time = Line::server_time(&answer);
+        let server_time = DirectLine::server_time(&answer);
         let (body, rows) = match answer.body {
             Body::Page(body, rows) => (body, rows),
             Body::Json(mut body) => match body["value"].take() {
@@ -89,20 +89,8 @@ impl Portal for DirectPortal {
         Ok(if answer.status == 204 { None } else { decoded(Arc::new(answer.into_value())) })
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.line.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.line.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.line.sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.line.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        &self.line
     }
 }
 

@@ -160,10 +160,10 @@ async fn a_lost_answer_to_a_write_is_an_unknown_outcome_and_a_read_is_tried_agai
     let lost = crm.create(referral, computed, &draft(json!({"subject": "x"})), Uuid::nil()).await.expect_err("lost");
     assert!(lost.is_outcome_unknown && lost.fault == Fault::Unavailable);
     assert_eq!(with(&world, |world| world.crm.ids(Table::Lead).len()), 1, "it was done all the same");
-    let before = crm.requests_sent();
+    let before = crm.line().requests_sent();
     with(&world, |world| world.faults.play_next(Class::ResetBefore));
     assert_eq!(crm.get(computed).await.expect("read").id, computed);
-    assert_eq!(crm.requests_sent(), before + 2);
+    assert_eq!(crm.line().requests_sent(), before + 2);
 }
 
 #[tokio::test]
@@ -172,13 +172,13 @@ async fn a_closed_service_is_not_asked_again_before_its_time() {
     let portal = DirectPortal::new(world.clone());
     with(&world, |world| world.faults.play_next(Class::Throttle));
     let refused = portal.page(&Scan::Recent, None).await.expect_err("throttled");
-    let until = portal.closed_until().expect("closed");
+    let until = portal.line().closed_until().expect("closed");
     assert_eq!(refused.fault, Fault::Throttled { until });
-    let sent = portal.requests_sent();
+    let sent = portal.line().requests_sent();
     assert!(portal.page(&Scan::Recent, None).await.is_err());
-    assert_eq!(portal.requests_sent(), sent);
+    assert_eq!(portal.line().requests_sent(), sent);
     with(&world, |world| world.clock().advance(Duration::from_secs(91)));
-    assert_eq!(portal.closed_until(), None);
+    assert_eq!(portal.line().closed_until(), None);
     assert!(portal.page(&Scan::Recent, None).await.is_ok());
     assert!(with(&world, |world| world.journal.records().iter().all(|record| record.inside_window.is_none())));
 }

@@ -400,7 +400,7 @@ impl Life {
                 self.say(format!("it got through its cycle: {}", report.is_some()));
                 self.note(&report.and_then(Result::ok).unwrap_or_default(), before);
                 // What was never recorded cannot be honoured: the next process begins when the windows are over.
-                let windows = [self.ports.portal.closed_until(), self.ports.crm.closed_until()];
+                let windows = [self.ports.portal.line().closed_until(), self.ports.crm.line().closed_until()];
                 for until in windows.into_iter().flatten() {
                     self.clock.advance(until.since(self.clock.at()));
                 }

@@ -10,7 +10,7 @@ use referrald::model::{
     ETag, Fault, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, ReferralStatus, RemoteError, Side,
     Timestamp,
 };
-use referrald::ports::{Allowance, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Page, Portal, Scan, Tracked};
+use referrald::ports::{Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Line, Page, Portal, Scan, Tracked};
 use referrald::sim::exchange::{Request, Service};
 use referrald::sim::{DirectCrm, DirectPortal, World};
 use serde_json::json;
@@ -228,20 +228,8 @@ impl Portal for PlantedPortal {
         result
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.inner.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.inner.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.inner.requests_sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.inner.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.inner.line()
     }
 }
 
@@ -389,19 +377,7 @@ impl Crm for PlantedCrm {
         self.inner.writes_at_once()
     }
 
-    fn closed_until(&self) -> Option<Timestamp> {
-        self.inner.closed_until()
-    }
-
-    fn close_until(&self, until: Timestamp) {
-        self.inner.close_until(until);
-    }
-
-    fn requests_sent(&self) -> u64 {
-        self.inner.requests_sent()
-    }
-
-    fn allow(&self, allowance: Option<Allowance>) {
-        self.inner.allow(allowance);
+    fn line(&self) -> &dyn Line {
+        self.inner.line()
     }
 }

@@ -13,7 +13,7 @@ use crate::crm::dataverse::settings::{DataverseSettings, Identity};
 use crate::crm::dataverse::{Dataverse, DataverseDialect};
 use crate::http::{Answer, Call, Effect, Exchange, PartVerdict, Response, judge_part};
 use crate::model::{ETag, Fault, Lead, LeadId, ReferralId, RemoteError, Timestamp};
-use crate::ports::{Allowance, Clock, Crm};
+use crate::ports::{Allowance, Clock, Crm, Line, Traffic};
 use crate::sim::clock::SimClock;
 use crate::sim::exchange::{Request, Service};
 use crate::sim::world::{Options, World};
@@ -25,7 +25,7 @@ use uuid::Uuid;
 type Spoil = Box<dyn Fn(&Call, Result<Answer, RemoteError>) -> Result<Answer, RemoteError> + Send>;
 
 /// The simulated service as a client stack without limits.
-pub(super) struct Line {
+pub(super) struct SimExchange {
     pub(super) world: Mutex<World>,
     clock: SimClock,
     spoil: Mutex<Spoil>,
@@ -34,10 +34,10 @@ pub(super) struct Line {
     write_time: Mutex<Duration>,
 }
 
-impl Line {
-    pub(super) fn new() -> Arc<Line> {
+impl SimExchange {
+    pub(super) fn new() -> Arc<SimExchange> {
         let clock = SimClock::paused(Timestamp::from_seconds(1_795_168_800));
-        Arc::new(Line {
+        Arc::new(SimExchange {
             world: Mutex::new(World::new(1, clock.clone(), Options::default())),
             clock,
             spoil: Mutex::new(Box::new(|_, answer| answer)),
@@ -67,7 +67,7 @@ impl Line {
 }
 
 #[async_trait::async_trait]
-impl Exchange for Line {
+impl Exchange for SimExchange {
     async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
         self.calls.lock().unwrap().push(call.clone());
         tokio::task::yield_now().await;
@@ -92,6 +92,22 @@ impl Exchange for Line {
         (self.spoil.lock().unwrap())(&call, result)
     }
 
+    fn line(&self) -> &dyn Line {
+        self
+    }
+
+    fn recommend(&self, _: u16) {}
+
+    fn write_time(&self) -> Duration {
+        *self.write_time.lock().unwrap()
+    }
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+}
+
+impl Line for SimExchange {
     fn closed_until(&self) -> Option<Timestamp> {
         *self.closed.lock().unwrap()
     }
@@ -100,24 +116,18 @@ impl Exchange for Line {
         *self.closed.lock().unwrap() = Some(until);
     }
 
-    fn traffic(&self) -> crate::ports::Traffic {
-        crate::ports::Traffic::default()
-    }
-
     fn requests_sent(&self) -> u64 {
         self.calls.lock().unwrap().len() as u64
     }
 
-    fn allow(&self, _: Option<Allowance>) {}
-
-    fn recommend(&self, _: u16) {}
-
-    fn write_time(&self) -> Duration {
-        *self.write_time.lock().unwrap()
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
+
+    fn allow(&self, _: Option<Allowance>) {}
 }
 
-pub(super) fn open(line: &Arc<Line>, batch_size: u32) -> Dataverse {
+pub(super) fn open(line: &Arc<SimExchange>, batch_size: u32) -> Dataverse {
     let settings = DataverseSettings { batch_size, ..settings() };
     let clock: Arc<dyn Clock> = Arc::new(line.clock.clone());
     let dialect = Arc::new(DataverseDialect::new(mapped()));
@@ -147,7 +157,7 @@ pub(super) fn is_batch(call: &Call) -> bool {
 
 #[tokio::test]
 async fn many_writes_travel_together_and_each_gets_its_own_answer() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let answers = create_many(&open(&line, 20), 33).await;
     for (number, answer) in answers.into_iter().enumerate() {
         let (referral, id) = ids(number as u128);
@@ -161,7 +171,7 @@ async fn many_writes_travel_together_and_each_gets_its_own_answer() {
 #[tokio::test]
 async fn slow_writes_travel_in_smaller_batches_and_the_slowest_alone() {
     for (millis, size) in [(50, 20), (500, 6), (4_000, 1)] {
-        let line = Line::new();
+        let line = SimExchange::new();
         *line.write_time.lock().unwrap() = Duration::from_millis(millis);
         assert!(create_many(&open(&line, 20), 40).await.iter().all(Result::is_ok));
         let sizes: Vec<u32> = line.written().iter().map(|(_, items)| *items).collect();
@@ -172,21 +182,21 @@ async fn slow_writes_travel_in_smaller_batches_and_the_slowest_alone() {
 
 #[tokio::test]
 async fn few_writes_go_singly() {
-    let line = Line::new();
+    let line = SimExchange::new();
     assert!(create_many(&open(&line, 20), 9).await.iter().all(Result::is_ok));
     assert_eq!(line.written(), vec![("PATCH".to_owned(), 1); 9]);
 }
 
 #[tokio::test]
 async fn a_batch_size_of_one_sends_every_write_singly() {
-    let line = Line::new();
+    let line = SimExchange::new();
     assert!(create_many(&open(&line, 1), 30).await.iter().all(Result::is_ok));
     assert_eq!(line.written(), vec![("PATCH".to_owned(), 1); 30]);
 }
 
 #[tokio::test]
 async fn a_write_that_is_refused_in_a_batch_concerns_no_other() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     let leads: Vec<Lead> = create_many(&dataverse, 12).await.into_iter().map(|lead| lead.unwrap()).collect();
     let draft = draft();
@@ -211,7 +221,7 @@ async fn a_write_that_is_refused_in_a_batch_concerns_no_other() {
 
 #[tokio::test]
 async fn writes_that_the_answer_does_not_tell_of_are_unknown_and_not_sent_again() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     line.spoil(|call, answer| match answer {
         Ok(answer) if is_batch(call) => {
@@ -230,7 +240,7 @@ async fn writes_that_the_answer_does_not_tell_of_are_unknown_and_not_sent_again(
 
 #[tokio::test]
 async fn a_lost_answer_leaves_every_write_of_the_batch_unknown() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     line.spoil(|call, answer| match is_batch(call) {
         true => Err(RemoteError {
@@ -249,7 +259,7 @@ async fn a_lost_answer_leaves_every_write_of_the_batch_unknown() {
 #[tokio::test]
 async fn an_answer_that_is_no_batch_leaves_every_write_unknown() {
     for body in ["", "<html>welcome</html>", "{}", "--other\r\n\r\n--other--"] {
-        let line = Line::new();
+        let line = SimExchange::new();
         let dataverse = open(&line, 20);
         line.spoil(move |call, answer| match (is_batch(call), answer) {
             (true, Ok(answer)) => Ok(Answer { body: body.into(), ..answer }),
@@ -263,7 +273,7 @@ async fn an_answer_that_is_no_batch_leaves_every_write_unknown() {
 #[tokio::test]
 async fn a_service_without_batches_is_written_to_singly_and_asked_again_after_a_while() {
     for status in [404, 405, 415, 501] {
-        let line = Line::new();
+        let line = SimExchange::new();
         let dataverse = open(&line, 20);
         line.spoil(move |call, answer| refused(call, answer, status));
         // What the batch did in the simulation, the single writes find done.
@@ -280,7 +290,7 @@ async fn a_service_without_batches_is_written_to_singly_and_asked_again_after_a_
 
 #[tokio::test]
 async fn a_batch_that_is_too_large_is_sent_singly_and_the_next_is_half_as_large() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 40);
     line.spoil(|call, answer| refused(call, answer, 413));
     create_many(&dataverse, 40).await;
@@ -292,7 +302,7 @@ async fn a_batch_that_is_too_large_is_sent_singly_and_the_next_is_half_as_large(
 
 #[tokio::test]
 async fn a_batch_that_is_refused_as_a_whole_leaves_its_writes_unknown() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     line.spoil(|call, answer| refused(call, answer, 400));
     let answers = create_many(&dataverse, 12).await;
@@ -303,7 +313,7 @@ async fn a_batch_that_is_refused_as_a_whole_leaves_its_writes_unknown() {
 
 #[tokio::test]
 async fn a_write_that_is_throttled_inside_a_batch_closes_the_service_and_goes_again_on_its_own() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     line.spoil(|call, answer| match answer {
         Ok(answer) if is_batch(call) => {
@@ -324,7 +334,7 @@ async fn a_write_that_is_throttled_inside_a_batch_closes_the_service_and_goes_ag
 
 #[tokio::test]
 async fn a_write_that_nobody_waits_for_any_more_is_not_sent() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     dataverse.schema().await.unwrap();
     let draft = draft();

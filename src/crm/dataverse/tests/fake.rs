@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -14,6 +15,7 @@ use crate::crm::dataverse::{Dataverse, DataverseDialect};
 use crate::http::settings::{AuthSettings, EndpointVersion, Grant};
 use crate::http::{Answer, Call, Dialect, Effect, Exchange, RefusalVerdict};
 use crate::model::{ETag, Fault, LeadDraft, LeadId, ReferralId, RemoteError, Side, Timestamp};
+use crate::ports::{Allowance, Line, Traffic};
 
 pub const HOST: &str = "https://contoso.crm4.dynamics.com";
 pub const COLUMN: &str = "new_referralid";
@@ -235,6 +237,24 @@ impl Exchange for Fake {
         })
     }
 
+    fn line(&self) -> &dyn Line {
+        self
+    }
+
+    fn recommend(&self, parallelism: u16) {
+        *self.recommended.lock().expect("no panic") = Some(parallelism);
+    }
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Line for Fake {
     fn closed_until(&self) -> Option<Timestamp> {
         *self.closed.lock().expect("no panic")
     }
@@ -243,19 +263,15 @@ impl Exchange for Fake {
         *self.closed.lock().expect("no panic") = Some(until);
     }
 
-    fn traffic(&self) -> crate::ports::Traffic {
-        crate::ports::Traffic::default()
-    }
-
     fn requests_sent(&self) -> u64 {
         self.all_calls().len() as u64
     }
 
-    fn allow(&self, _: Option<crate::ports::Allowance>) {}
-
-    fn recommend(&self, parallelism: u16) {
-        *self.recommended.lock().expect("no panic") = Some(parallelism);
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
+
+    fn allow(&self, _: Option<Allowance>) {}
 }
 
 pub fn settings() -> DataverseSettings {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::batch::{Line, create_many, is_batch, open};
+use super::batch::{SimExchange, create_many, is_batch, open};
 use crate::crm::dataverse::Dataverse;
 use crate::http::Answer;
 use crate::model::{Fault, RemoteError, Side, Timestamp};
@@ -11,7 +11,7 @@ use crate::ports::{Crm, FirstPages};
 const SINCE: Timestamp = Timestamp::EPOCH;
 
 /// Three leads, one of them with an opportunity.
-async fn changed(line: &Arc<Line>, batch_size: u32) -> Dataverse {
+async fn changed(line: &Arc<SimExchange>, batch_size: u32) -> Dataverse {
     let dataverse = open(line, batch_size);
     let leads = create_many(&dataverse, 3).await;
     let qualified = leads[0].as_ref().expect("a lead").id.uuid();
@@ -25,7 +25,7 @@ async fn both(dataverse: &Dataverse) -> Option<Result<FirstPages, RemoteError>> 
 }
 
 /// How often both and each were asked for.
-fn asked(line: &Line) -> (usize, usize) {
+fn asked(line: &SimExchange) -> (usize, usize) {
     let calls = line.calls.lock().unwrap();
     let batches = calls.iter().filter(|call| is_batch(call)).count();
     (batches, calls.len() - batches)
@@ -33,7 +33,7 @@ fn asked(line: &Line) -> (usize, usize) {
 
 #[tokio::test]
 async fn both_polls_in_one_request_give_what_each_gives_alone() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = changed(&line, 20).await;
     let pages = both(&dataverse).await.expect("one request").expect("both pages");
     assert_eq!(asked(&line), (1, 0));
@@ -45,7 +45,7 @@ async fn both_polls_in_one_request_give_what_each_gives_alone() {
 
 #[tokio::test]
 async fn a_poll_that_is_refused_is_asked_for_alone_and_says_so_itself() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = changed(&line, 20).await;
     line.spoil(|call, answer| match answer {
         Ok(answer) if is_batch(call) => {
@@ -64,7 +64,7 @@ async fn a_poll_that_is_refused_is_asked_for_alone_and_says_so_itself() {
 #[tokio::test]
 async fn a_service_that_takes_no_batch_is_asked_once() {
     for spoil in [405, 400, 0] {
-        let line = Line::new();
+        let line = SimExchange::new();
         let dataverse = changed(&line, 20).await;
         line.spoil(move |call, answer| match answer {
             Ok(answer) if spoil == 0 => Ok(Answer { body: "{}".into(), ..answer }),
@@ -82,7 +82,7 @@ async fn a_service_that_takes_no_batch_is_asked_once() {
 
 #[tokio::test]
 async fn what_concerns_the_whole_side_is_said_once_for_both() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = changed(&line, 20).await;
     let until = Timestamp::from_seconds(1_795_172_400);
     line.spoil(move |call, _| Err(RemoteError::new(Side::Crm, call.operation, Fault::Throttled { until })));
@@ -95,7 +95,7 @@ async fn what_concerns_the_whole_side_is_said_once_for_both() {
 
 #[tokio::test]
 async fn a_part_that_is_throttled_closes_the_service_for_both() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = changed(&line, 20).await;
     line.spoil(|call, answer| match answer {
         Ok(answer) if is_batch(call) => {
@@ -109,13 +109,13 @@ async fn a_part_that_is_throttled_closes_the_service_for_both() {
     let until = Timestamp::from_seconds(1_795_168_920);
     let error = both(&dataverse).await.expect("an answer").expect_err("throttled");
     assert_eq!(error.fault, Fault::Throttled { until });
-    assert_eq!(dataverse.closed_until(), Some(until));
+    assert_eq!(dataverse.line().closed_until(), Some(until));
     assert_eq!(asked(&line), (1, 0), "neither is asked for within the window");
 }
 
 #[tokio::test]
 async fn a_batch_size_of_one_asks_for_each_alone() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = changed(&line, 1).await;
     assert!(both(&dataverse).await.is_none());
     assert_eq!(asked(&line), (0, 0));

@@ -356,12 +356,12 @@ async fn an_inactive_currency_is_named_by_one_more_read_and_remembered() {
 async fn the_closed_window_and_the_count_are_those_of_the_stack() {
     let fake = Fake::new();
     let dataverse = derived(&fake);
-    assert_eq!(dataverse.closed_until(), None);
-    dataverse.close_until(since());
-    assert_eq!(dataverse.closed_until(), Some(since()));
+    assert_eq!(dataverse.line().closed_until(), None);
+    dataverse.line().close_until(since());
+    assert_eq!(dataverse.line().closed_until(), Some(since()));
     fake.on(Method::GET, "leads(", ok(lead_row()));
     dataverse.get(lead_id()).await.expect("a lead");
-    assert_eq!(dataverse.requests_sent(), fake.all_calls().len() as u64);
+    assert_eq!(dataverse.line().requests_sent(), fake.all_calls().len() as u64);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::super::{PartnerCenter, PartnerCenterDialect, contract, open};
 use crate::http::settings::{AuthSettings, EndpointVersion, Grant};
 use crate::http::{Answer, Call, Dialect as _, Effect, Exchange, RefusalVerdict};
 use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
+use crate::ports::{Allowance, Line, Traffic};
 
 /// One scripted answer of the service, or its silence.
 #[derive(Clone, Debug)]
@@ -122,23 +124,37 @@ impl Exchange for Fake {
         }
     }
 
+    fn line(&self) -> &dyn Line {
+        self
+    }
+
+    fn recommend(&self, _: u16) {}
+
+    fn parallelism(&self) -> usize {
+        1
+    }
+
+    fn write_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Line for Fake {
     fn closed_until(&self) -> Option<Timestamp> {
         Some(Timestamp::from_seconds(7))
     }
 
     fn close_until(&self, _: Timestamp) {}
 
-    fn traffic(&self) -> crate::ports::Traffic {
-        crate::ports::Traffic::default()
-    }
-
     fn requests_sent(&self) -> u64 {
         self.calls().len() as u64
     }
 
-    fn allow(&self, _: Option<crate::ports::Allowance>) {}
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
 
-    fn recommend(&self, _: u16) {}
+    fn allow(&self, _: Option<Allowance>) {}
 }
 
 /// What every call must look like, whatever it is for.

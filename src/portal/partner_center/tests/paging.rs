@@ -52,8 +52,8 @@ async fn a_scan_follows_the_documented_defective_link() {
     let order = "$orderby=updatedDateTime%20desc";
     assert_eq!(fake.queries(), [order.to_owned(), format!("$skiptoken=abc%2fdef%2bghi&{order}")]);
     assert!(fake.calls().iter().all(|call| call.url.scheme() == "https"));
-    assert_eq!(portal.requests_sent(), 2);
-    assert_eq!(portal.closed_until(), Some(Timestamp::from_seconds(7)));
+    assert_eq!(portal.line().requests_sent(), 2);
+    assert_eq!(portal.line().closed_until(), Some(Timestamp::from_seconds(7)));
 }
 
 #[tokio::test]
