@@ -187,9 +187,7 @@ pub trait Crm: Send + Sync {
 
     /// True when something has contradicted the schema since [`Crm::schema`] told it: a column or an option is gone, for
     /// example. An adapter that cannot tell says no.
-    fn is_schema_doubtful(&self) -> bool {
-        false
-    }
+    fn is_schema_doubtful(&self) -> bool;
 
     /// Leads changed since (`modifiedon ge`), oldest first. Filtered to ours where a referral id column exists: those
     /// with a value there, and `also` these.
@@ -215,12 +213,10 @@ pub trait Crm: Send + Sync {
     /// the answer leaves something open.
     async fn both_changed_since(
         &self,
-        _leads: Timestamp,
-        _also: &[LeadId],
-        _opportunities: Timestamp,
-    ) -> Option<Result<FirstPages, RemoteError>> {
-        None
-    }
+        leads: Timestamp,
+        also: &[LeadId],
+        opportunities: Timestamp,
+    ) -> Option<Result<FirstPages, RemoteError>>;
 
     /// Reads leads by id, any number (chunked inside). A lead that is not in the answer was not found by this read.
     async fn leads(&self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError>;

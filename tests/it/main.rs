@@ -19,6 +19,7 @@ mod daemon_run;
 mod deaf;
 mod decisions;
 mod demo;
+mod detour;
 mod disk;
 mod doctor;
 mod explain;

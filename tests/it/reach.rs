@@ -5,13 +5,14 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
-use referrald::model::{ETag, Entry, Fault, Patch, Referral, ReferralId, RemoteError, Side, Trouble};
-use referrald::ports::{Batch, Cursor, Line, Memo, Page, Portal, Scan, StateStore};
+use referrald::model::{Entry, Fault, Referral, ReferralId, RemoteError, Side, Trouble};
+use referrald::ports::{Batch, Cursor, Memo, Page, Portal, Scan, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::{DirectPortal, Service, World};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::detour::{Detour, PortalDetour};
 use crate::passes::Bench;
 
 async fn settled(referrals: usize) -> (Bench, Vec<Uuid>) {
@@ -196,27 +197,16 @@ struct Watched<F> {
 }
 
 #[async_trait]
-impl<F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync> Portal for Watched<F> {
+impl<F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync> PortalDetour for Watched<F> {
+    fn port(&self) -> &dyn Portal {
+        &self.inner
+    }
+
     async fn page(&self, scan: &Scan, cursor: Option<&Cursor>) -> Result<Page<Referral>, RemoteError> {
         match (self.on_page)(cursor) {
             Some(fault) => Err(RemoteError::new(Side::Portal, "list referrals", fault)),
             None => self.inner.page(scan, cursor).await,
         }
-    }
-    async fn get(&self, id: ReferralId) -> Result<Referral, RemoteError> {
-        self.inner.get(id).await
-    }
-    async fn patch(
-        &self,
-        id: ReferralId,
-        etag: &ETag,
-        patch: &Patch,
-        request: Uuid,
-    ) -> Result<Option<Referral>, RemoteError> {
-        self.inner.patch(id, etag, patch, request).await
-    }
-    fn line(&self) -> &dyn Line {
-        self.inner.line()
     }
 }
 
@@ -225,7 +215,7 @@ where
     F: Fn(Option<&Cursor>) -> Option<Fault> + Send + Sync + 'static,
 {
     let inner = DirectPortal::new(Arc::clone(&bench.world));
-    bench.engine = bench.engine_over(Arc::new(Watched { inner, on_page }));
+    bench.engine = bench.engine_over(Arc::new(Detour(Watched { inner, on_page })));
 }
 
 /// A sweep of four pages, and a daemon that is rung while it reads the first.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::deaf::{Deaf, IsDeaf};
+use crate::detour::Detour;
 
 /// Both services and the time.
 pub struct Town {
@@ -143,8 +144,8 @@ impl Town {
     ) -> Host {
         let is_deaf = IsDeaf::default();
         let ports = Ports {
-            portal: Arc::new(Deaf(DirectPortal::new(self.world.clone()), is_deaf.clone())),
-            crm: Arc::new(Deaf(DirectCrm::new(self.world.clone(), crm), is_deaf.clone())),
+            portal: Arc::new(Detour(Deaf(DirectPortal::new(self.world.clone()), is_deaf.clone()))),
+            crm: Arc::new(Detour(Deaf(DirectCrm::new(self.world.clone(), crm), is_deaf.clone()))),
             store: store.clone(),
             clock,
         };

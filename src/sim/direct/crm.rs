@@ -13,8 +13,8 @@ use crate::model::{
     RemoteError, Side, Timestamp,
 };
 use crate::ports::{
-    ChangeLink, Changes, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, LeadSchema, LeadVersion, Line,
-    Page, Tracked,
+    ChangeLink, Changes, ColumnKind, ColumnSchema, Crm, CrmIdentity, Cursor, FindBy, FirstPages, LeadSchema,
+    LeadVersion, Line, Page, Tracked,
 };
 
 use super::super::dynamics::{Kind, Table};
@@ -441,6 +441,16 @@ impl Crm for DirectCrm {
             }
         };
         self.page("list opportunities", "opportunities", &query, |row| self.opportunity(row)).await
+    }
+
+    /// None: this port sends no batches.
+    async fn both_changed_since(
+        &self,
+        _leads: Timestamp,
+        _also: &[LeadId],
+        _opportunities: Timestamp,
+    ) -> Option<Result<FirstPages, RemoteError>> {
+        None
     }
 
     async fn leads(&self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError> {

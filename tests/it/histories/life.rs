@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::detour::Detour;
+
 use super::frail::Frail;
 use super::planted::{Plant, PlantedCrm, PlantedPortal, Yard};
 use super::script::{Ending, SchemaChange, Script};
@@ -164,8 +166,8 @@ fn engine(
         ..DirectCrmSettings::default()
     };
     let ports = Ports {
-        portal: Arc::new(PlantedPortal { inner: DirectPortal::new(world.clone()), yard: Arc::clone(yard) }),
-        crm: Arc::new(PlantedCrm { inner: DirectCrm::new(world.clone(), crm), yard: Arc::clone(yard) }),
+        portal: Arc::new(Detour(PlantedPortal { inner: DirectPortal::new(world.clone()), yard: Arc::clone(yard) })),
+        crm: Arc::new(Detour(PlantedCrm { inner: DirectCrm::new(world.clone(), crm), yard: Arc::clone(yard) })),
         store: frail.clone(),
         clock: Arc::new(clock.clone()),
     };

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use referrald::model::{
-    ETag, Fault, Lead, LeadDraft, LeadId, Opportunity, Patch, Referral, ReferralId, ReferralStatus, RemoteError, Side,
-    Timestamp,
+    ETag, Fault, Lead, LeadDraft, LeadId, Patch, Referral, ReferralId, ReferralStatus, RemoteError, Side, Timestamp,
 };
-use referrald::ports::{Crm, CrmIdentity, Cursor, FindBy, LeadSchema, Line, Page, Portal, Scan, Tracked};
+use referrald::ports::{Crm, CrmIdentity, Cursor, FindBy, Page, Portal, Scan, Tracked};
 use referrald::sim::exchange::{Request, Service};
 use referrald::sim::{DirectCrm, DirectPortal, World};
 use serde_json::json;
 use uuid::Uuid;
+
+use crate::detour::{CrmDetour, PortalDetour};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,11 @@ impl PlantedPortal {
 }
 
 #[async_trait]
-impl Portal for PlantedPortal {
+impl PortalDetour for PlantedPortal {
+    fn port(&self) -> &dyn Portal {
+        &self.inner
+    }
+
     async fn page(&self, scan: &Scan, cursor: Option<&Cursor>) -> Result<Page<Referral>, RemoteError> {
         let is_down = self.yard.seen.lock().unwrap().is_down;
         if is_down {
@@ -227,10 +232,6 @@ impl Portal for PlantedPortal {
         }
         result
     }
-
-    fn line(&self) -> &dyn Line {
-        self.inner.line()
-    }
 }
 
 /// The leads side with a defect.
@@ -262,13 +263,13 @@ impl PlantedCrm {
 }
 
 #[async_trait]
-impl Crm for PlantedCrm {
-    async fn identity(&self) -> Result<CrmIdentity, RemoteError> {
-        self.yard.insist(Service::Crm, self.inner.identity().await)
+impl CrmDetour for PlantedCrm {
+    fn port(&self) -> &dyn Crm {
+        &self.inner
     }
 
-    async fn schema(&self) -> Result<Arc<LeadSchema>, RemoteError> {
-        self.inner.schema().await
+    async fn identity(&self) -> Result<CrmIdentity, RemoteError> {
+        self.yard.insist(Service::Crm, self.inner.identity().await)
     }
 
     async fn leads_changed_since(
@@ -284,14 +285,6 @@ impl Crm for PlantedCrm {
         self.yard.insist(Service::Crm, self.inner.lead_changes(link).await)
     }
 
-    async fn opportunities_changed_since(
-        &self,
-        since: Timestamp,
-        cursor: Option<&Cursor>,
-    ) -> Result<Page<Opportunity>, RemoteError> {
-        self.inner.opportunities_changed_since(since, cursor).await
-    }
-
     async fn leads(&self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError> {
         let found = self.inner.leads(ids).await?;
         if self.yard.has(Plant::ClosesWhatVanished) {
@@ -304,10 +297,6 @@ impl Crm for PlantedCrm {
 
     async fn get(&self, id: LeadId) -> Result<Lead, RemoteError> {
         self.yard.insist(Service::Crm, self.inner.get(id).await)
-    }
-
-    async fn opportunities_of(&self, leads: &[LeadId]) -> Result<Vec<Opportunity>, RemoteError> {
-        self.inner.opportunities_of(leads).await
     }
 
     async fn find(&self, by: FindBy, referrals: &[ReferralId]) -> Result<Vec<Lead>, RemoteError> {
@@ -367,17 +356,5 @@ impl Crm for PlantedCrm {
             return self.inner.update(id, etag, &draft, request).await;
         }
         result
-    }
-
-    async fn get_by_referral(&self, referral: ReferralId, computed: LeadId) -> Result<Lead, RemoteError> {
-        self.inner.get_by_referral(referral, computed).await
-    }
-
-    fn writes_at_once(&self) -> usize {
-        self.inner.writes_at_once()
-    }
-
-    fn line(&self) -> &dyn Line {
-        self.inner.line()
     }
 }
