@@ -22,9 +22,9 @@ pub struct Decisions {
     /// What is not done yet of approved sets, by brake, as [`crate::plan::brakes::line`] names it: a large set takes several
     /// passes, and what is new meanwhile is no part of it.
     pub let_go: BTreeMap<String, BTreeSet<String>>,
-    /// Instants of the last hour's writes of braked kinds, for the hourly brakes.
+    /// Instants of the last hour's closings, for the hourly brake.
     pub closings: Vec<Timestamp>,
-    /// As `closings`.
+    /// Instants of the last hour's acceptances, for the hourly brake.
     pub acceptances: Vec<Timestamp>,
     /// Instants at which, in the last hour, a lead was taken for deleted without an approval.
     pub vanished: Vec<Timestamp>,

@@ -38,9 +38,9 @@ pub struct Memo {
     pub crm_user: Option<uuid::Uuid>,
     /// The partner organization this ledger belongs to.
     pub partner_organization: Option<String>,
-    /// Windows in which nothing may be sent.
+    /// Until when the referrals side asked us not to send anything.
     pub portal_closed_until: Option<Timestamp>,
-    /// Windows in which nothing may be sent.
+    /// Until when the leads side asked us not to send anything.
     pub crm_closed_until: Option<Timestamp>,
     /// Requests spent today per side, and the day (days since 1970 in UTC) they belong to.
     pub requests_today: RequestsToday,
@@ -50,7 +50,8 @@ pub struct Memo {
     pub last_report: Option<(Timestamp, String)>,
     /// The last stop was orderly.
     pub is_stopped_cleanly: bool,
-    /// Hash of mapping, status and write settings of the last cycle; a change has every entry looked at once.
+    /// Hash of all that entries were fitted to: mapping, status, write, link and scope settings, the referral id column, and
+    /// what the mapping takes from the live schema. A change has every entry looked at once.
     pub configuration: u64,
     // A memo of an earlier program ends before one of these; nothing is the default of each (`store::sled::codec`).
     /// How far change tracking of leads has come; `None` where leads are polled.
