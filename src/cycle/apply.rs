@@ -249,6 +249,13 @@ impl Pass<'_> {
             }
             Next::Later => {
                 if let Outcome::Failed(error) = &outcome {
+                    if self.is_of_one_write(row.id.uuid(), error) {
+                        self.take_back(kind);
+                        self.note_undone(&mut row, kind, error);
+                        record.settled.push((commit, row.id));
+                        record.entries.extend(row.entry.map(|entry| (row.id, Some(entry))));
+                        return Ok(());
+                    }
                     self.note_down(error);
                     if self.waits_out(error).await {
                         self.down.remove(&error.side);

@@ -98,6 +98,15 @@ pub const CLASSES: [Class; 24] = [
     Class::DeltaExpired,
 ];
 
+/// What one kind of request is answered as long as it lasts; nothing is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// A refusal in the service's own shape with this status and no known code.
+    Refusal(u16),
+    /// A gateway's HTML page with this status.
+    Page(u16),
+}
+
 /// Which trouble comes how often.
 #[derive(Debug)]
 pub struct FaultPlan {
@@ -108,6 +117,7 @@ pub struct FaultPlan {
     down: Option<Service>,
     spells: BTreeMap<Service, (Class, Timestamp)>,
     busy: BTreeMap<Uuid, Timestamp>,
+    lasting: Vec<(String, String, Lasting)>,
     /// Shortest wait that a throttled answer asks for, in seconds.
     pub wait_seconds_min: u64,
     /// Longest wait that a throttled answer asks for, in seconds.
@@ -137,6 +147,7 @@ impl FaultPlan {
             down: None,
             spells: BTreeMap::new(),
             busy: BTreeMap::new(),
+            lasting: Vec::new(),
             wait_seconds_min: 1,
             wait_seconds_max: 90,
             wait_as_date: 0.2,
@@ -158,6 +169,11 @@ impl FaultPlan {
         self.next.push((class, path_end.to_owned()));
     }
 
+    /// Answers every request of this method whose path ends so, until all is calm.
+    pub fn always(&mut self, method: &str, path_end: &str, lasting: Lasting) {
+        self.lasting.push((method.to_owned(), path_end.to_owned(), lasting));
+    }
+
     /// Takes a whole service down, or brings everything back.
     pub fn outage(&mut self, service: Option<Service>) {
         self.down = service;
@@ -170,6 +186,7 @@ impl FaultPlan {
         self.down = None;
         self.spells.clear();
         self.busy.clear();
+        self.lasting.clear();
     }
 
     /// How often each class was played.
@@ -198,6 +215,12 @@ impl FaultPlan {
 
     /// The answer while such trouble lasts.
     pub(crate) fn spellbound(&self, service: Service, request: &Request, turn: &mut Turn<'_>) -> Option<Answer> {
+        let fits =
+            |(method, end, _): &&(String, String, Lasting)| request.method == *method && request.path.ends_with(end);
+        if let Some((_, _, lasting)) = self.lasting.iter().find(fits) {
+            turn.note.operation = Some("lasting trouble");
+            return Some(lasting.answer(service));
+        }
         let (class, _) = self.spells.get(&service).filter(|(_, until)| turn.now < *until)?;
         let is_list = Class::VanishingRows.concerns(service, request);
         let answer = match (class, service) {
@@ -240,6 +263,21 @@ impl FaultPlan {
             *self.played.entry(class).or_default() += 1;
         }
         drawn
+    }
+}
+
+impl Lasting {
+    fn answer(self, service: Service) -> Answer {
+        match (self, service) {
+            (Lasting::Page(status), _) => Answer::html(status),
+            (Lasting::Refusal(status), Service::Portal) => {
+                Answer::portal_error(status, "generalException", "an error occurred", None)
+            }
+            (Lasting::Refusal(status), Service::Crm) => Answer::crm_error(status, "", "An error occurred."),
+            (Lasting::Refusal(status), Service::Authority) => {
+                Answer::json(status, json!({"error": "temporarily_unavailable"}))
+            }
+        }
     }
 }
 
