@@ -6,8 +6,8 @@
 
 use uuid::Uuid;
 
-use super::Pass;
-use crate::model::{Fault, RemoteError, Side};
+use super::{CycleError, Pass};
+use crate::model::{Fault, ReferralStatus, RemoteError, Side};
 use crate::plan::{Row, backoff};
 use crate::ports::ActionKind;
 
@@ -55,6 +55,24 @@ impl Pass<'_> {
         if let Some(attempted) = self.attempted.get_mut(&kind) {
             *attempted = attempted.saturating_sub(1);
         }
+    }
+
+    /// Steps of a former attempt that the referral, read just now, proves not to have been done: they are counted when they
+    /// are sent again.
+    pub(super) async fn uncount_undone(&mut self, read: &[Row]) -> Result<(), CycleError> {
+        for kind in [ActionKind::Accept, ActionKind::Close] {
+            let is_undone = |row: &&Row| {
+                let is_meant = row.intent.as_ref().is_some_and(|intent| intent.kind == kind);
+                let status = row.referral.present().map(|referral| referral.status);
+                let open: &[ReferralStatus] = match kind {
+                    ActionKind::Accept => &[ReferralStatus::New],
+                    _ => &[ReferralStatus::New, ReferralStatus::Active],
+                };
+                is_meant && status.is_some_and(|status| open.contains(&status))
+            };
+            self.uncount_braked(kind, read.iter().filter(is_undone).count()).await?;
+        }
+        Ok(())
     }
 
     /// Notes that a write of this row was not done, for its own reason: it is tried again with patience.

@@ -45,6 +45,7 @@ impl Pass<'_> {
         self.unresolved.extend(waiting.iter().chain(&unread).map(|row| row.id)); // Both sides are read when it can be resolved.
         self.put_off(&mut unread).await?;
         self.unreadable.clear();
+        self.uncount_undone(&read).await?;
         self.process(read).await?;
         settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;

@@ -113,7 +113,7 @@ pub struct FaultPlan {
     rng: ChaCha8Rng,
     odds: BTreeMap<Class, f64>,
     played: BTreeMap<Class, u64>,
-    next: Vec<(Class, String)>,
+    next: Vec<Next>,
     down: Option<Service>,
     spells: BTreeMap<Service, (Class, Timestamp)>,
     busy: BTreeMap<Uuid, Timestamp>,
@@ -124,6 +124,14 @@ pub struct FaultPlan {
     pub wait_seconds_max: u64,
     /// Odds that a wait is given as a date (partner-center §1.12).
     pub wait_as_date: f64,
+}
+
+/// Trouble of the next request that it fits.
+#[derive(Debug)]
+struct Next {
+    class: Class,
+    path_end: String,
+    is_for_writes: bool,
 }
 
 impl FaultPlan {
@@ -166,7 +174,12 @@ impl FaultPlan {
 
     /// Plays this class on the next request it fits whose path ends so.
     pub fn play_next_at(&mut self, class: Class, path_end: &str) {
-        self.next.push((class, path_end.to_owned()));
+        self.next.push(Next { class, path_end: path_end.to_owned(), is_for_writes: false });
+    }
+
+    /// Plays this class on the next write it fits whose path ends so.
+    pub fn play_next_write_at(&mut self, class: Class, path_end: &str) {
+        self.next.push(Next { class, path_end: path_end.to_owned(), is_for_writes: true });
     }
 
     /// Answers every request of this method whose path ends so, until all is calm.
@@ -252,8 +265,11 @@ impl FaultPlan {
             *self.played.entry(Class::HtmlError).or_default() += 1;
             return Some(Class::HtmlError);
         }
-        let fits = |(class, end): &(Class, String)| class.concerns(service, request) && request.path.ends_with(end);
-        let forced = self.next.iter().position(fits).map(|at| self.next.remove(at).0);
+        let fits = |next: &Next| {
+            let is_asked = request.is_write() || !next.is_for_writes;
+            is_asked && next.class.concerns(service, request) && request.path.ends_with(&next.path_end)
+        };
+        let forced = self.next.iter().position(fits).map(|at| self.next.remove(at).class);
         let drawn = forced.or_else(|| {
             let rng = &mut self.rng;
             let mut hits = self.odds.iter().filter(|(class, odds)| **odds > 0.0 && class.concerns(service, request));

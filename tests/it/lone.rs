@@ -5,7 +5,7 @@ use referrald::model::{ReferralId, Side, Trouble};
 use referrald::ports::{ActionKind, IntendedAction, StateStore};
 use referrald::sim::Service;
 use referrald::sim::dynamics::Table;
-use referrald::sim::faults::Lasting;
+use referrald::sim::faults::{Class, Lasting};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -139,4 +139,105 @@ async fn many_ids_that_cannot_be_read_are_the_trouble_of_their_side() {
     assert!(report.sides.contains_key(&Side::Portal), "{report:?}");
     let troubled = referrals.iter().filter(|id| trouble_of(&bench, **id).is_some()).count();
     assert_eq!(troubled, 3);
+}
+
+/// The outcome of these referrals' leads has settled.
+async fn disqualified(bench: &Bench, referrals: &[Uuid]) {
+    for referral in referrals {
+        bench.edit(Table::Lead, bench.lead_of(*referral), json!({"statecode": 2, "statuscode": 4}));
+    }
+    bench.pass().await;
+    bench.wait(900);
+}
+
+fn writes_to(bench: &Bench, path_end: &str) -> usize {
+    let world = bench.world();
+    world.journal.records().iter().filter(|record| record.method == "PATCH" && record.path.ends_with(path_end)).count()
+}
+
+#[tokio::test]
+async fn a_closing_that_is_always_answered_with_a_fault_becomes_a_dead_letter_and_fills_no_brake() {
+    let (bench, referrals) = settled(8).await;
+    let place = referrals[0].to_string();
+    always(&bench, "PATCH", &place, 500);
+    disqualified(&bench, &referrals[..2]).await;
+    for _ in 0..30 {
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty() && report.brakes.is_empty(), "{report:?}");
+    }
+    assert_eq!((bench.status_of(referrals[0]), bench.status_of(referrals[1])), ("New".to_owned(), "Closed".to_owned()));
+    assert_eq!(bench.store.intents().unwrap(), vec![], "it was read: nothing is unknown");
+    assert_eq!(bench.store.decisions().unwrap().closings.len(), 1, "what was not done does not count");
+    let tried = writes_to(&bench, &place);
+    assert!(tried <= 4 * 7, "it is tried with patience: {tried}");
+    long_after(&bench).await;
+    assert!(trouble_of(&bench, referrals[0]).unwrap().is_dead_letter);
+    let tried = writes_to(&bench, &place);
+    bench.pass().await;
+    assert_eq!(writes_to(&bench, &place), tried, "a dead letter is left alone");
+    retried(&bench, referrals[0]).await;
+    assert_eq!((trouble_of(&bench, referrals[0]), bench.status_of(referrals[0])), (None, "Closed".to_owned()));
+}
+
+#[tokio::test]
+async fn an_update_that_is_always_answered_with_a_fault_becomes_a_dead_letter() {
+    let (bench, referrals) = settled(8).await;
+    let lead = bench.lead_of(referrals[0]);
+    let place = format!("leads({lead})");
+    always(&bench, "PATCH", &place, 500);
+    let rename = |referral: Uuid| {
+        bench.world().edit_referral(referral, |it| it["customerProfile"]["name"] = "Renamed".into());
+    };
+    referrals[..2].iter().for_each(|referral| rename(*referral));
+    for _ in 0..30 {
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty(), "{report:?}");
+    }
+    assert_eq!(bench.store.intents().unwrap(), vec![]);
+    let tried = writes_to(&bench, &place);
+    assert!(tried <= 4 * 7, "it is tried with patience: {tried}");
+    long_after(&bench).await;
+    assert!(trouble_of(&bench, referrals[0]).unwrap().is_dead_letter);
+    retried(&bench, referrals[0]).await;
+    assert_eq!(bench.world().crm.value(Table::Lead, lead, "companyname"), "Renamed");
+}
+
+#[tokio::test]
+async fn a_closing_whose_answers_are_lost_again_and_again_is_counted_once() {
+    let (bench, referrals) = settled(8).await;
+    let place = referrals[0].to_string();
+    disqualified(&bench, &referrals[..1]).await;
+    for _ in 0..25 {
+        // Each write is preceded by a read, which the fault does not fit.
+        for _ in 0..4 {
+            bench.world().faults.play_next_write_at(Class::ResetBefore, &place);
+        }
+        let report = bench.pass().await;
+        assert!(report.brakes.is_empty(), "{report:?}");
+    }
+    assert_eq!(bench.status_of(referrals[0]), "New");
+    assert!(bench.store.decisions().unwrap().closings.len() <= 1);
+    bench.world().faults.calm();
+    bench.pass().await;
+    assert_eq!(bench.status_of(referrals[0]), "Closed");
+}
+
+#[tokio::test]
+async fn a_text_that_a_firewall_refuses_stops_one_lead_and_not_its_side() {
+    let (bench, referrals) = settled(8).await;
+    let lead = bench.lead_of(referrals[0]);
+    bench.world().faults.always("PATCH", &format!("leads({lead})"), Lasting::Page(403));
+    for referral in &referrals[..3] {
+        bench.world().edit_referral(*referral, |it| it["customerProfile"]["name"] = "<script>".into());
+    }
+    for _ in 0..3 {
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty() && !report.needs_human, "{report:?}");
+    }
+    let written: Vec<bool> = referrals[..3]
+        .iter()
+        .map(|id| bench.world().crm.value(Table::Lead, bench.lead_of(*id), "companyname") == "<script>")
+        .collect();
+    assert_eq!(written, [false, true, true]);
+    assert_eq!(trouble_of(&bench, referrals[0]).unwrap().cause.side, Some(Side::Crm));
 }
