@@ -127,7 +127,7 @@ impl Pass<'_> {
     /// Besides, the computed leads of referrals whose lead is gone: such a place may be taken by a lead that was merged away,
     /// and every attempt to create there would be refused. Beside them: which ones cannot be read, alone among others that can.
     async fn find_by_id(
-        &self,
+        &mut self,
         rows: &[Row],
         before: &BTreeMap<ReferralId, LeadId>,
     ) -> Result<(BTreeMap<LeadId, Lead>, BTreeMap<LeadId, RemoteError>), RemoteError> {
@@ -151,7 +151,7 @@ impl Pass<'_> {
                     found.insert(id, lead);
                 }
                 Err(error) if error.fault == Fault::Missing => {}
-                Err(error) if self.is_of_one(&error, asked.len(), shown) => {
+                Err(error) if self.is_of_one(id, &error, asked.len(), shown) => {
                     refused.insert(id, error);
                 }
                 Err(error) => return Err(error),
@@ -166,7 +166,8 @@ impl Pass<'_> {
         if !self.may_ask(Side::Crm) {
             return false;
         }
-        match self.ports.crm.get_by_referral(row.id, self.setup.policy.computed(row.id)).await {
+        let computed = self.setup.policy.computed(row.id);
+        match self.ports.crm.get_by_referral(row.id, computed).await {
             Ok(lead) => {
                 let is_offered = self.offer(row, vec![lead]).await.unwrap_or(false);
                 let is_out_of_reach = self.unreadable.remove(&row.id).is_some();
@@ -175,6 +176,10 @@ impl Pass<'_> {
             Err(error) if error.fault == Fault::Missing => {
                 row.adoption = None;
                 true
+            }
+            Err(error) if self.is_of_one_id(computed.uuid(), &error) => {
+                self.note_unreadable(row.id, &error);
+                false
             }
             Err(error) => {
                 self.note(&error);

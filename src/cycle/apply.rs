@@ -30,6 +30,8 @@ pub(super) struct Ready {
     is_urgent: bool,
     conflicts: u32,
     steps: u32,
+    /// What came of the last attempt, when it was read whether it had been done.
+    failure: Option<RemoteError>,
 }
 
 impl Ready {
@@ -37,7 +39,7 @@ impl Ready {
     pub(super) fn of(row: Row, plan: RowPlan) -> Option<Ready> {
         let is_urgent = plan.urgency.is_urgent();
         let row = Row { entry: plan.entry, ..row };
-        plan.action.map(|action| Ready { row, action, is_urgent, conflicts: 0, steps: 0 })
+        plan.action.map(|action| Ready { row, action, is_urgent, conflicts: 0, steps: 0, failure: None })
     }
 }
 
@@ -47,6 +49,8 @@ pub(super) type Done = (u64, Ready, Sent);
 /// What is to be remembered of a row while it is planned again.
 struct Before {
     place: usize,
+    kind: ActionKind,
+    failure: Option<RemoteError>,
     closing: Option<Closing>,
     entry: Option<Entry>,
     conflicts: u32,
@@ -200,11 +204,13 @@ impl Pass<'_> {
             let outcome = match sent {
                 Sent::Outcome(outcome) => outcome,
                 Sent::Changed => {
+                    self.take_back(ready.action.kind());
                     record.settled.push((commit, ready.row.id));
                     again.push(Ready { conflicts: ready.conflicts + 1, ..ready });
                     continue;
                 }
                 Sent::NotTried => {
+                    self.take_back(ready.action.kind());
                     record.settled.push((commit, ready.row.id));
                     self.report.pending += 1;
                     continue;
@@ -230,7 +236,7 @@ impl Pass<'_> {
         again: &mut Vec<Ready>,
     ) -> Result<(), CycleError> {
         let now = self.ports.clock.now();
-        let Ready { row, action, is_urgent, conflicts, steps } = ready;
+        let Ready { row, action, is_urgent, conflicts, steps, .. } = ready;
         let kind = action.kind();
         let (mut row, next) = settle(row, &action, &outcome, &self.setup.policy, now);
         self.note_outcome(&row, &action, &outcome, record);
@@ -240,7 +246,7 @@ impl Pass<'_> {
         match next {
             Next::Plan => {
                 record.settled.push((commit, row.id));
-                again.push(Ready { row, action, is_urgent, conflicts, steps: steps + 1 });
+                again.push(Ready { row, action, is_urgent, conflicts, steps: steps + 1, failure: None });
             }
             Next::Failed => {
                 *self.report.failed.entry(kind).or_default() += 1;
@@ -249,27 +255,40 @@ impl Pass<'_> {
             }
             Next::Later => {
                 if let Outcome::Failed(error) = &outcome {
+                    if self.is_of_one_write(row.id.uuid(), error) {
+                        self.take_back(kind);
+                        self.note_undone(&mut row, kind, error);
+                        record.settled.push((commit, row.id));
+                        record.entries.extend(row.entry.map(|entry| (row.id, Some(entry))));
+                        return Ok(());
+                    }
                     self.note_down(error);
                     if self.waits_out(error).await {
                         self.down.remove(&error.side);
-                        again.push(Ready { row: row.clone(), action, is_urgent, conflicts: conflicts + 1, steps });
+                        let (row, conflicts) = (row.clone(), conflicts + 1);
+                        again.push(Ready { row, action, is_urgent, conflicts, steps, failure: None });
                     }
                 }
                 self.report.pending += 1;
                 record.settled.push((commit, row.id));
             }
             Next::Read => {
-                let is_known = conflicts < CONFLICTS_MAX && self.read_after(&mut row, &action).await;
                 let is_unknown = matches!(&outcome, Outcome::Failed(error) if error.is_outcome_unknown);
+                // Who answers is asked once more than who is silent: what is not done then waits with patience.
+                let is_answered = matches!(&outcome, Outcome::Failed(error) if error.status.is_some());
+                let is_asked = conflicts < CONFLICTS_MAX || (is_unknown && is_answered);
+                let is_known = is_asked && self.read_after(&mut row, &action).await;
                 if is_known || !is_unknown {
                     record.settled.push((commit, row.id)); // Else the intent stays, and the next pass reads first.
                 }
                 if is_known {
-                    again.push(Ready { row, action, is_urgent, conflicts: conflicts + 1, steps });
+                    let failure = failure_of(outcome);
+                    again.push(Ready { row, action, is_urgent, conflicts: conflicts + 1, steps, failure });
                 } else {
                     self.report.pending += 1;
-                    if is_unknown {
-                        self.unresolved.insert(row.id);
+                    match is_unknown {
+                        true => drop(self.unresolved.insert(row.id)),
+                        false => self.take_back(kind),
                     }
                     if let (Outcome::Failed(error), Some(entry), false) = (&outcome, &mut row.entry, is_unknown) {
                         let (referral, lead) = (&row.referral, &row.lead);
@@ -309,15 +328,18 @@ impl Pass<'_> {
         let look_again = |entry: Entry| Some(Entry { look_at: Some(now), ..entry });
         let (mut queue, mut beside, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         let mut before: BTreeMap<ReferralId, Before> = BTreeMap::new();
-        for (place, Ready { row, action, conflicts, steps, .. }) in rows.iter().enumerate() {
-            let (closing, entry) = (closing_of(action), row.entry.clone());
-            before.insert(row.id, Before { place, closing, entry, conflicts: *conflicts, steps: *steps });
+        for (place, Ready { row, action, conflicts, steps, failure, .. }) in rows.iter().enumerate() {
+            let (kind, closing, entry) = (action.kind(), closing_of(action), row.entry.clone());
+            let (conflicts, steps, failure) = (*conflicts, *steps, failure.clone());
+            before.insert(row.id, Before { place, kind, failure, closing, entry, conflicts, steps });
         }
         let mut planned = self.plan_rows(rows.into_iter().map(|ready| ready.row).collect()).await?;
         planned.sort_by_key(|(row, _)| before.get(&row.id).map(|before| before.place));
-        for (row, mut plan) in planned {
+        for (mut row, mut plan) in planned {
             let id = row.id;
-            let Some(Before { closing, entry, conflicts, steps, .. }) = before.remove(&id) else { continue };
+            let Some(Before { kind, failure, closing, entry, conflicts, steps, .. }) = before.remove(&id) else {
+                continue;
+            };
             if plan.vanished.is_some() && !self.is_vanish_judged {
                 // A write met a lead that is gone: the brake counts it like one that a reading missed.
                 entries.extend(entry.map(|entry| (id, look_again(entry))));
@@ -335,6 +357,17 @@ impl Pass<'_> {
                 self.vanished.push((row, plan));
                 continue;
             }
+            // The same is asked for again by who has just been read: it was not done.
+            let failure = failure.filter(|_| plan.action.as_ref().is_some_and(|action| action.kind() == kind));
+            if let Some(error) = &failure {
+                self.take_back(kind);
+                if conflicts > CONFLICTS_MAX && error.is_outcome_unknown {
+                    row.entry = plan.entry;
+                    self.note_undone(&mut row, kind, error);
+                    entries.extend(row.entry.map(|entry| (id, Some(entry))));
+                    continue;
+                }
+            }
             entries.extend(plan.entry.clone().map(|entry| (id, Some(entry))));
             warn_of_flapping(&row, &plan);
             let Some(action) = plan.action.clone() else {
@@ -348,7 +381,8 @@ impl Pass<'_> {
             } else {
                 let goes_beside = Self::goes_beside(action.kind());
                 let is_urgent = plan.urgency.is_urgent();
-                let ready = Ready { row: Row { entry: plan.entry, ..row }, action, is_urgent, conflicts, steps };
+                let row = Row { entry: plan.entry, ..row };
+                let ready = Ready { row, action, is_urgent, conflicts, steps, failure: None };
                 if goes_beside { beside.push(ready) } else { queue.push(ready) }
             }
         }
@@ -378,6 +412,13 @@ impl Pass<'_> {
         let fault = matches!(outcome, Outcome::Failed(_)).then_some(words.as_str());
         self.report.note(at, row.id, kind, &action.to_string(), fault);
         record.history.push(HistoryLine { referral: row.id, at, kind, outcome: words });
+    }
+}
+
+fn failure_of(outcome: Outcome) -> Option<RemoteError> {
+    match outcome {
+        Outcome::Failed(error) => Some(error),
+        Outcome::LeadWritten(_) | Outcome::ReferralWritten(_) => None,
     }
 }
 

@@ -292,7 +292,7 @@ impl Pass<'_> {
     }
 
     /// Takes back what was counted and not even tried.
-    async fn uncount_braked(&mut self, kind: ActionKind, count: usize) -> Result<(), CycleError> {
+    pub(super) async fn uncount_braked(&mut self, kind: ActionKind, count: usize) -> Result<(), CycleError> {
         let window = match kind {
             ActionKind::Close => &mut self.decisions.closings,
             ActionKind::Accept => &mut self.decisions.acceptances,

@@ -11,6 +11,7 @@ mod background;
 mod braked;
 pub mod explain;
 mod lane;
+mod lone;
 mod observe;
 mod poll;
 mod polls;
@@ -184,6 +185,8 @@ struct Pass<'a> {
     unresolved: BTreeSet<ReferralId>,
     /// Rows of which a part could not be read for its own reason, until they are put off.
     unreadable: BTreeMap<ReferralId, RemoteError>,
+    /// What each side answered about single ids with a fault of the server (see `lone`).
+    troubled: BTreeMap<Side, BTreeSet<uuid::Uuid>>,
     /// A page of the referrals that could not be read, while the service answers otherwise.
     scan_trouble: Option<RemoteError>,
     /// How often the ledger had been opened when the pass began.
@@ -255,6 +258,7 @@ impl<'a> Pass<'a> {
             heard: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             unreadable: BTreeMap::new(),
+            troubled: BTreeMap::new(),
             scan_trouble: None,
             openings: ports.store.openings(),
             write_backs: write_backs::WriteBacks::default(),

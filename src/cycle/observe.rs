@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lone::is_fault_of_server;
 use super::{CycleError, MERGE_HOPS_MAX, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, LeadState, Opportunity, ReferralId, RemoteError, Side};
 use crate::plan::{Needs, Row, Seen};
@@ -9,6 +10,9 @@ use crate::ports::{ActionKind, Defect};
 
 /// Leads that may all be out of reach by chance, in a pass in which others are shown.
 const FEW: usize = 5;
+
+/// What came of asking for leads by id.
+type Found = BTreeMap<LeadId, Result<Option<Lead>, RemoteError>>;
 
 impl Pass<'_> {
     /// Reads what rows miss, batched by kind. Rows that cannot be read because a side is down are left.
@@ -57,33 +61,33 @@ impl Pass<'_> {
         Ok(ready)
     }
 
-    /// Reads both sides of rows with an intent, leads many at once; returns the rows, and which could not be read.
-    pub(super) async fn read_for_intents(&mut self, rows: Vec<Row>) -> (Vec<Row>, Vec<ReferralId>) {
+    /// Reads both sides of rows with an intent, leads many at once; returns the rows, and those that could not be read. Single
+    /// rows that cannot be read do not take a side down here: lists come first, and the pass goes on with them.
+    pub(super) async fn read_for_intents(&mut self, rows: Vec<Row>) -> (Vec<Row>, Vec<Row>) {
         let (mut read, mut unread, mut linked) = (Vec::new(), Vec::new(), Vec::new());
         for mut row in rows {
             let is_create = row.intent.as_ref().is_some_and(|intent| intent.kind == ActionKind::Create);
-            if !self.read_referral(&mut row).await {
-                unread.push(row.id);
+            if self.is_worn(Side::Portal) || !self.read_referral(&mut row).await {
+                unread.push(row);
             } else if linked_lead(&row).is_some() {
                 linked.push(row);
-            } else if !is_create || self.read_created(&mut row).await {
+            } else if !is_create || (!self.is_worn(Side::Crm) && self.read_created(&mut row).await) {
                 read.push(row);
             } else {
-                unread.push(row.id);
+                unread.push(row);
             }
         }
         let leads = distinct(linked.iter().filter_map(linked_lead));
         if self.read_leads(&mut linked, &leads).await && self.follow(&mut linked).await {
             read.extend(linked);
         } else {
-            unread.extend(linked.iter().map(|row| row.id));
+            unread.append(&mut linked);
         }
-        let out_of_reach = std::mem::take(&mut self.unreadable);
-        unread.extend(read.extract_if(.., |row| out_of_reach.contains_key(&row.id)).map(|row| row.id));
+        unread.extend(read.extract_if(.., |row| self.unreadable.contains_key(&row.id)));
         (read, unread)
     }
 
-    /// Reads one referral; false when the side is down.
+    /// Reads one referral; false when it cannot be read or the side is down.
     pub(super) async fn read_referral(&mut self, row: &mut Row) -> bool {
         if !self.may_ask(Side::Portal) {
             return false;
@@ -97,7 +101,7 @@ impl Pass<'_> {
                 Err(error) if error.fault == Fault::Missing => row.referral = Seen::Absent,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
-                    if error.stops_side() {
+                    if error.stops_side() && !self.is_of_one_id(row.id.uuid(), &error) {
                         self.note(&error)
                     } else {
                         self.note_unreadable(row.id, &error)
@@ -121,6 +125,8 @@ impl Pass<'_> {
             match self.ports.crm.leads(ids).await {
                 Ok(leads) => break leads,
                 Err(error) if self.waits_out(&error).await => continue,
+                // A list of one is no list: the lead is asked for by itself.
+                Err(error) if ids.len() == 1 && is_fault_of_server(&error) => break Vec::new(),
                 Err(error) => {
                     self.note(&error);
                     return false;
@@ -129,8 +135,7 @@ impl Pass<'_> {
         };
         self.report.leads_seen += found.len() as u64;
         let shown = found.len();
-        let mut found: BTreeMap<LeadId, Result<Option<Lead>, RemoteError>> =
-            found.into_iter().map(|lead| (lead.id, Ok(Some(lead)))).collect();
+        let mut found: Found = found.into_iter().map(|lead| (lead.id, Ok(Some(lead)))).collect();
         for id in ids {
             if found.contains_key(id) {
                 continue;
@@ -138,31 +143,41 @@ impl Pass<'_> {
             match self.ports.crm.get(*id).await {
                 Ok(lead) => found.insert(*id, Ok(Some(lead))),
                 Err(error) if error.fault == Fault::Missing => found.insert(*id, Ok(None)),
-                Err(error) if self.is_of_one(&error, ids.len(), shown) => found.insert(*id, Err(error)),
+                Err(error) if self.is_of_one(*id, &error, ids.len(), shown) => found.insert(*id, Err(error)),
                 Err(error) => {
                     self.note(&error);
+                    self.note_out_of_reach(rows, &found);
                     return false;
                 }
             };
         }
+        self.note_out_of_reach(rows, &found);
         for row in rows {
             let Some(lead) = linked_lead(row) else { continue };
             match found.get(&lead) {
                 Some(Ok(Some(lead))) => row.lead = Seen::from(lead.clone()),
                 Some(Ok(None)) => row.lead = Seen::Absent,
-                Some(Err(error)) => self.note_unreadable(row.id, error),
-                None => {}
+                Some(Err(_)) | None => {}
             }
         }
         true
     }
 
+    /// Notes the rows whose lead could not be read for its own reason.
+    fn note_out_of_reach(&mut self, rows: &[Row], found: &Found) {
+        for row in rows {
+            if let Some(Err(error)) = linked_lead(row).and_then(|lead| found.get(&lead)) {
+                self.note_unreadable(row.id, error);
+            }
+        }
+    }
+
     /// True for trouble with one lead that was asked for by itself, after a list of `asked` of which `shown` came. A refusal
     /// is that as long as other leads are shown (dataverse §7, row-level access): whoever has lost the role is shown none.
-    pub(super) fn is_of_one(&self, error: &RemoteError, asked: usize, shown: usize) -> bool {
+    pub(super) fn is_of_one(&mut self, lead: LeadId, error: &RemoteError, asked: usize, shown: usize) -> bool {
         let is_refused = error.fault == Fault::Unauthorized && error.status == Some(403);
         let sees_others = shown > 0 || (self.is_sighted && asked <= FEW);
-        !error.stops_side() || (is_refused && sees_others)
+        !error.stops_side() || (is_refused && sees_others) || self.is_of_one_id(lead.uuid(), error)
     }
 
     /// Follows merged leads to their masters.
@@ -195,7 +210,7 @@ impl Pass<'_> {
                             row.lead = Seen::Absent;
                             continue;
                         }
-                        Err(error) if self.is_of_one(&error, masters.len(), shown) => {
+                        Err(error) if self.is_of_one(next, &error, masters.len(), shown) => {
                             row.lead = Seen::Unseen;
                             self.note_unreadable(row.id, &error);
                             continue;

@@ -256,7 +256,7 @@ impl Pass<'_> {
         server_time: Option<Timestamp>,
         newest: Option<Timestamp>,
     ) -> Option<Watermark> {
-        mark_after(mark, server_time, newest, self.setup.poll_overlap)
+        mark_after(mark, server_time, newest, self.began, self.setup.poll_overlap)
     }
 
     pub(super) fn poll_since(&self, mark: Option<Watermark>) -> Timestamp {
@@ -272,14 +272,18 @@ impl Pass<'_> {
 /// none, and no refusal either. The watermark stays then, and what changed meanwhile is read when the role is back.
 ///
 /// A stamp of the future, as an import into the CRM may leave it, counts as now: it would hide what changes before it.
+///
+/// The first one begins at the latest that was shown, or at the time of the server. Where neither was told it begins where the
+/// poll began: without a mark nothing that cannot be taken back would ever be sent.
 fn mark_after(
     mark: Option<Watermark>,
     server_time: Option<Timestamp>,
     newest: Option<Timestamp>,
+    began: Timestamp,
     overlap: Duration,
 ) -> Option<Watermark> {
     let newest = newest.map(|newest| server_time.map_or(newest, |now| newest.min(now)));
-    let Some(mark) = mark else { return newest.max(server_time).map(Watermark) };
+    let Some(mark) = mark else { return newest.max(server_time).or(Some(began.minus(overlap))).map(Watermark) };
     let Some(newest) = newest else { return Some(mark) };
     let seen = server_time.map_or(newest, |at| at.minus(overlap).min(newest.plus(overlap)));
     Some(mark.advanced_to(newest).advanced_to(seen))
@@ -294,12 +298,21 @@ mod tests {
         let at = |second: i64| Timestamp::from_seconds(1_000_000 + second);
         let after = |mark: Option<i64>, now: i64, newest: Option<i64>| {
             let mark = mark.map(|second| Watermark(at(second)));
-            mark_after(mark, Some(at(now)), newest.map(at), Duration::from_secs(60)).map(|mark| mark.0)
+            mark_after(mark, Some(at(now)), newest.map(at), at(7), Duration::from_secs(60)).map(|mark| mark.0)
         };
         assert_eq!(after(Some(0), 100, Some(90)), Some(at(90)));
         assert_eq!(after(Some(0), 1000, Some(90)), Some(at(150)), "the latest change stays within the next poll");
         assert_eq!(after(Some(0), 100, None), Some(at(0)), "no row proves nothing");
         assert_eq!(after(Some(0), 100, Some(4_000_000)), Some(at(100)));
         assert_eq!(after(None, 100, Some(4_000_000)), Some(at(100)));
+    }
+
+    #[test]
+    fn a_first_poll_that_shows_no_row_and_no_time_leaves_a_watermark_all_the_same() {
+        let (began, overlap) = (Timestamp::from_seconds(1_000_000), Duration::from_secs(300));
+        let after = |mark: Option<Watermark>| mark_after(mark, None, None, began, overlap);
+        let first = Some(Watermark(began.minus(overlap)));
+        assert_eq!(after(None), first);
+        assert_eq!(after(first), first);
     }
 }

@@ -40,8 +40,12 @@ impl Pass<'_> {
         for row in &mut open {
             row.entry = self.ports.store.get(row.id)?;
         }
-        let (read, unread) = self.read_for_intents(open).await;
-        self.unresolved.extend(unread); // Both sides are read when it can be resolved.
+        let waiting: Vec<Row> = open.extract_if(.., |row| self.waits_for_intent(row)).collect();
+        let (read, mut unread) = self.read_for_intents(open).await;
+        self.unresolved.extend(waiting.iter().chain(&unread).map(|row| row.id)); // Both sides are read when it can be resolved.
+        self.put_off(&mut unread).await?;
+        self.unreadable.clear();
+        self.uncount_undone(&read).await?;
         self.process(read).await?;
         settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;

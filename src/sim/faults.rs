@@ -98,22 +98,40 @@ pub const CLASSES: [Class; 24] = [
     Class::DeltaExpired,
 ];
 
+/// What one kind of request is answered as long as it lasts; nothing is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasting {
+    /// A refusal in the service's own shape with this status and no known code.
+    Refusal(u16),
+    /// A gateway's HTML page with this status.
+    Page(u16),
+}
+
 /// Which trouble comes how often.
 #[derive(Debug)]
 pub struct FaultPlan {
     rng: ChaCha8Rng,
     odds: BTreeMap<Class, f64>,
     played: BTreeMap<Class, u64>,
-    next: Vec<(Class, String)>,
+    next: Vec<Next>,
     down: Option<Service>,
     spells: BTreeMap<Service, (Class, Timestamp)>,
     busy: BTreeMap<Uuid, Timestamp>,
+    lasting: Vec<(String, String, Lasting)>,
     /// Shortest wait that a throttled answer asks for, in seconds.
     pub wait_seconds_min: u64,
     /// Longest wait that a throttled answer asks for, in seconds.
     pub wait_seconds_max: u64,
     /// Odds that a wait is given as a date (partner-center §1.12).
     pub wait_as_date: f64,
+}
+
+/// Trouble of the next request that it fits.
+#[derive(Debug)]
+struct Next {
+    class: Class,
+    path_end: String,
+    is_for_writes: bool,
 }
 
 impl FaultPlan {
@@ -137,6 +155,7 @@ impl FaultPlan {
             down: None,
             spells: BTreeMap::new(),
             busy: BTreeMap::new(),
+            lasting: Vec::new(),
             wait_seconds_min: 1,
             wait_seconds_max: 90,
             wait_as_date: 0.2,
@@ -155,7 +174,17 @@ impl FaultPlan {
 
     /// Plays this class on the next request it fits whose path ends so.
     pub fn play_next_at(&mut self, class: Class, path_end: &str) {
-        self.next.push((class, path_end.to_owned()));
+        self.next.push(Next { class, path_end: path_end.to_owned(), is_for_writes: false });
+    }
+
+    /// Plays this class on the next write it fits whose path ends so.
+    pub fn play_next_write_at(&mut self, class: Class, path_end: &str) {
+        self.next.push(Next { class, path_end: path_end.to_owned(), is_for_writes: true });
+    }
+
+    /// Answers every request of this method whose path ends so, until all is calm.
+    pub fn always(&mut self, method: &str, path_end: &str, lasting: Lasting) {
+        self.lasting.push((method.to_owned(), path_end.to_owned(), lasting));
     }
 
     /// Takes a whole service down, or brings everything back.
@@ -170,6 +199,7 @@ impl FaultPlan {
         self.down = None;
         self.spells.clear();
         self.busy.clear();
+        self.lasting.clear();
     }
 
     /// How often each class was played.
@@ -198,6 +228,12 @@ impl FaultPlan {
 
     /// The answer while such trouble lasts.
     pub(crate) fn spellbound(&self, service: Service, request: &Request, turn: &mut Turn<'_>) -> Option<Answer> {
+        let fits =
+            |(method, end, _): &&(String, String, Lasting)| request.method == *method && request.path.ends_with(end);
+        if let Some((_, _, lasting)) = self.lasting.iter().find(fits) {
+            turn.note.operation = Some("lasting trouble");
+            return Some(lasting.answer(service));
+        }
         let (class, _) = self.spells.get(&service).filter(|(_, until)| turn.now < *until)?;
         let is_list = Class::VanishingRows.concerns(service, request);
         let answer = match (class, service) {
@@ -229,8 +265,11 @@ impl FaultPlan {
             *self.played.entry(Class::HtmlError).or_default() += 1;
             return Some(Class::HtmlError);
         }
-        let fits = |(class, end): &(Class, String)| class.concerns(service, request) && request.path.ends_with(end);
-        let forced = self.next.iter().position(fits).map(|at| self.next.remove(at).0);
+        let fits = |next: &Next| {
+            let is_asked = request.is_write() || !next.is_for_writes;
+            is_asked && next.class.concerns(service, request) && request.path.ends_with(&next.path_end)
+        };
+        let forced = self.next.iter().position(fits).map(|at| self.next.remove(at).class);
         let drawn = forced.or_else(|| {
             let rng = &mut self.rng;
             let mut hits = self.odds.iter().filter(|(class, odds)| **odds > 0.0 && class.concerns(service, request));
@@ -240,6 +279,21 @@ impl FaultPlan {
             *self.played.entry(class).or_default() += 1;
         }
         drawn
+    }
+}
+
+impl Lasting {
+    fn answer(self, service: Service) -> Answer {
+        match (self, service) {
+            (Lasting::Page(status), _) => Answer::html(status),
+            (Lasting::Refusal(status), Service::Portal) => {
+                Answer::portal_error(status, "generalException", "an error occurred", None)
+            }
+            (Lasting::Refusal(status), Service::Crm) => Answer::crm_error(status, "", "An error occurred."),
+            (Lasting::Refusal(status), Service::Authority) => {
+                Answer::json(status, json!({"error": "temporarily_unavailable"}))
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod first_questions;
 mod flapping;
 mod histories;
 mod login;
+mod lone;
 mod lost_answers;
 mod memory;
 mod metrics_files;

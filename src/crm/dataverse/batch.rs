@@ -40,6 +40,9 @@ pub const BATCH_TIMEOUT: Duration = Duration::from_secs(240);
 /// How long no batch is tried after the service refused one as a whole.
 pub const BATCH_PAUSE: Duration = Duration::from_secs(3600);
 
+/// Batches in a row that may be answered with a fault of the server as a whole; then writes go singly for a while.
+const FAULTS_MAX: usize = 2;
+
 /// How often a write lets others catch up before it leaves.
 const TURNS: usize = 2;
 
@@ -53,6 +56,8 @@ pub struct Batches {
     size: AtomicUsize,
     waiting: Mutex<Waiting>,
     off_until: Mutex<Option<Timestamp>>,
+    /// Batches in a row that were answered with a fault as a whole.
+    faults: AtomicUsize,
 }
 
 /// Writes that have not left yet.
@@ -79,7 +84,16 @@ impl Batches {
         size: u32,
     ) -> Self {
         let size = AtomicUsize::new(size.min(BATCH_SIZE_MAX) as usize);
-        Batches { inner, dialect, clock, root, size, waiting: Mutex::default(), off_until: Mutex::default() }
+        Batches {
+            inner,
+            dialect,
+            clock,
+            root,
+            size,
+            waiting: Mutex::default(),
+            off_until: Mutex::default(),
+            faults: AtomicUsize::new(0),
+        }
     }
 
     fn is_on(&self) -> bool {
@@ -155,20 +169,28 @@ impl Batches {
     async fn deliver_together(&self, items: Vec<Item>) -> Vec<Item> {
         let calls: Vec<&Call> = items.iter().map(|item| &item.call).collect();
         match self.inner.send(call(&self.root, "write leads in a batch", Effect::Write, &calls)).await {
-            Ok(answer) => self.hand_out(items, &answer),
-            Err(error) if is_not_spoken(&error) => {
+            Ok(answer) => {
+                self.faults.store(0, Ordering::Relaxed);
+                self.hand_out(items, &answer)
+            }
+            Err(error) if is_not_spoken(&error) || is_refused_on_the_way(&error) => {
                 self.shrink(error.status, items.len());
                 items
             }
             Err(error) => {
                 let is_refused = !error.is_outcome_unknown && !is_of_the_moment(&error.fault);
+                let is_faulty =
+                    !is_of_all_requests(&error) && self.faults.fetch_add(1, Ordering::Relaxed) + 1 >= FAULTS_MAX;
                 if is_refused {
                     self.pause("the service refused a batch as a whole");
+                } else if is_faulty {
+                    self.pause("the service answers batches with a fault");
                 }
                 for item in items {
                     let error = match is_refused {
                         true => unknown(&item.call, "the batch was refused as a whole"),
-                        false => RemoteError { operation: item.call.operation, ..error.clone() },
+                        // The answer is about the batch and about none of its writes.
+                        false => RemoteError { operation: item.call.operation, status: None, ..error.clone() },
                     };
                     let _ = item.answer.send(Err(error));
                 }
@@ -295,8 +317,19 @@ pub(super) fn call(root: &Root, operation: &'static str, effect: Effect, calls: 
 
 /// The resource, the method or the form is not known there, or it is too large: whatever the body says, a repetition is
 /// harmless, for every write carries its condition.
-fn is_not_spoken(error: &RemoteError) -> bool {
+pub(super) fn is_not_spoken(error: &RemoteError) -> bool {
     matches!(error.status, Some(404 | 405 | 413 | 415 | 501))
+}
+
+/// A refusal of this form by who stands before the service: no word of the service itself (dataverse §5.1). Nothing was done.
+fn is_refused_on_the_way(error: &RemoteError) -> bool {
+    error.fault == Fault::Unauthorized && error.status == Some(403) && error.code.is_none()
+}
+
+/// Faults that every other request would meet as well: a closed window, a sign-in that needs a person, no answer at all.
+pub(super) fn is_of_all_requests(error: &RemoteError) -> bool {
+    let is_silence = error.status.is_none() && is_of_the_moment(&error.fault);
+    is_silence || matches!(error.fault, Fault::Throttled { .. } | Fault::NeedsHuman)
 }
 
 /// Faults that say nothing about batches.

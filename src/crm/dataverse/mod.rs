@@ -3,7 +3,7 @@
 //! Reads choose their columns by the live metadata; writes are conditional without exception.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use async_trait::async_trait;
@@ -92,6 +92,8 @@ pub struct Dataverse {
     is_doubtful: AtomicBool,
     /// The service does not take both polls in one request.
     polls_apart: AtomicBool,
+    /// Times in a row that both polls in one request were refused.
+    polls_refused: AtomicU32,
     /// What qualified leads name.
     named: Mutex<Named>,
     /// Currencies that rows name and the schema does not: inactive ones. `None`: nobody knows it.
@@ -138,6 +140,7 @@ impl Dataverse {
             loading: tokio::sync::Mutex::new(()),
             is_doubtful: AtomicBool::new(false),
             polls_apart: AtomicBool::new(settings.batch_size < 2),
+            polls_refused: AtomicU32::new(0),
             named: Mutex::default(),
             strays: RwLock::new(BTreeMap::new()),
         })

@@ -19,6 +19,9 @@ pub(super) const LEADS_POLL: &str = "list changed leads";
 /// What the poll of opportunities is called.
 pub(super) const DEALS_POLL: &str = "list changed opportunities";
 
+/// Times in a row that the common request may be refused while each poll is answered; then it is not tried any more.
+pub(super) const POLLS_REFUSED_MAX: u32 = 3;
+
 impl Dataverse {
     /// Leads that changed since, oldest first.
     pub(super) fn leads_since(&self, live: &Live, since: Timestamp, also: &[LeadId]) -> Url {
@@ -57,6 +60,10 @@ impl Dataverse {
             Some(cursor) => self.api.page_at(operation, cursor).await,
             None => self.api.page(operation, first()).await,
         };
+        let is_refused = self.polls_refused.load(Ordering::Relaxed) >= POLLS_REFUSED_MAX;
+        if page.is_ok() && is_refused && !self.polls_apart.load(Ordering::Relaxed) {
+            let _: Option<()> = self.poll_apart("it was refused again and again while each is answered");
+        }
         self.noticed(page)
     }
 
@@ -81,7 +88,13 @@ impl Dataverse {
         let both = batch::call(&self.api.root, "list changes", Effect::Read, &calls.each_ref());
         let answer = match self.api.exchange.send(both).await {
             Ok(answer) => answer,
-            Err(error) if batch::is_of_the_moment(&error.fault) => return Some(Err(error)),
+            Err(error) if batch::is_of_all_requests(&error) => return Some(Err(error)),
+            Err(error) if batch::is_of_the_moment(&error.fault) && !batch::is_not_spoken(&error) => {
+                // A gateway may refuse this one form (dataverse §5.1, outer rejection).
+                self.polls_refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("both polls in one request were refused, so each is asked by itself: {error}");
+                return None;
+            }
             Err(error) => return self.poll_apart(&error.to_string()),
         };
         let parts = multipart::parts(&answer).unwrap_or_default();
@@ -92,6 +105,7 @@ impl Dataverse {
             let part = Answer { status: part.status, headers: part.headers, body: part.body, ..answer.clone() };
             self.api.page_in(operation, url, &part).ok()
         };
+        self.polls_refused.store(0, Ordering::Relaxed);
         let (leads, deals) = (page(&asked[0], leads)?, page(&asked[1], deals)?);
         Some(self.decoded(&live, leads, deals).await)
     }

@@ -289,6 +289,32 @@ async fn a_service_without_batches_is_written_to_singly_and_asked_again_after_a_
 }
 
 #[tokio::test]
+async fn a_gateway_that_refuses_batches_alone_is_written_through_singly() {
+    let line = Line::new();
+    let dataverse = open(&line, 20);
+    line.spoil(|call, answer| refused(call, answer, 403));
+    create_many(&dataverse, 12).await;
+    let singly = vec![("PATCH".to_owned(), 1); 12];
+    assert_eq!((line.written()[0].clone(), &line.written()[1..]), (("POST".to_owned(), 12), &singly[..]));
+}
+
+#[tokio::test]
+async fn batches_that_are_answered_with_a_fault_are_not_tried_for_ever() {
+    for status in [500, 502] {
+        let line = Line::new();
+        let dataverse = open(&line, 20);
+        line.spoil(move |call, answer| refused(call, answer, status));
+        for _ in 0..2 {
+            let answers = create_many(&dataverse, 12).await;
+            let is_open = |error: &RemoteError| error.is_outcome_unknown && error.status.is_none();
+            assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(is_open)), "{answers:?}");
+        }
+        create_many(&dataverse, 12).await;
+        assert_eq!((line.written().len(), &line.written()[2..]), (14, &vec![("PATCH".to_owned(), 1); 12][..]));
+    }
+}
+
+#[tokio::test]
 async fn a_batch_that_is_too_large_is_sent_singly_and_the_next_is_half_as_large() {
     let line = SimExchange::new();
     let dataverse = open(&line, 40);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::batch::{SimExchange, create_many, is_batch, open};
 use crate::crm::dataverse::Dataverse;
+use crate::crm::dataverse::polls::POLLS_REFUSED_MAX;
 use crate::http::Answer;
 use crate::model::{Fault, RemoteError, Side, Timestamp};
 use crate::ports::{Crm, FirstPages};
@@ -119,4 +120,30 @@ async fn a_batch_size_of_one_asks_for_each_alone() {
     let dataverse = changed(&line, 1).await;
     assert!(both(&dataverse).await.is_none());
     assert_eq!(asked(&line), (0, 0));
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses_the_common_request_alone_does_not_take_the_side_down() {
+    // Once and for all, or for now: the fault that is meant, and how often it is tried.
+    for (status, fault, tried) in [
+        (404, Fault::Unavailable, 1),
+        (403, Fault::Unauthorized, POLLS_REFUSED_MAX as usize),
+        (500, Fault::Unavailable, POLLS_REFUSED_MAX as usize),
+        (502, Fault::Unavailable, POLLS_REFUSED_MAX as usize),
+    ] {
+        let line = Line::new();
+        let dataverse = changed(&line, 20).await;
+        line.spoil(move |call, answer| match is_batch(call) {
+            true => {
+                let error = RemoteError::new(Side::Crm, call.operation, fault.clone());
+                Err(RemoteError { status: Some(status), ..error })
+            }
+            false => answer,
+        });
+        for _ in 0..POLLS_REFUSED_MAX + 2 {
+            assert!(both(&dataverse).await.is_none(), "{status}");
+            dataverse.leads_changed_since(SINCE, &[], None).await.expect("asked alone it is answered");
+        }
+        assert_eq!(asked(&line).0, tried, "{status}");
+    }
 }
