@@ -38,6 +38,7 @@ mod pasted;
 mod poison;
 mod quick_status;
 mod reach;
+mod reconfigured;
 mod reload;
 mod seeing;
 mod session;

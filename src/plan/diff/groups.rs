@@ -11,11 +11,15 @@ use crate::plan::settings::{OnConsentWithdrawn, OnLeavingFilter, WriteWhen};
 use crate::plan::snapshot::Seen;
 
 impl Draft<'_> {
-    /// A linked referral that left a filter.
+    /// A linked referral that left a filter: what it would do is left alone until it is back.
     pub(super) fn freeze(&mut self, entry: &mut Entry) {
-        let Some(referral) = self.row.referral.present() else { return };
-        let left = scope::out_of_scope(referral, self.policy.organization.as_deref(), &self.policy.scope).is_some();
-        entry.is_frozen = left && self.policy.scope.on_leaving_filter == OnLeavingFilter::Freeze;
+        if let Some(referral) = self.row.referral.present() {
+            let left = scope::out_of_scope(referral, self.policy.organization.as_deref(), &self.policy.scope).is_some();
+            entry.is_frozen = left && self.policy.scope.on_leaving_filter == OnLeavingFilter::Freeze;
+        }
+        if entry.is_frozen {
+            self.holds.push(Hold::Frozen);
+        }
     }
 
     /// Merges every group and collects what goes where.
