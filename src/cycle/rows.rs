@@ -40,12 +40,23 @@ impl Pass<'_> {
         for row in &mut open {
             row.entry = self.ports.store.get(row.id)?;
         }
+        // Nobody knows before its referral is back, so it costs no reads but those of the missing referral.
+        let waiting: Vec<Row> = open.extract_if(.., |row| self.waits_for_its_referral(row)).collect();
+        self.unresolved.extend(waiting.iter().map(|row| row.id));
         let (read, unread) = self.read_for_intents(open).await;
         self.unresolved.extend(unread); // Both sides are read when it can be resolved.
         self.process(read).await?;
         settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;
         Ok(())
+    }
+
+    /// The referral was looked for and not found, and it is not yet time to look again.
+    fn waits_for_its_referral(&self, row: &Row) -> bool {
+        let missing = crate::plan::Hold::ReferralMissing.bit();
+        let Some(entry) = row.entry.as_ref().filter(|entry| entry.holds & missing != 0) else { return false };
+        let is_held = self.setup.policy.decisions.held.contains(&row.id);
+        is_held || (!self.is_unlimited() && entry.look_at.is_some_and(|at| at > self.ports.clock.now()))
     }
 
     /// Rows for listed referrals: those that changed, joined with what the leads side showed.
@@ -169,6 +180,7 @@ impl Pass<'_> {
                 let plan = plan_row(&row, &self.setup.policy, now);
                 match plan.needs.is_empty() {
                     true => {
+                        self.unresolved.extend(plan.keeps_intent.then_some(row.id));
                         if !matches!(row.lead, Seen::Unseen) {
                             self.heard.insert(row.id);
                         }

@@ -279,6 +279,13 @@ fn written_by_us(sight: &Sight<'_>) -> Option<GroupMemory> {
     is_shown.then(|| common(sight, referral, lead))
 }
 
+/// The memory that a write of ours left behind, if it was carried out; what else was seen is left for another time.
+pub fn left_behind(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> Option<GroupMemory> {
+    let written = written_by_us(sight)?;
+    let flips = after_write(memory, halves(written.base).1, sight.is_intent_to_lead, now);
+    Some(GroupMemory { flips, ..written })
+}
+
 /// The base where the referral shows by now what the lead had when it was last seen, and the lead has gone on since: a
 /// write-back of ours arrived, and its answer as well as every look after it was lost.
 fn met_meanwhile(memory: &GroupMemory, sight: &Sight<'_>) -> Option<GroupMemory> {

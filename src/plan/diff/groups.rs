@@ -1,8 +1,9 @@
 //! What becomes of each group of fields: merged, then made part of a write or of a hold.
 
+use super::intent::side_of;
 use super::writes::Writes;
 use super::{Draft, GroupTrace, base_of};
-use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus};
+use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus, Side};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
 use crate::plan::mapping::{Group, GroupValue};
@@ -151,10 +152,7 @@ impl Draft<'_> {
             referral_changed: self.row.referral.present().and_then(|referral| referral.updated),
             lead_changed: self.row.lead.present().and_then(|lead| lead.modified).max(spoken),
             intent,
-            is_intent_to_lead: self.row.intent.as_ref().is_some_and(|intent| {
-                use crate::ports::ActionKind::{Create, Disqualify, Update};
-                matches!(intent.kind, Create | Update | Disqualify)
-            }),
+            is_intent_to_lead: self.row.intent.as_ref().is_some_and(|intent| side_of(intent.kind) == Side::Crm),
             is_referral_new: self.is_referral_new(),
             is_lead_new: self.is_lead_new(),
             is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
