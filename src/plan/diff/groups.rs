@@ -158,6 +158,7 @@ impl Draft<'_> {
             is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
             is_referral_proven: self.is_referral_proven(),
             is_lead_proven: self.is_lead_proven() && !(group.is_spoken_for() && self.is_qualified()),
+            is_hold_lifted: self.had(&Hold::ByOperator),
         }
     }
 
