@@ -5,10 +5,10 @@
 
 use super::memory::closing_of;
 use super::{Draft, groups};
-use crate::model::{Entry, LeadState, Referral, ReferralStatus, Side, Standing};
+use crate::model::{Entry, LeadState, Link, Referral, ReferralStatus, Side, Standing};
 use crate::plan::action::Hold;
-use crate::plan::fields;
 use crate::plan::settings::WriteWhen;
+use crate::plan::{fields, status};
 use crate::ports::ActionKind;
 
 impl Draft<'_> {
@@ -33,7 +33,20 @@ impl Draft<'_> {
         if let Some(referral) = referral {
             self.note_our_closing(entry, referral);
         }
+        if let (ActionKind::Disqualify, Some(lead), Some(link)) = (intent.kind, self.row.lead.present(), &entry.link) {
+            let is_answered = lead.status.state != LeadState::Open || self.is_lead_new();
+            if lead.id == link.lead && is_answered {
+                entry.reported_after_closing = Some(status::mark(lead.status, link.deal));
+            }
+        }
         self.remember_written_groups(entry);
+    }
+
+    /// A disqualification of ours whose answer was lost has been answered by a person: the lead is open, and in another
+    /// version than the one that was to be disqualified. In doubt it has: nobody's lead is taken away twice.
+    pub(super) fn was_opened_again(&self, link: &Link) -> bool {
+        let is_ours = self.row.intent.as_ref().is_some_and(|intent| intent.kind == ActionKind::Disqualify);
+        is_ours && link.status.state == LeadState::Open && self.is_lead_new()
     }
 
     /// A closing of ours whose answer was lost is ours, unless somebody else closed the referral in another way before.

@@ -1,9 +1,9 @@
 //! Writes whose answer was lost, on rows that are not decided when it is looked for.
 
 use super::support::*;
-use crate::model::{Closing, Entry, Lead, LeadState, LeadStatus, ReferralStatus, Standing, Substatus};
+use crate::model::{Closing, ETag, Entry, Lead, LeadState, LeadStatus, ReferralStatus, Standing, Substatus};
 use crate::plan::settings::FieldOwner;
-use crate::plan::{Action, Seen};
+use crate::plan::{Action, Hold, Seen};
 use ReferralStatus::{Active, Closed, New};
 
 const HELD: &str = "hold: held by an operator; `release` lifts it";
@@ -104,4 +104,26 @@ fn a_lead_that_was_created_is_linked_also_when_its_referral_is_held_meanwhile() 
     assert_eq!(known(&lost).standing, Standing::Linked);
     let told = settled(lost).says("new").lead_is(|_| ());
     assert!(print(&told.plan()).starts_with(UPDATE), "{}", print(&told.plan()));
+}
+
+#[test]
+fn a_disqualification_is_not_repeated_on_a_lead_that_was_opened_again_before_its_answer_was_known() {
+    let settings = "[status]\non_referral_closed = \"disqualify\"";
+    let closed = row_of(policy(FieldOwner::Crm, false, settings)).referral(Closed).linked(Active).open();
+    let disqualify =
+        "update lead L of referral R: the referral was closed (status.on_referral_closed = \"disqualify\")";
+    let opened = |sample: Sample| sample.open().lead_is(|lead| lead.etag = Some(ETag("W/\"9\"".into())));
+    let lost = sent(closed);
+    check(lost.clone(), disqualify); // It was not carried out: the lead is in the same version.
+    let said = "hold: closed already, now the lead says Open (status 1); a closed referral is never written";
+    let reopened = opened(lost.clone());
+    check(reopened.clone(), said);
+    let after = settled(reopened);
+    check(after.clone(), "");
+    let is_listed = |sample: &Sample| known(sample).holds & Hold::ClosedAlready { now: String::new() }.bit() != 0;
+    assert!(is_listed(&after) && is_listed(&after.clone().later(minutes(30))));
+    // The same where an operator holds the referral when it is looked for.
+    for shown in [lost.clone().lead(LeadState::Disqualified, 4), opened(lost)] {
+        check(opened(settled(held(shown))), "");
+    }
 }
