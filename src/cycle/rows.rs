@@ -40,7 +40,8 @@ impl Pass<'_> {
         for row in &mut open {
             row.entry = self.ports.store.get(row.id)?;
         }
-        let waiting: Vec<Row> = open.extract_if(.., |row| self.waits_for_intent(row)).collect();
+        let waits = |row: &Row| self.waits_for_intent(row) || self.waits_for_its_referral(row);
+        let waiting: Vec<Row> = open.extract_if(.., |row| waits(row)).collect();
         let (read, mut unread) = self.read_for_intents(open).await;
         self.unresolved.extend(waiting.iter().chain(&unread).map(|row| row.id)); // Both sides are read when it can be resolved.
         self.put_off(&mut unread).await?;
@@ -50,6 +51,14 @@ impl Pass<'_> {
         settled.retain(|(_, id)| !self.unresolved.contains(id));
         self.ports.store.record(Batch { settled, ..Batch::default() }).await?;
         Ok(())
+    }
+
+    /// The referral was looked for and not found, and it is not yet time to look again.
+    fn waits_for_its_referral(&self, row: &Row) -> bool {
+        let missing = crate::plan::Hold::ReferralMissing.bit();
+        let Some(entry) = row.entry.as_ref().filter(|entry| entry.holds & missing != 0) else { return false };
+        let is_held = self.setup.policy.decisions.held.contains(&row.id);
+        is_held || (!self.is_unlimited() && entry.look_at.is_some_and(|at| at > self.ports.clock.now()))
     }
 
     /// Rows for listed referrals: those that changed, joined with what the leads side showed.
@@ -90,7 +99,8 @@ impl Pass<'_> {
 
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
     pub(super) fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
-        let is_rescanned = self.memo.is_rescan && entry.standing != Standing::Linked;
+        // Linked ones have both sides on record, except what a filter froze: only the referral says that it is in scope.
+        let is_rescanned = self.memo.is_rescan && (entry.standing != Standing::Linked || entry.is_frozen);
         let is_told = !self.awaits_write_back(entry);
         is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && is_told
     }
@@ -172,6 +182,7 @@ impl Pass<'_> {
                 let plan = plan_row(&row, &self.setup.policy, now);
                 match plan.needs.is_empty() {
                     true => {
+                        self.unresolved.extend(plan.keeps_intent.then_some(row.id));
                         if !matches!(row.lead, Seen::Unseen) {
                             self.heard.insert(row.id);
                         }

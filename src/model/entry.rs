@@ -167,7 +167,7 @@ pub struct GroupMemory {
     pub referral_moved: Option<Moved>,
     /// The lead's value has moved away from its half and that is not settled.
     pub lead_moved: Option<Moved>,
-    /// An operator decided which side wins; used up by the next plan.
+    /// An operator decided which side wins: until that is carried out, or the other side says something new.
     pub released: Option<Take>,
     /// Our own writes of the last hour, so that two authors who undo each other are noticed.
     pub flips: Option<Flips>,

@@ -374,6 +374,8 @@ pub enum Hold {
         /// The lead.
         lead: LeadId,
     },
+    /// The referral left a filter, so its fields stand still in both directions.
+    Frozen,
 }
 
 impl Hold {
@@ -408,12 +410,13 @@ impl Hold {
             Hold::ReferralIdTaken { .. } => "referral id taken",
             Hold::ForeignReferralId { .. } => "foreign referral id",
             Hold::NoOwner => "no owner",
+            Hold::Frozen => "frozen by a filter",
         }
     }
 }
 
 /// The names of holds by the bit they have in [`crate::model::Entry::holds`]; only ever appended to.
-pub const HOLD_NAMES: [&str; 22] = [
+pub const HOLD_NAMES: [&str; 23] = [
     "by operator",
     "two candidates",
     "lead already linked",
@@ -436,6 +439,7 @@ pub const HOLD_NAMES: [&str; 22] = [
     "referral id taken",
     "foreign referral id",
     "no owner",
+    "frozen by a filter",
 ];
 
 /// Prints what is left alone and why, naming the configuration key; the referral is named by the caller.
@@ -522,6 +526,9 @@ impl fmt::Display for Hold {
                 "the column of lead {lead} holds a text that is no referral id, and is left alone; emptied, it is filled (referral_id_column)"
             ),
             Hold::ReferralMissing => f.write_str("the referral cannot be read any more; its lead is left alone"),
+            Hold::Frozen => f.write_str(
+                "frozen by a filter: the referral is out of scope now, so its fields stand still in both directions while its status goes on (scope.on_leaving_filter = \"freeze\")",
+            ),
         }
     }
 }

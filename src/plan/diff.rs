@@ -10,6 +10,7 @@
 //! |          |         | linked   | what was due: settled closings, retries            |
 
 pub(super) mod groups;
+mod intent;
 mod link;
 mod memory;
 mod writes;
@@ -20,7 +21,7 @@ use crate::plan::fields::Merge;
 use crate::plan::policy::Policy;
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::{backoff, scope, status};
-use memory::{closing_of, first_entry, remember_lead, remember_referral};
+use memory::{first_entry, remember_lead, remember_referral};
 use writes::Writes;
 
 /// How often a referral that could not be found any more is asked for again.
@@ -43,6 +44,8 @@ pub struct RowPlan {
     pub vanished: Option<LeadId>,
     /// Why it is not imported.
     pub out_of_scope: Option<scope::OutOfScope>,
+    /// Nobody can know yet what came of the write whose answer was lost: the record of it stays.
+    pub keeps_intent: bool,
     /// Order of urgency; smaller first.
     pub urgency: Urgency,
 }
@@ -101,6 +104,7 @@ struct Draft<'a> {
     holds: Vec<Hold>,
     vanished: Option<LeadId>,
     out_of_scope: Option<scope::OutOfScope>,
+    keeps_intent: bool,
     /// The row was due by itself.
     was_due: bool,
     /// Bits of the holds it had before.
@@ -128,6 +132,7 @@ impl<'a> Draft<'a> {
             holds: Vec::new(),
             vanished: None,
             out_of_scope: None,
+            keeps_intent: false,
             was_due: false,
             before: 0,
             raised: 0,
@@ -148,9 +153,10 @@ impl<'a> Draft<'a> {
         self.was_due = entry.look_at.is_some_and(|at| at <= self.now);
         self.before = entry.holds;
         if self.policy.decisions.held.contains(&self.row.id) {
-            // As it was, so that whatever changes meanwhile is news when the hold is lifted.
+            // As it was, so that whatever changes meanwhile is news when the hold is lifted. What we wrote is no news.
             self.holds.push(Hold::ByOperator);
-            entry.holds = Hold::ByOperator.bit();
+            self.remember_intent(&mut entry);
+            entry.holds = self.holds.iter().fold(0, |bits, hold| bits | hold.bit());
             entry.look_at = None;
             entry.outcome = None; // What happens meanwhile is not weighed, so settling begins anew.
             self.entry = Some(entry);
@@ -170,14 +176,7 @@ impl<'a> Draft<'a> {
         }
         if let Some(referral) = self.row.referral.present() {
             remember_referral(&mut entry, referral);
-            let is_close =
-                self.row.intent.as_ref().is_some_and(|intent| intent.kind == crate::ports::ActionKind::Close);
-            // Somebody else may have closed it in another way before our write arrived.
-            let closing = closing_of(entry.referral_substatus);
-            let is_meant = entry.outcome.is_none_or(|outcome| Some(outcome.closing) == closing);
-            if is_close && is_meant && entry.referral_status == ReferralStatus::Closed {
-                entry.closed_by_us = closing;
-            }
+            self.note_our_closing(&mut entry, referral);
         }
         if backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration) {
             // What failed is to be tried again: it takes both sides to know what that was.
@@ -188,6 +187,7 @@ impl<'a> Draft<'a> {
             // Its version is forgotten, so that it is looked at again as soon as it is listed.
             entry.referral_etag = None;
             self.holds.push(Hold::ReferralMissing);
+            self.remember_intent(&mut entry);
             entry.look_at = Some(self.now.plus(MISSING_AGAIN));
             if !matches!(self.row.lead, Seen::Unseen) || self.row.opportunities.is_some() {
                 // What the lead says meanwhile is not weighed: both sides are read when it is back.
@@ -222,6 +222,7 @@ impl<'a> Draft<'a> {
             holds: self.holds,
             vanished: self.vanished,
             out_of_scope: self.out_of_scope,
+            keeps_intent: self.keeps_intent,
             urgency,
         }
     }

@@ -65,6 +65,8 @@ pub struct Sight<'a> {
     pub is_referral_proven: bool,
     /// The lead is proven to be the very version that our memory knows.
     pub is_lead_proven: bool,
+    /// An operator has just lifted the hold of the whole referral: what is seen now is what the operator saw.
+    pub is_hold_lifted: bool,
 }
 
 /// What the merge of one group decides.
@@ -193,7 +195,9 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
     if is_agreed && (has_moved || matches!(memory.base, Base::Apart { .. })) {
         return (Merge::Rest, Some(common(sight, referral, lead)));
     }
-    if let Some(take) = memory.released {
+    next.released =
+        memory.released.filter(|take| sight.is_hold_lifted || is_as_released(*take, memory, referral, lead));
+    if let Some(take) = next.released {
         return released(take, sight, referral, lead, next);
     }
     let is_apart = matches!(memory.base, Base::Apart { .. });
@@ -214,8 +218,16 @@ fn merge_bases(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) 
         Merge::WriteBack(_) if sight.lead.is_none() => Merge::NeedLead,
         other => other,
     };
-    next.released = None;
     (decision, Some(next))
+}
+
+/// The side that an operator decided against still says what it said then: what it says since, nobody decided about.
+fn is_as_released(take: Take, memory: &GroupMemory, referral: u64, lead: u64) -> bool {
+    let (base_referral, base_lead) = halves(memory.base);
+    match take {
+        Take::Referral => lead == current(memory.lead_moved, base_lead),
+        Take::Lead => referral == current(memory.referral_moved, base_referral),
+    }
 }
 
 /// Decides a group whose base comes from an export or from an old copy of the ledger.
@@ -277,6 +289,13 @@ fn written_by_us(sight: &Sight<'_>) -> Option<GroupMemory> {
         false => sight.referral?.fingerprint == referral,
     };
     is_shown.then(|| common(sight, referral, lead))
+}
+
+/// The memory that a write of ours left behind, if it was carried out; what else was seen is left for another time.
+pub fn left_behind(memory: Option<&GroupMemory>, sight: &Sight<'_>, now: Timestamp) -> Option<GroupMemory> {
+    let written = written_by_us(sight)?;
+    let flips = after_write(memory, halves(written.base).1, sight.is_intent_to_lead, now);
+    Some(GroupMemory { flips, ..written })
 }
 
 /// The base where the referral shows by now what the lead had when it was last seen, and the lead has gone on since: a

@@ -36,6 +36,7 @@ pub struct Referrals {
     pub(crate) last_page: Vec<Uuid>,
     /// Listed, and out of reach by themselves.
     out_of_reach: BTreeSet<Uuid>,
+    gone: BTreeSet<Uuid>,
     /// When the requests of the last minute came.
     asked: VecDeque<Timestamp>,
 }
@@ -67,6 +68,7 @@ impl Referrals {
             snapshots: BTreeMap::new(),
             last_page: Vec::new(),
             out_of_reach: BTreeSet::new(),
+            gone: BTreeSet::new(),
             asked: VecDeque::new(),
         }
     }
@@ -190,6 +192,15 @@ impl Referrals {
         }
     }
 
+    /// A referral that does not exist any more when it is read by itself, or does again.
+    pub fn set_gone(&mut self, id: Uuid, is_gone: bool) {
+        if is_gone {
+            self.gone.insert(id)
+        } else {
+            self.gone.remove(&id)
+        };
+    }
+
     /// A referral that is listed and cannot be read or written by itself, or can again.
     pub fn set_out_of_reach(&mut self, id: Uuid, is_out: bool) {
         if is_out {
@@ -248,6 +259,7 @@ impl Referrals {
                 turn.note.operation = Some("get referral");
                 match self.rows.get(&id) {
                     Some(_) if self.out_of_reach.contains(&id) => denied(),
+                    Some(_) if self.gone.contains(&id) => not_found(),
                     Some(row) => self.entity(options, row),
                     None => not_found(),
                 }

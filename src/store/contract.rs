@@ -289,7 +289,6 @@ async fn decisions_come_back(store: &dyn StateStore) {
             finished: None,
         }),
         forgotten: [7, u64::MAX].into(),
-        let_go: [(ActionKind::Close, ["one line".to_owned()].into())].into(),
     };
     let wanted = decisions.clone();
     let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();

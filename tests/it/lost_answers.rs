@@ -1,5 +1,6 @@
 //! The process dies, or an answer is lost, between a write and its record.
 
+use referrald::daemon::{DecisionRequest, Which};
 use referrald::model::{Closing, Standing};
 use referrald::ports::StateStore;
 use referrald::sim::faults::Class;
@@ -129,4 +130,55 @@ async fn a_lead_that_somebody_made_while_ours_was_unknown_is_adopted() {
     let entry = host.store.get(id(referral)).unwrap().unwrap();
     assert_eq!(entry.link.map(|link| link.lead.uuid()), Some(theirs));
     assert_eq!(Checker::default().check(&town.world()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_write_of_ours_is_no_sellers_edit_although_its_referral_was_held_before_it_was_known() {
+    let town = Town::new(65);
+    let (host, referral) = linked(&town).await;
+    town.edit_referral(referral, "/details/dealValue", json!(2000));
+    town.pass(2);
+    let host = killed(&town, &host).await;
+    host.decide(DecisionRequest::Hold { ids: vec![id(referral)] }).await;
+    town.pass(2);
+    host.cycle().await;
+    assert_eq!(host.store.intents().unwrap(), vec![]);
+    // Only the seller changes it from now on.
+    town.edit_lead(referral, json!({"estimatedamount": 2500}));
+    town.pass(2);
+    host.cycle().await;
+    host.decide(DecisionRequest::Release { which: Which::Ids(vec![id(referral)]), group: None, take: None }).await;
+    for _ in 0..2 {
+        town.pass(2);
+        host.cycle().await;
+    }
+    assert_eq!((town.amount_of(referral), town.deal_value(referral)), (2500.0, 2500.0));
+    assert!(host.status().await.holds.is_empty());
+}
+
+#[tokio::test]
+async fn a_closing_of_a_referral_that_is_missing_is_on_record_until_it_is_back_and_costs_no_more_reads() {
+    let town = Town::new(66);
+    let (host, referral) = linked(&town).await;
+    town.edit_lead(referral, json!({"statecode": 2, "statuscode": 4}));
+    town.pass(2);
+    let host = killed(&town, &host).await;
+    let later = town.clock.at().plus(std::time::Duration::from_secs(45 * 60));
+    town.world().portal.set_gone(referral, true);
+    town.world().portal.hide(referral, later);
+    let reads = || town.world().journal.count_of("get referral");
+    let before = reads();
+    for _ in 0..30 {
+        town.pass(1);
+        host.cycle().await;
+        assert_eq!(host.store.intents().unwrap().len(), 1);
+    }
+    assert!((2..=4).contains(&(reads() - before)), "{} reads in half an hour", reads() - before);
+    town.world().portal.set_gone(referral, false);
+    for _ in 0..16 {
+        town.pass(1);
+        host.cycle().await;
+    }
+    assert_eq!(host.store.intents().unwrap(), vec![]);
+    assert_eq!(host.store.get(id(referral)).unwrap().unwrap().closed_by_us, Some(Closing::Lost));
 }

@@ -40,6 +40,7 @@ mod pasted;
 mod poison;
 mod quick_status;
 mod reach;
+mod reconfigured;
 mod reload;
 mod seeing;
 mod session;

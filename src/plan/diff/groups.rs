@@ -1,8 +1,9 @@
 //! What becomes of each group of fields: merged, then made part of a write or of a hold.
 
+use super::intent::side_of;
 use super::writes::Writes;
 use super::{Draft, GroupTrace, base_of};
-use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus};
+use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus, Side};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
 use crate::plan::mapping::{Group, GroupValue};
@@ -11,11 +12,15 @@ use crate::plan::settings::{OnConsentWithdrawn, OnLeavingFilter, WriteWhen};
 use crate::plan::snapshot::Seen;
 
 impl Draft<'_> {
-    /// A linked referral that left a filter.
+    /// A linked referral that left a filter: what it would do is left alone until it is back.
     pub(super) fn freeze(&mut self, entry: &mut Entry) {
-        let Some(referral) = self.row.referral.present() else { return };
-        let left = scope::out_of_scope(referral, self.policy.organization.as_deref(), &self.policy.scope).is_some();
-        entry.is_frozen = left && self.policy.scope.on_leaving_filter == OnLeavingFilter::Freeze;
+        if let Some(referral) = self.row.referral.present() {
+            let left = scope::out_of_scope(referral, self.policy.organization.as_deref(), &self.policy.scope).is_some();
+            entry.is_frozen = left && self.policy.scope.on_leaving_filter == OnLeavingFilter::Freeze;
+        }
+        if entry.is_frozen {
+            self.holds.push(Hold::Frozen);
+        }
     }
 
     /// Merges every group and collects what goes where.
@@ -147,15 +152,13 @@ impl Draft<'_> {
             referral_changed: self.row.referral.present().and_then(|referral| referral.updated),
             lead_changed: self.row.lead.present().and_then(|lead| lead.modified).max(spoken),
             intent,
-            is_intent_to_lead: self.row.intent.as_ref().is_some_and(|intent| {
-                use crate::ports::ActionKind::{Create, Disqualify, Update};
-                matches!(intent.kind, Create | Update | Disqualify)
-            }),
+            is_intent_to_lead: self.row.intent.as_ref().is_some_and(|intent| side_of(intent.kind) == Side::Crm),
             is_referral_new: self.is_referral_new(),
             is_lead_new: self.is_lead_new(),
             is_backfilled: self.row.backfill.is_some_and(|groups| groups.contains(group.key)),
             is_referral_proven: self.is_referral_proven(),
             is_lead_proven: self.is_lead_proven() && !(group.is_spoken_for() && self.is_qualified()),
+            is_hold_lifted: self.had(&Hold::ByOperator),
         }
     }
 

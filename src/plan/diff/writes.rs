@@ -69,7 +69,7 @@ impl Draft<'_> {
     pub(super) fn is_closing_news(&self, entry: &Entry, link: &Link) -> bool {
         let was_linked = self.row.entry.as_ref().is_some_and(|entry| entry.link.is_some());
         let is_over_there = entry.referral_status == ReferralStatus::Closed && entry.closed_by_us.is_none();
-        let is_answered = entry.reported_after_closing.is_some();
+        let is_answered = entry.reported_after_closing.is_some() || self.was_opened_again(link);
         was_linked && is_over_there && !is_answered && link.status.state == LeadState::Open
     }
 
@@ -217,10 +217,12 @@ impl Draft<'_> {
         if status::fits_closed(entry.referral_substatus, outcome) {
             return;
         }
-        if matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none() {
+        let hold = Hold::ClosedAlready { now: status::words(link.status, link.deal) };
+        let is_plain = matches!(outcome, Outcome::Nothing | Outcome::Working) && entry.closed_by_us.is_none();
+        let is_told = self.was_opened_again(link) || (before == Some(mark) && self.had(&hold));
+        if is_plain && !is_told {
             return;
         }
-        let hold = Hold::ClosedAlready { now: status::words(link.status, link.deal) };
         if before == Some(mark) {
             let earlier = self.row.entry.as_ref().map_or(0, |entry| entry.holds);
             self.raised |= earlier & hold.bit();

@@ -299,11 +299,11 @@ impl Sample {
 #[test]
 fn a_release_decides_once() {
     let held = |is_two_way, take| {
-        let held = seen(FieldOwner::Hold, is_two_way, Memory::Common).says("theirs").shows("ours");
+        let held = seen(FieldOwner::Hold, is_two_way, Memory::Common).says("theirs").shows("ours").later(minutes(1));
         held.notes(|memory| memory.released = Some(take))
     };
-    let lead = "update lead L of referral R: qualificationcomments (released by an operator; mapping.groups.notes)";
-    let back = "write back to referral R: /details/notes (released by an operator; mapping.groups.notes)";
+    let lead = RELEASED_TO_LEAD;
+    let back = RELEASED_BACK;
     check_all(vec![
         ("take referral", held(false, Take::Referral), lead),
         ("take referral, two-way", held(true, Take::Referral), lead),
@@ -314,6 +314,32 @@ fn a_release_decides_once() {
     {
         check(held(is_two_way, take).written(), REST);
     }
+}
+
+const RELEASED_TO_LEAD: &str =
+    "update lead L of referral R: qualificationcomments (released by an operator; mapping.groups.notes)";
+const RELEASED_BACK: &str = "write back to referral R: /details/notes (released by an operator; mapping.groups.notes)";
+
+#[test]
+fn a_release_that_could_not_be_written_yet_is_no_word_about_what_the_other_side_says_since() {
+    let released = |take| {
+        let held = seen(FieldOwner::Hold, true, Memory::Common).says("theirs").shows("ours").later(minutes(1));
+        held.notes(|memory| memory.released = Some(take)).later(minutes(2))
+    };
+    let (to_lead, back) = (released(Take::Referral), released(Take::Lead));
+    check_all(vec![
+        ("take referral", to_lead.clone(), RELEASED_TO_LEAD),
+        ("take referral, the lead moves", to_lead.clone().shows("ours, later"), &both("hold")),
+        ("take referral, the referral moves", to_lead.clone().says("theirs, later"), RELEASED_TO_LEAD),
+        ("take lead", back.clone(), RELEASED_BACK),
+        ("take lead, the referral moves", back.clone().says("theirs, later"), &both("hold")),
+        ("take lead, the lead moves", back.shows("ours, later"), RELEASED_BACK),
+    ]);
+    // Held again, it stays so.
+    check(to_lead.clone().shows("ours, later").later(minutes(3)), &both("hold"));
+    // What changed while the whole referral was held is what the operator saw.
+    let lifted = to_lead.entry(|entry| entry.holds = crate::plan::Hold::ByOperator.bit());
+    check(lifted.shows("ours, later"), RELEASED_TO_LEAD);
 }
 
 #[test]

@@ -9,3 +9,4 @@ mod patience;
 mod promises;
 mod scoping;
 mod support;
+mod unknown;

@@ -6,6 +6,8 @@ use crate::plan::settings::FieldOwner;
 
 const CREATE: &str = "create lead L for referral R with companyname, qualificationcomments, then write its id back";
 
+const FROZEN: &str = "hold: frozen by a filter: the referral is out of scope now, so its fields stand still in both directions while its status goes on (scope.on_leaving_filter = \"freeze\")";
+
 fn of(overrides: &str, edit: impl FnOnce(&mut Referral)) -> Sample {
     row_of(policy(FieldOwner::Crm, false, overrides)).referral(ReferralStatus::New).referral_is(edit).found(&[])
 }
@@ -84,9 +86,13 @@ fn leaving_a_filter_keeps_or_freezes_fields_but_never_the_status() {
     let accept = "accept referral R (Active / Accepted): lead L is Open (status 2) (status.codes)";
     check_all(vec![
         ("keep", left("keep", 1), update),
-        ("freeze", left("freeze", 1), ""),
-        ("freeze, status goes on", left("freeze", 2), accept),
+        ("freeze", left("freeze", 1), FROZEN),
+        ("freeze, status goes on", left("freeze", 2), &format!("{accept}\n{FROZEN}")),
     ]);
+    // It is said as long as it lasts, also when only the lead was read.
+    let mut lead_alone = left("freeze", 1).later(minutes(1));
+    lead_alone.row.referral = crate::plan::Seen::Unseen;
+    check(lead_alone, FROZEN);
     // Back in scope: what moved meanwhile is applied.
     let back = left("freeze", 1).later(minutes(1)).with(|policy| policy.scope.countries.clear());
     check(back, update);

@@ -290,7 +290,7 @@ async fn a_service_without_batches_is_written_to_singly_and_asked_again_after_a_
 
 #[tokio::test]
 async fn a_gateway_that_refuses_batches_alone_is_written_through_singly() {
-    let line = Line::new();
+    let line = SimExchange::new();
     let dataverse = open(&line, 20);
     line.spoil(|call, answer| refused(call, answer, 403));
     create_many(&dataverse, 12).await;
@@ -301,7 +301,7 @@ async fn a_gateway_that_refuses_batches_alone_is_written_through_singly() {
 #[tokio::test]
 async fn batches_that_are_answered_with_a_fault_are_not_tried_for_ever() {
     for status in [500, 502] {
-        let line = Line::new();
+        let line = SimExchange::new();
         let dataverse = open(&line, 20);
         line.spoil(move |call, answer| refused(call, answer, status));
         for _ in 0..2 {

@@ -131,7 +131,7 @@ async fn a_gateway_that_refuses_the_common_request_alone_does_not_take_the_side_
         (500, Fault::Unavailable, POLLS_REFUSED_MAX as usize),
         (502, Fault::Unavailable, POLLS_REFUSED_MAX as usize),
     ] {
-        let line = Line::new();
+        let line = SimExchange::new();
         let dataverse = changed(&line, 20).await;
         line.spoil(move |call, answer| match is_batch(call) {
             true => {
