@@ -68,14 +68,16 @@ fn measure_one(runtime: &tokio::runtime::Runtime, size: u64) {
         let (before, spent) = (count(), processor_time(child.id()));
         std::thread::sleep(WATCHED);
         let (after, spent) = (count(), processor_time(child.id()) - spent);
-        let cycles = (after.0 - before.0).max(1);
+        // A cycle each second, by the schedule.
+        let cycles = WATCHED.as_secs();
         println!(
-            "{size:>9}   {:>5.0?}   {ready:>5.1} MiB   {:>5.1} MiB ({:.1} + {:.1})   {:>9.2?}   1 + {:.1}   {} MiB",
+            "{size:>9}   {:>5.0?}   {ready:>5.1} MiB   {:>5.1} MiB ({:.1} + {:.1})   {:>9.2?}   {:.2} + {:.2}   {} MiB",
             started.unwrap_or_default(),
             kib("VmRSS"),
             kib("RssAnon"),
             kib("RssFile"),
             spent / u32::try_from(cycles).unwrap_or(u32::MAX),
+            (after.0 - before.0) as f64 / cycles as f64,
             (after.1 - before.1) as f64 / cycles as f64,
             size_of(&state) >> 20,
         );

@@ -106,7 +106,7 @@ impl Pass<'_> {
         let before = self.attempted.get(&kind).copied().unwrap_or(0);
         self.send(queue).await?;
         self.released.remove(&kind);
-        let sent = self.attempted.get(&kind).copied().unwrap_or(0) - before;
+        let sent = self.attempted.get(&kind).copied().unwrap_or(0).saturating_sub(before);
         self.uncount_braked(kind, count.saturating_sub(sent)).await
     }
 

@@ -133,17 +133,20 @@ async fn an_update_costs_one_request_and_its_share_of_the_list_and_in_a_batch_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_create_costs_the_lead_in_a_batch_and_the_write_back() {
-    let (stage, _) = imported(20).await;
-    let daemon = stage.daemon().await;
-    daemon.first_cycle().await;
-    let price = price(&stage, &daemon, |world, number| {
-        world.add_referral(plain(1000 + number));
-    })
-    .await;
-    assert!(price <= 1.15, "{price}");
-    assert_eq!(stage.simulator.with(|world| world.crm.lead_ids().len()), 20 + CHANGES);
-    assert_eq!(daemon.stop().await, 0);
+async fn a_create_costs_the_lead_and_the_write_back_and_in_batches_little_more_than_the_write_back() {
+    for (batch_size, price_max) in [(1, 2.10), (20, 1.15)] {
+        let (stage, _) = imported(20).await;
+        stage.overlay(&format!("{SETTINGS}[dataverse]\nbatch_size = {batch_size}\n"));
+        let daemon = stage.daemon().await;
+        daemon.first_cycle().await;
+        let price = price(&stage, &daemon, |world, number| {
+            world.add_referral(plain(1000 + number));
+        })
+        .await;
+        assert!(price <= price_max, "{price} with batches of {batch_size}");
+        assert_eq!(stage.simulator.with(|world| world.crm.lead_ids().len()), 20 + CHANGES);
+        assert_eq!(daemon.stop().await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
