@@ -253,7 +253,7 @@ impl Pass<'_> {
                 continue;
             };
             let mut entry = restarted(unweighed(entry, &row), &row);
-            backoff::unread(&mut entry, &error, now, row.id, &policy.retry);
+            backoff::unread(&mut entry, &error, now, &row, policy);
             entries.push((row.id, Some(entry)));
         }
         self.remember(entries).await

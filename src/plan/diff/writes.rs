@@ -238,7 +238,7 @@ impl Draft<'_> {
             Side::Portal => !matches!(self.row.referral, Seen::Unseen),
             Side::Crm => !matches!(self.row.lead, Seen::Unseen) || self.row.adoption.is_some(),
         };
-        if is_read {
+        if is_read || backoff::is_worth_a_look(entry, &self.row.referral, self.policy.configuration) {
             entry.trouble = None;
             return false;
         }
