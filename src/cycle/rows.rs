@@ -99,8 +99,9 @@ impl Pass<'_> {
 
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
     pub(super) fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
-        // Linked ones have both sides on record, except what a filter froze: only the referral says that it is in scope.
-        let is_rescanned = self.memo.is_rescan && (entry.standing != Standing::Linked || entry.is_frozen);
+        // Of linked ones only the referral says whether a filter lets it in, and a text without the people in it.
+        let is_linked = entry.standing == Standing::Linked && !entry.is_frozen && !entry.is_consent_withdrawn;
+        let is_rescanned = self.memo.is_rescan && !is_linked;
         let is_told = !self.awaits_write_back(entry);
         is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && is_told
     }
