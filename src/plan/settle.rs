@@ -6,6 +6,7 @@ use crate::model::{
 };
 use crate::plan::action::{Action, GroupWrite, Step};
 use crate::plan::policy::Policy;
+use crate::plan::settings::WriteWhen;
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::{backoff, fields};
 
@@ -78,10 +79,9 @@ fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, 
                 Some(_) => ExternalReference::Foreign,
             };
     }
-    let observed = policy.mapping.observe(lead, None);
     for write in writes_of(action) {
-        let seen = policy.mapping.groups().iter().position(|group| group.key == write.group);
-        let lead_half = seen.map_or(write.lead, |index| observed[index].fingerprint);
+        let group = policy.mapping.group(write.group);
+        let lead_half = group.map_or(write.lead, |group| policy.mapping.fingerprint(group, lead));
         agree(entry, action, write, write.referral, lead_half, policy, now);
     }
     row.lead = Seen::from(lead.clone());
@@ -198,12 +198,8 @@ fn agree(
     policy: &Policy,
     now: Timestamp,
 ) {
-    let is_create_only = policy
-        .mapping
-        .groups()
-        .iter()
-        .any(|group| group.key == write.group && group.write == crate::plan::settings::WriteWhen::Create);
-    if is_create_only {
+    let group = policy.mapping.group(write.group);
+    if group.is_some_and(|group| group.write == WriteWhen::Create) {
         return;
     }
     let before = entry.groups.iter().find(|memory| memory.group == write.group);
