@@ -155,20 +155,20 @@ impl Draft<'_> {
         }
         let mut draft = LeadDraft { owner, ..LeadDraft::default() };
         let mut groups = Vec::new();
-        for (group, value) in self.policy.mapping.groups().iter().zip(&derived.groups) {
-            self.note_skipped(group, value);
+        for (group, value) in self.policy.mapping.groups().iter().zip(derived.groups) {
+            self.note_skipped(group, &value);
             if let Some(reason) = &value.blocked {
                 self.holds.push(Hold::DeadLetter { cause: Cause::new(None, reason) });
                 backoff::block(entry, reason, self.now, self.policy.configuration, &self.row.referral, &self.row.lead);
                 return;
             }
-            let columns: Vec<_> = value.draft.iter().filter(|(_, value)| !value.is_null()).collect();
+            let columns: Vec<_> = value.draft.into_iter().filter(|(_, value)| !value.is_null()).collect();
             if columns.is_empty() {
                 continue;
             }
-            let names = columns.iter().map(|(name, _)| (*name).clone()).collect();
+            let names = columns.iter().map(|(name, _)| name.clone()).collect();
             groups.push(write_of(group, value.fingerprint, value.draft_fingerprint, names, Rule::NewLead));
-            draft.columns.extend(columns.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+            draft.columns.extend(columns);
         }
         if !is_owner_refused && self.is_waiting(entry, Side::Crm) {
             return;
