@@ -293,13 +293,12 @@ impl<'a> Draft<'a> {
         let mut writes = Writes::default();
         self.fields(entry, &link, &mut writes);
         self.column(&link, &mut writes);
-        entry.link = Some(link.clone());
-        if !self.needs.is_empty() {
-            return;
+        if self.needs.is_empty() {
+            self.closed_over_there(entry, &link, &mut writes);
+            self.lead_action(entry, &link, &mut writes);
+            self.referral_action(entry, &link, writes);
         }
-        self.closed_over_there(entry, &link, &mut writes);
-        self.lead_action(entry, &link, &mut writes);
-        self.referral_action(entry, &link, writes);
+        entry.link = Some(link);
     }
 }
 

@@ -156,7 +156,7 @@ impl Draft<'_> {
     /// The status step that is due now, with its reason.
     pub(super) fn step(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) -> (Step, String) {
         let target = status::target(entry.referral_status, outcome);
-        let lead = format!("lead {} is {} (status {})", link.lead, link.status.state, link.status.code);
+        let lead = || format!("lead {} is {} (status {})", link.lead, link.status.state, link.status.code);
         let closing = match target {
             Target::Nothing => {
                 entry.outcome = None;
@@ -164,7 +164,7 @@ impl Draft<'_> {
             }
             Target::Accept => {
                 entry.outcome = None;
-                return (Step::Accept, format!("{lead} (status.codes)"));
+                return (Step::Accept, format!("{} (status.codes)", lead()));
             }
             Target::TooLate => {
                 self.too_late(entry, link, outcome);
@@ -193,14 +193,14 @@ impl Draft<'_> {
         let (until, key) =
             status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
         if let Target::AcceptThenClose(_) = target {
-            return (Step::Accept, format!("{lead}, on the way to {closing} (status.codes)"));
+            return (Step::Accept, format!("{}, on the way to {closing} (status.codes)", lead()));
         }
         if self.now < until {
             self.holds.push(Hold::NotSettled { closing, until, key });
             entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
             return (Step::None, String::new());
         }
-        (Step::Close(closing), format!("{lead} since {} (status.codes, {key})", observed.since))
+        (Step::Close(closing), format!("{} since {} (status.codes, {key})", lead(), observed.since))
     }
 
     /// The referral is closed and the lead goes on: said once.
