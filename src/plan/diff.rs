@@ -11,11 +11,11 @@
 
 pub(super) mod groups;
 mod intent;
-mod link;
+pub(super) mod link;
 mod memory;
 mod writes;
 
-use crate::model::{Base, Entry, GroupMemory, LeadId, LeadState, ReferralId, ReferralStatus, Standing, Timestamp};
+use crate::model::{Base, Entry, LeadId, LeadState, ReferralId, ReferralStatus, Standing, Timestamp};
 use crate::plan::action::{Action, Hold, Needs};
 use crate::plan::fields::Merge;
 use crate::plan::policy::Policy;
@@ -316,13 +316,4 @@ fn urgency(row: &Row, entry: Option<&Entry>, now: Timestamp, policy: &Policy) ->
         (false, false, false) => 3,
     };
     Urgency(class, deadline)
-}
-
-/// The fingerprint pair a group's memory holds now, for people and tests.
-pub fn base_of(memory: &GroupMemory) -> (u64, u64) {
-    match memory.base {
-        Base::Common { referral, lead } | Base::Apart { referral, lead, .. } | Base::Recalled { referral, lead } => {
-            (referral, lead)
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::intent::side_of;
 use super::writes::Writes;
-use super::{Draft, GroupTrace, base_of};
+use super::{Draft, GroupTrace};
 use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus, Side};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
@@ -338,7 +338,7 @@ impl Draft<'_> {
                 self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
                 // Once: what a seller enters afterwards is the seller's.
                 let nothing = self.policy.mapping.nothing(group);
-                let is_done = memory.is_some_and(|memory| base_of(memory) == (nothing, nothing));
+                let is_done = memory.is_some_and(|memory| fields::halves(memory.base) == (nothing, nothing));
                 let Some(value) = lead.filter(|value| !value.is_empty && !is_done) else { return };
                 let names: Vec<_> = value.columns.keys().cloned().collect();
                 let nulls = names.iter().map(|column| (column.clone(), serde_json::Value::Null));

@@ -234,7 +234,7 @@ impl Draft<'_> {
 }
 
 /// What `externalReferenceId` holds, seen from a lead.
-pub(super) fn external_reference(referral: &Referral, lead: LeadId) -> ExternalReference {
+pub(in crate::plan) fn external_reference(referral: &Referral, lead: LeadId) -> ExternalReference {
     match referral.external_reference.as_deref() {
         None => ExternalReference::Empty,
         Some(text) => match LeadId::parse(text) {
