@@ -396,8 +396,7 @@ fn restarted(entry: Entry, row: &Row) -> Entry {
 /// An entry whose outcome is not what it was, and nothing more is known: both sides are read before it is weighed again.
 pub(super) fn doubted(mut entry: Entry) -> Entry {
     entry.outcome = None;
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     entry
 }
 
@@ -407,8 +406,7 @@ fn unweighed(mut entry: Entry, row: &Row) -> Entry {
     if !is_news {
         return entry;
     }
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     if matches!(entry.standing, Standing::OutOfScope | Standing::ClosedUnlinked) {
         entry.standing = Standing::Pending;
     }

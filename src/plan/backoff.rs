@@ -68,8 +68,7 @@ pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, row: &Row,
     let trouble = Trouble { cause: cause(error), attempts, since: now, is_dead_letter, about };
     let until = next_attempt(&trouble, row.id, &policy.retry);
     entry.look_at = (!is_dead_letter).then_some(until);
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     if error.side == Side::Crm {
         entry.outcome = None; // Nobody sees whether it stands, so settling begins anew.
     }
