@@ -99,8 +99,9 @@ impl Pass<'_> {
 
     /// Nothing to decide about a listed referral: it is unchanged, and so is what was configured.
     pub(super) fn is_settled(&self, entry: &Entry, referral: &Referral) -> bool {
-        // Linked ones have both sides on record, except what a filter froze: only the referral says that it is in scope.
-        let is_rescanned = self.memo.is_rescan && (entry.standing != Standing::Linked || entry.is_frozen);
+        // Of linked ones only the referral says whether a filter lets it in, and a text without the people in it.
+        let is_linked = entry.standing == Standing::Linked && !entry.is_frozen && !entry.is_consent_withdrawn;
+        let is_rescanned = self.memo.is_rescan && !is_linked;
         let is_told = !self.awaits_write_back(entry);
         is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && is_told
     }
@@ -183,7 +184,7 @@ impl Pass<'_> {
                 match plan.needs.is_empty() {
                     true => {
                         self.unresolved.extend(plan.keeps_intent.then_some(row.id));
-                        if !matches!(row.lead, Seen::Unseen) {
+                        if !row.lead.is_unseen() {
                             self.heard.insert(row.id);
                         }
                         planned.push((row, plan));
@@ -253,7 +254,7 @@ impl Pass<'_> {
                 continue;
             };
             let mut entry = restarted(unweighed(entry, &row), &row);
-            backoff::unread(&mut entry, &error, now, row.id, &policy.retry);
+            backoff::unread(&mut entry, &error, now, &row, policy);
             entries.push((row.id, Some(entry)));
         }
         self.remember(entries).await
@@ -395,19 +396,17 @@ fn restarted(entry: Entry, row: &Row) -> Entry {
 /// An entry whose outcome is not what it was, and nothing more is known: both sides are read before it is weighed again.
 pub(super) fn doubted(mut entry: Entry) -> Entry {
     entry.outcome = None;
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     entry
 }
 
 /// An entry whose row was seen but not decided: no version counts as known, so both sides are read when it is due.
 fn unweighed(mut entry: Entry, row: &Row) -> Entry {
-    let is_news = row.referral.present().is_some() || !matches!(row.lead, Seen::Unseen);
+    let is_news = row.referral.present().is_some() || !row.lead.is_unseen();
     if !is_news {
         return entry;
     }
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     if matches!(entry.standing, Standing::OutOfScope | Standing::ClosedUnlinked) {
         entry.standing = Standing::Pending;
     }

@@ -76,6 +76,12 @@ impl Entry {
         }
     }
 
+    /// No version counts as known any more, so both sides are read before anything is decided.
+    pub fn forget_versions(&mut self) {
+        self.referral_etag = None;
+        self.link.iter_mut().for_each(|link| link.etag = None);
+    }
+
     /// A group's base has not been proven since it was recalled: both sides are read before anything is decided.
     pub fn has_recalled(&self) -> bool {
         self.groups.iter().any(|memory| matches!(memory.base, Base::Recalled { .. }))

@@ -130,6 +130,13 @@ impl Action {
         }
     }
 
+    /// The groups in it.
+    pub fn groups(&self) -> &[GroupWrite] {
+        match self {
+            Action::Create { groups, .. } | Action::Update { groups, .. } | Action::Patch { groups, .. } => groups,
+        }
+    }
+
     /// What would be written: lead column or referral path, and its value. For a person at a terminal, never for a log.
     pub fn values(&self) -> Vec<(&str, &serde_json::Value)> {
         match self {
@@ -157,13 +164,10 @@ impl Action {
 
     /// What goes into the intent record before it is sent.
     pub fn intended(&self) -> IntendedAction {
-        let groups = match self {
-            Action::Create { groups, .. } | Action::Update { groups, .. } | Action::Patch { groups, .. } => groups,
-        };
         IntendedAction {
             referral: self.referral(),
             kind: self.kind(),
-            groups: groups.iter().map(|write| (write.group, write.referral, write.lead)).collect(),
+            groups: self.groups().iter().map(|write| (write.group, write.referral, write.lead)).collect(),
         }
     }
 }

@@ -7,11 +7,13 @@ use siphasher::sip::SipHasher24;
 
 use crate::model::{Cause, ETag, Entry, Fault, Lead, Referral, ReferralId, RemoteError, Side, Timestamp, Trouble};
 use crate::plan::action::Hold;
+use crate::plan::policy::Policy;
 use crate::plan::settings::RetrySettings;
-use crate::plan::snapshot::Seen;
+use crate::plan::snapshot::{Row, Seen};
 
-/// What trouble is about that no version tells of: a part of the row cannot be read. It is over when that part is read.
-const UNREAD: u64 = 0;
+/// Trouble about this or less is that a part of the row cannot be read: it is over when that part is read, and tried again
+/// when the referral or the configuration changes. Other trouble is about 64 bits.
+const UNREAD_MAX: u64 = u32::MAX as u64;
 
 /// When a failed row is tried again: exponential with full jitter, capped; the jitter comes from the row itself, so that
 /// the same input gives the same plan.
@@ -29,7 +31,7 @@ pub fn next_attempt(trouble: &Trouble, id: ReferralId, settings: &RetrySettings)
 /// Forgets trouble when what it was about has changed: either side's version, or the configuration. True when it did.
 pub fn wake(entry: &mut Entry, referral: &Seen<Referral>, lead: &Seen<Lead>, configuration: u64) -> bool {
     let about = about(entry, referral, lead, configuration);
-    let is_over = entry.trouble.as_ref().is_some_and(|trouble| trouble.about != UNREAD && trouble.about != about);
+    let is_over = entry.trouble.as_ref().is_some_and(|trouble| !is_unread(trouble) && trouble.about != about);
     if is_over {
         entry.trouble = None;
     }
@@ -59,14 +61,14 @@ pub fn failed(
 
 /// Notes that a part of this row cannot be read although its service answers for others. Nothing that was seen of the row
 /// counts as known, so both sides are read when it is tried again, and not before.
-pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, id: ReferralId, settings: &RetrySettings) {
+pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, row: &Row, policy: &Policy) {
     let attempts = attempts_with(entry);
-    let is_dead_letter = attempts >= settings.attempts_max;
-    let trouble = Trouble { cause: cause(error), attempts, since: now, is_dead_letter, about: UNREAD };
-    let until = next_attempt(&trouble, id, settings);
+    let is_dead_letter = attempts >= policy.retry.attempts_max;
+    let about = unread_about(entry, &row.referral, policy.configuration);
+    let trouble = Trouble { cause: cause(error), attempts, since: now, is_dead_letter, about };
+    let until = next_attempt(&trouble, row.id, &policy.retry);
     entry.look_at = (!is_dead_letter).then_some(until);
-    entry.referral_etag = None;
-    entry.link.iter_mut().for_each(|link| link.etag = None);
+    entry.forget_versions();
     if error.side == Side::Crm {
         entry.outcome = None; // Nobody sees whether it stands, so settling begins anew.
     }
@@ -77,7 +79,26 @@ pub fn unread(entry: &mut Entry, error: &RemoteError, now: Timestamp, id: Referr
 
 /// The side of which a part could not be read.
 pub fn unread_side(entry: &Entry) -> Option<Side> {
-    entry.trouble.as_ref().filter(|trouble| trouble.about == UNREAD)?.cause.side
+    entry.trouble.as_ref().filter(|trouble| is_unread(trouble))?.cause.side
+}
+
+/// The part that could not be read may be another one by now: the referral is listed in another version, or something else
+/// is configured. Versions are forgotten with such trouble, so the instant of the last update tells.
+pub fn is_worth_a_look(entry: &Entry, referral: &Seen<Referral>, configuration: u64) -> bool {
+    let about = unread_about(entry, referral, configuration);
+    referral.present().is_some() && entry.trouble.as_ref().is_some_and(|trouble| trouble.about != about)
+}
+
+fn is_unread(trouble: &Trouble) -> bool {
+    trouble.about <= UNREAD_MAX
+}
+
+/// Fingerprint of what an attempt to read is about; never zero, which is what it was before it told anything.
+fn unread_about(entry: &Entry, referral: &Seen<Referral>, configuration: u64) -> u64 {
+    let mut hasher = SipHasher24::new();
+    let updated = referral.present().map_or(entry.referral_updated, |referral| referral.updated);
+    (updated, configuration).hash(&mut hasher);
+    (hasher.finish() & UNREAD_MAX) | 1
 }
 
 fn attempts_with(entry: &Entry) -> u16 {

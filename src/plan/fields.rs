@@ -454,7 +454,8 @@ fn remember(sight: &Sight<'_>, base: Base) -> GroupMemory {
     GroupMemory { base, ..agreed(sight.group, sight.mapping, 0, 0) }
 }
 
-fn halves(base: Base) -> (u64, u64) {
+/// The fingerprints of both sides that a base is made of.
+pub(super) fn halves(base: Base) -> (u64, u64) {
     match base {
         Base::Common { referral, lead } | Base::Apart { referral, lead, .. } | Base::Recalled { referral, lead } => {
             (referral, lead)

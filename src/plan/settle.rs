@@ -5,7 +5,10 @@ use crate::model::{
     RemoteError, Standing, Timestamp,
 };
 use crate::plan::action::{Action, GroupWrite, Step};
+use crate::plan::diff::groups::may_contact;
+use crate::plan::diff::link::external_reference;
 use crate::plan::policy::Policy;
+use crate::plan::settings::WriteWhen;
 use crate::plan::snapshot::{Row, Seen};
 use crate::plan::{backoff, fields};
 
@@ -70,18 +73,13 @@ fn lead_written(entry: &mut Entry, row: &mut Row, action: &Action, lead: &Lead, 
     });
     if is_created {
         entry.groups.clear();
+        let referral = row.referral.present();
         entry.external_reference =
-            match row.referral.present().and_then(|referral| referral.external_reference.as_deref()) {
-                None => ExternalReference::Empty,
-                Some(text) if crate::model::LeadId::parse(text) == Some(lead.id) => ExternalReference::Ours,
-                Some(text) if crate::model::LeadId::parse(text).is_some() => ExternalReference::OtherLead,
-                Some(_) => ExternalReference::Foreign,
-            };
+            referral.map_or(ExternalReference::Empty, |referral| external_reference(referral, lead.id));
     }
-    let observed = policy.mapping.observe(lead, None);
-    for write in writes_of(action) {
-        let seen = policy.mapping.groups().iter().position(|group| group.key == write.group);
-        let lead_half = seen.map_or(write.lead, |index| observed[index].fingerprint);
+    for write in action.groups() {
+        let group = policy.mapping.group(write.group);
+        let lead_half = group.map_or(write.lead, |group| policy.mapping.fingerprint(group, lead));
         agree(entry, action, write, write.referral, lead_half, policy, now);
     }
     row.lead = Seen::from(lead.clone());
@@ -117,7 +115,7 @@ fn referral_written(
     }
     let Some(referral) = referral else {
         // What was sent is what it shows: read later, our own write is no change of the referral.
-        for write in writes_of(action) {
+        for write in action.groups() {
             agree(entry, action, write, write.referral, write.lead, policy, now);
         }
         // The version is unknown now; who needs it reads the referral first.
@@ -126,9 +124,8 @@ fn referral_written(
         row.referral_read = None;
         return;
     };
-    let may_contact = entry.consent != Some(false);
-    let derived = policy.mapping.derive_linked(referral, entry.primary_contact, may_contact);
-    for write in writes_of(action) {
+    let derived = policy.mapping.derive_linked(referral, entry.primary_contact, may_contact(entry));
+    for write in action.groups() {
         if let Some(index) = policy.mapping.groups().iter().position(|group| group.key == write.group) {
             agree(entry, action, write, derived.groups[index].fingerprint, write.lead, policy, now);
         }
@@ -182,12 +179,6 @@ fn has_owner(action: &Action) -> bool {
     matches!(action, Action::Create { draft, .. } if draft.owner.is_some())
 }
 
-fn writes_of(action: &Action) -> &[GroupWrite] {
-    match action {
-        Action::Create { groups, .. } | Action::Update { groups, .. } | Action::Patch { groups, .. } => groups,
-    }
-}
-
 /// Makes the halves of a written group its base; groups that are written on create only keep no memory.
 fn agree(
     entry: &mut Entry,
@@ -198,12 +189,8 @@ fn agree(
     policy: &Policy,
     now: Timestamp,
 ) {
-    let is_create_only = policy
-        .mapping
-        .groups()
-        .iter()
-        .any(|group| group.key == write.group && group.write == crate::plan::settings::WriteWhen::Create);
-    if is_create_only {
+    let group = policy.mapping.group(write.group);
+    if group.is_some_and(|group| group.write == WriteWhen::Create) {
         return;
     }
     let before = entry.groups.iter().find(|memory| memory.group == write.group);

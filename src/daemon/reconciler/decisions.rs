@@ -133,8 +133,7 @@ impl Reconciler {
                 let is_held = entry.holds & both_changed != 0 || matches!(which, Which::Ids(_));
                 if freed.contains(&id) || is_id_taken {
                     // What was seen while it was held was not weighed: both sides are read again.
-                    entry.referral_etag = None;
-                    entry.link.iter_mut().for_each(|link| link.etag = None);
+                    entry.forget_versions();
                     is_changed = true;
                 }
                 for memory in entry.groups.iter_mut().filter(|memory| wanted.is_none_or(|key| key == memory.group)) {

@@ -2,7 +2,7 @@
 
 use super::intent::side_of;
 use super::writes::Writes;
-use super::{Draft, GroupTrace, base_of};
+use super::{Draft, GroupTrace};
 use crate::model::{Base, Cause, Column, Deal, Entry, GroupMemory, Lead, LeadState, Link, ReferralStatus, Side};
 use crate::plan::action::{GroupWrite, Hold, Rule};
 use crate::plan::fields::{self, Merge, Sight};
@@ -327,7 +327,7 @@ impl Draft<'_> {
             OnConsentWithdrawn::Hold => {}
             OnConsentWithdrawn::Mark => {
                 let Some(column) = &self.policy.consent_mark_column else { return };
-                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+                self.needs.lead |= self.row.lead.is_unseen();
                 let is_marked = self.row.lead.present().map(|lead| lead.columns.get(column) == Some(&true.into()));
                 if is_marked == Some(false) {
                     writes.draft.columns.insert(column.clone(), true.into());
@@ -335,10 +335,10 @@ impl Draft<'_> {
                 }
             }
             OnConsentWithdrawn::Clear => {
-                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+                self.needs.lead |= self.row.lead.is_unseen();
                 // Once: what a seller enters afterwards is the seller's.
                 let nothing = self.policy.mapping.nothing(group);
-                let is_done = memory.is_some_and(|memory| base_of(memory) == (nothing, nothing));
+                let is_done = memory.is_some_and(|memory| fields::halves(memory.base) == (nothing, nothing));
                 let Some(value) = lead.filter(|value| !value.is_empty && !is_done) else { return };
                 let names: Vec<_> = value.columns.keys().cloned().collect();
                 let nulls = names.iter().map(|column| (column.clone(), serde_json::Value::Null));

@@ -155,20 +155,20 @@ impl Draft<'_> {
         }
         let mut draft = LeadDraft { owner, ..LeadDraft::default() };
         let mut groups = Vec::new();
-        for (group, value) in self.policy.mapping.groups().iter().zip(&derived.groups) {
-            self.note_skipped(group, value);
+        for (group, value) in self.policy.mapping.groups().iter().zip(derived.groups) {
+            self.note_skipped(group, &value);
             if let Some(reason) = &value.blocked {
                 self.holds.push(Hold::DeadLetter { cause: Cause::new(None, reason) });
                 backoff::block(entry, reason, self.now, self.policy.configuration, &self.row.referral, &self.row.lead);
                 return;
             }
-            let columns: Vec<_> = value.draft.iter().filter(|(_, value)| !value.is_null()).collect();
+            let columns: Vec<_> = value.draft.into_iter().filter(|(_, value)| !value.is_null()).collect();
             if columns.is_empty() {
                 continue;
             }
-            let names = columns.iter().map(|(name, _)| (*name).clone()).collect();
+            let names = columns.iter().map(|(name, _)| name.clone()).collect();
             groups.push(write_of(group, value.fingerprint, value.draft_fingerprint, names, Rule::NewLead));
-            draft.columns.extend(columns.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+            draft.columns.extend(columns);
         }
         if !is_owner_refused && self.is_waiting(entry, Side::Crm) {
             return;
@@ -185,13 +185,13 @@ impl Draft<'_> {
         let lead = entry.link.as_ref().map(|link| link.lead);
         if self.row.lead.present().is_some_and(|seen| Some(seen.id) == lead) {
             // What the referral became while its lead was gone was not weighed: it is read again.
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.referral = self.row.referral.is_unseen();
             entry.standing = Standing::Linked;
             return;
         }
         let is_found = self.row.adoption.as_ref().is_some_and(|adoption| !adoption.candidates.is_empty());
         let recreates = self.policy.link.on_lead_deleted == OnLeadDeleted::Recreate;
-        if recreates && !is_found && lead.is_some() && matches!(self.row.lead, Seen::Unseen) {
+        if recreates && !is_found && lead.is_some() && self.row.lead.is_unseen() {
             self.needs.lead = true; // It may be back, and nothing else knows of it.
             return;
         }
@@ -202,11 +202,11 @@ impl Draft<'_> {
         }
         // It may be back (recycle bin, restored backup), and what came of a row that was due is not known otherwise.
         let may_be_back = self.was_due || self.row.referral.present().is_some();
-        self.needs.lead = lead.is_some() && may_be_back && matches!(self.row.lead, Seen::Unseen);
+        self.needs.lead = lead.is_some() && may_be_back && self.row.lead.is_unseen();
         // Without a link nothing but a search can find it again.
         let is_unsearched = lead.is_none() && self.row.adoption.is_none();
         self.needs.adoption = is_unsearched && self.row.referral.present().is_some();
-        self.needs.referral = is_unsearched && self.was_due && matches!(self.row.referral, Seen::Unseen);
+        self.needs.referral = is_unsearched && self.was_due && self.row.referral.is_unseen();
         self.holds.push(Hold::LeadDeleted { lead: lead.unwrap_or_else(|| self.policy.computed(self.row.id)) });
     }
 
@@ -234,7 +234,7 @@ impl Draft<'_> {
 }
 
 /// What `externalReferenceId` holds, seen from a lead.
-pub(super) fn external_reference(referral: &Referral, lead: LeadId) -> ExternalReference {
+pub(in crate::plan) fn external_reference(referral: &Referral, lead: LeadId) -> ExternalReference {
     match referral.external_reference.as_deref() {
         None => ExternalReference::Empty,
         Some(text) => match LeadId::parse(text) {

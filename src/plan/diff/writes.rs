@@ -156,7 +156,7 @@ impl Draft<'_> {
     /// The status step that is due now, with its reason.
     pub(super) fn step(&mut self, entry: &mut Entry, link: &Link, outcome: Outcome) -> (Step, String) {
         let target = status::target(entry.referral_status, outcome);
-        let lead = format!("lead {} is {} (status {})", link.lead, link.status.state, link.status.code);
+        let lead = || format!("lead {} is {} (status {})", link.lead, link.status.state, link.status.code);
         let closing = match target {
             Target::Nothing => {
                 entry.outcome = None;
@@ -164,7 +164,7 @@ impl Draft<'_> {
             }
             Target::Accept => {
                 entry.outcome = None;
-                return (Step::Accept, format!("{lead} (status.codes)"));
+                return (Step::Accept, format!("{} (status.codes)", lead()));
             }
             Target::TooLate => {
                 self.too_late(entry, link, outcome);
@@ -193,14 +193,14 @@ impl Draft<'_> {
         let (until, key) =
             status::settled_at(closing, observed.since, entry.is_registered_co_sell, &self.policy.status);
         if let Target::AcceptThenClose(_) = target {
-            return (Step::Accept, format!("{lead}, on the way to {closing} (status.codes)"));
+            return (Step::Accept, format!("{}, on the way to {closing} (status.codes)", lead()));
         }
         if self.now < until {
             self.holds.push(Hold::NotSettled { closing, until, key });
             entry.look_at = Some(entry.look_at.map_or(until, |look_at| look_at.min(until)));
             return (Step::None, String::new());
         }
-        (Step::Close(closing), format!("{lead} since {} (status.codes, {key})", observed.since))
+        (Step::Close(closing), format!("{} since {} (status.codes, {key})", lead(), observed.since))
     }
 
     /// The referral is closed and the lead goes on: said once.
@@ -235,17 +235,17 @@ impl Draft<'_> {
     pub(super) fn waits_to_be_read(&mut self, entry: &mut Entry) -> bool {
         let Some(side) = backoff::unread_side(entry) else { return false };
         let is_read = match side {
-            Side::Portal => !matches!(self.row.referral, Seen::Unseen),
-            Side::Crm => !matches!(self.row.lead, Seen::Unseen) || self.row.adoption.is_some(),
+            Side::Portal => !self.row.referral.is_unseen(),
+            Side::Crm => !self.row.lead.is_unseen() || self.row.adoption.is_some(),
         };
-        if is_read {
+        if is_read || backoff::is_worth_a_look(entry, &self.row.referral, self.policy.configuration) {
             entry.trouble = None;
             return false;
         }
         if !self.is_waiting(entry, side) {
             return false;
         }
-        if !matches!(self.row.lead, Seen::Unseen) {
+        if !self.row.lead.is_unseen() {
             entry.outcome = None; // What the lead says meanwhile is not weighed.
         }
         entry.holds = self.holds.iter().fold(entry.holds, |bits, hold| bits | hold.bit());

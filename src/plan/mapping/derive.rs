@@ -304,9 +304,16 @@ fn finish(mapping: &Mapping, group: &Group, part: Part, kept_whole: Option<&str>
         let written = draft.get(&recipe.column)?;
         Some((recipe.column.as_str(), as_returned(mapping, recipe, written)?))
     });
+    let fingerprint = mapping.prints.value(&group.name, &part.columns);
+    // Mostly the whole value is what is written, and texts are long: to compare them is less work than to hash them again.
+    let whole = part.columns.iter().map(|(column, value)| (column.as_str(), Cow::Borrowed(value)));
+    let draft_fingerprint = match returned.clone().eq(whole) {
+        true => fingerprint,
+        false => mapping.prints.values(&group.name, returned),
+    };
     GroupValue {
-        fingerprint: mapping.prints.value(&group.name, &part.columns),
-        draft_fingerprint: mapping.prints.values(&group.name, returned),
+        fingerprint,
+        draft_fingerprint,
         columns: part.columns,
         draft,
         is_empty: !part.has_own_value,

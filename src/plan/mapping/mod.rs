@@ -151,6 +151,11 @@ impl Mapping {
         &self.groups
     }
 
+    /// The group with this key in the ledger, while it is switched on.
+    pub fn group(&self, key: u32) -> Option<&Group> {
+        self.groups.iter().find(|group| group.key == key)
+    }
+
     /// Lead columns to read: those of all groups, and the one that marks a withdrawn consent.
     pub fn columns(&self) -> &BTreeSet<Column> {
         &self.columns

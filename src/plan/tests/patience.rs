@@ -12,6 +12,8 @@ use ReferralStatus::{Active, New};
 const UPDATE: &str =
     "update lead L of referral R: qualificationcomments (only the referral changed; mapping.groups.notes)";
 
+const CREATE: &str = "create lead L for referral R with companyname, qualificationcomments, then write its id back";
+
 fn changed() -> Sample {
     row().referral(Active).linked(Active).open().says("new")
 }
@@ -80,6 +82,33 @@ fn what_is_refused_is_a_dead_letter_until_something_changes() {
     check(dead.clone().lead_is(|lead| lead.etag = Some(ETag("W/\"9\"".into()))), UPDATE);
     check(dead.clone().with(|policy| policy.configuration = 2), UPDATE);
     check(dead.entry(|entry| entry.trouble = None), UPDATE);
+}
+
+#[test]
+fn what_cannot_be_searched_is_a_dead_letter_until_the_referral_or_the_configuration_changes() {
+    // Of the row that was put off nothing is remembered but that: the row as it was before is what is left.
+    let put_off = |mut sample: Sample| {
+        let mut entry = sample.row.entry.take().or_else(|| sample.plan().entry).expect("an entry");
+        let error = failure(Side::Crm, Fault::Malformed);
+        backoff::unread(&mut entry, &error, sample.now, &sample.row, &sample.policy);
+        sample.row.entry = Some(entry);
+        sample
+    };
+    let dead = (0..8).fold(row().referral(New), |sample, _| put_off(sample));
+    let letter = "hold: dead letter (Dynamics: write malformed answer); it is tried again when either side changes, or by `retry`";
+    check(dead.clone(), letter);
+    check(dead.clone().at(minutes(60 * 24 * 30)), letter);
+    let updated = |sample: Sample, minute| sample.referral_is(|it| it.updated = Some(minutes(minute)));
+    let search = "needs a search";
+    check(updated(dead.clone(), 5), search);
+    check(dead.clone().with(|policy| policy.configuration = 2), search);
+    check(dead.clone().found(&[]), CREATE);
+    // One more attempt for each change, and not one for each time it is listed.
+    let again = put_off(updated(dead.clone(), 5));
+    check(again.clone(), letter);
+    check(updated(again, 10), search);
+    // A letter of a former version, which noted nothing, is opened once.
+    check(dead.entry(|entry| entry.trouble.as_mut().expect("trouble").about = 0), search);
 }
 
 #[test]
