@@ -275,7 +275,9 @@ impl Reconciler {
     ) -> Result<Report, CycleError> {
         let now = self.ports.clock.now();
         let reason = "writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned();
-        let mut report = Report { started: now, is_complete: true, writes_stopped: Some(reason), ..Report::default() };
+        let writes_stopped = Some(reason);
+        let mut report =
+            Report { started: now, is_complete: true, writes_stopped, is_stop_wanted: true, ..Report::default() };
         let is_recent = ground.planned_off_at.is_some_and(|at| now.since(at) < OFF_INTERVAL);
         if is_recent && budget != Budget::Unlimited {
             return Ok(report);
