@@ -24,9 +24,6 @@ pub enum Exit {
     Configuration,
 }
 
-/// How a pass begins to say that an operator wants nothing to be written: by `writes = "off"`, or by `suspend`.
-const WISHES: [&str; 2] = ["writing is off", "writing is suspended"];
-
 impl Exit {
     /// The number.
     pub const fn code(self) -> u8 {
@@ -50,8 +47,7 @@ impl Exit {
     /// | | | yes | 3 |
     /// | | | | 0, also with rows pending |
     pub fn of_once(report: &Report, was_interrupted: bool) -> Exit {
-        let is_wish = |why: &String| WISHES.iter().any(|wish| why.starts_with(wish));
-        let is_stopped = report.writes_stopped.as_ref().is_some_and(|why| !is_wish(why));
+        let is_stopped = report.writes_stopped.is_some() && !report.is_stop_wanted;
         if !report.brakes.is_empty() || report.needs_human || is_stopped {
             Exit::Stopped
         } else if !report.sides.is_empty() || was_interrupted {
@@ -121,9 +117,8 @@ mod tests {
         assert_eq!(once(|r| r.done = [(ActionKind::Create, 5)].into()), 0);
         assert_eq!(once(|r| (r.pending, r.settling) = (2, 2)), 0, "a closing that has not settled is no failure");
         assert_eq!(once(|r| r.holds = [("lead closed".into(), 1)].into()), 0, "a hold is a decision, not a failure");
-        for wish in super::WISHES {
-            assert_eq!(once(|r| r.writes_stopped = Some(format!("{wish} …"))), 0, "that was wanted");
-        }
+        let wish = "writing is suspended by an operator".to_owned();
+        assert_eq!(once(|r| (r.writes_stopped, r.is_stop_wanted) = (Some(wish), true)), 0, "that was wanted");
         let key = "the alternate key of new_referralid is not active yet".to_owned();
         assert_eq!(once(|r| r.writes_stopped = Some(key)), 4, "nobody wants that");
         assert_eq!(once(|r| r.failed = [(ActionKind::Update, 1)].into()), 3);

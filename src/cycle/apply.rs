@@ -155,6 +155,7 @@ impl Pass<'_> {
         let decisions = self.ports.store.decisions()?;
         if decisions.is_suspended {
             self.stopped = Some(super::SUSPENDED.to_owned());
+            self.report.is_stop_wanted = true;
         }
         queue.retain(|ready| !decisions.held.contains(&ready.row.id)); // They are due, so the next pass lists them.
         self.setup.policy.decisions.held.extend(decisions.held);

@@ -214,6 +214,7 @@ impl<'a> Pass<'a> {
         setup.policy.organization.clone_from(&memo.partner_organization);
         setup.policy.ignores_delays = mode == Mode::Write(Budget::Unlimited);
         let mut stopped = setup.stopped.clone();
+        let is_stop_wanted = decisions.is_suspended || setup.policy.writes == plan::settings::Writes::Off;
         if decisions.is_suspended {
             stopped = Some(SUSPENDED.to_owned());
         }
@@ -229,7 +230,7 @@ impl<'a> Pass<'a> {
             memo,
             decisions,
             began,
-            report: Report { started: began, ..Report::default() },
+            report: Report { started: began, is_stop_wanted, ..Report::default() },
             forecast: Forecast::default(),
             down: BTreeMap::new(),
             deferred: Vec::new(),

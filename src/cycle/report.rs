@@ -50,6 +50,8 @@ pub struct Report {
     pub is_complete: bool,
     /// Writing was off, suspended or stopped.
     pub writes_stopped: Option<String>,
+    /// An operator wants that nothing is written: `writes = "off"`, or `suspend`.
+    pub is_stop_wanted: bool,
     /// The last writes that were tried, the oldest first, at most [`RECENT_MAX`]. Not part of what is stored.
     #[serde(skip)]
     pub recent: std::collections::VecDeque<Tried>,

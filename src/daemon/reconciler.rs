@@ -1,6 +1,7 @@
 //! The engine behind the daemon and the commands: ports, settings and what has to outlive one pass.
 
 mod decisions;
+mod schema;
 mod standing;
 
 use std::hash::Hasher;
@@ -26,22 +27,11 @@ use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::Writes;
 use crate::ports::{Batch, Check, ColumnSchema, CrmIdentity, HistoryLine, LeadSchema, Ports};
 
+pub use schema::SCHEMA_AGE_DOUBTFUL;
+use schema::{LiveSchema, key_trouble};
+
 /// How long the CRM's answer to "who are we" is believed.
 const IDENTITY_AGE_MAX: Duration = Duration::from_secs(3600);
-
-/// How long the live schema is believed.
-const SCHEMA_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// How long the schema is believed once something has contradicted it, and while it lacks what the configuration counts
-/// on: an administrator may have mended it since.
-pub const SCHEMA_AGE_DOUBTFUL: Duration = Duration::from_secs(5 * 60);
-
-/// The same while nothing is written for want of the alternate key.
-pub const SCHEMA_AGE_STOPPED: Duration = Duration::from_secs(60);
-
-/// The longest pause between two readings of a schema that lacks something and stays the same: each one in a row doubles
-/// the pause up to this. A reading is about ten requests.
-pub const SCHEMA_PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// With `writes = "off"` everything is planned anew only this often: nothing is remembered between such passes.
 const OFF_INTERVAL: Duration = Duration::from_secs(3600);
@@ -80,11 +70,7 @@ pub struct Reconciler {
 /// What has to outlive one pass and is used by one pass at a time.
 #[derive(Default)]
 struct Ground {
-    schema: Option<(Arc<LeadSchema>, Timestamp)>,
-    /// Not before this is the schema read again.
-    schema_again: Option<Timestamp>,
-    /// Readings in a row that brought the same schema.
-    schema_unchanged: u32,
+    schema: LiveSchema,
     mapping: Option<Arc<Mapping>>,
     mapped_for: u64,
     /// Hash of the configuration and of what the mapping takes from the schema.
@@ -147,12 +133,12 @@ impl Reconciler {
                     ground.identity = Some(identity);
                     ground.identity_at = Some(now);
                 }
-                Err(error) if ground.identity.is_none() || ground.schema.is_none() => return Err(error),
+                Err(error) if ground.identity.is_none() || ground.schema.known().is_none() => return Err(error),
                 Err(error) => tracing::warn!("the organization could not be asked again: {error}"),
             }
         }
         self.renew_schema(ground, &settings, may_ask).await?;
-        let schema = ground.schema.as_ref().map(|(schema, _)| Arc::clone(schema)).unwrap_or_default();
+        let schema = ground.schema.known().map(Arc::clone).unwrap_or_default();
         let configuration = match &ground.configured {
             Some((known, hash)) if Arc::ptr_eq(known, &settings) => *hash,
             Some(_) | None => configuration(&settings),
@@ -196,44 +182,6 @@ impl Reconciler {
             misfits: ground.misfits.clone(),
             stopped: key_trouble(&settings, &schema),
         })
-    }
-
-    /// Reads what the live organization allows, when that is old: sooner where it lacks something or was contradicted, and
-    /// ever more seldom while it stays as it is.
-    async fn renew_schema(&self, ground: &mut Ground, settings: &Settings, may_ask: bool) -> Result<(), RemoteError> {
-        let now = self.ports.clock.now();
-        let age_max = match &ground.schema {
-            Some((schema, _)) if key_trouble(settings, schema).is_some() => SCHEMA_AGE_STOPPED,
-            Some((schema, _)) if lacks_column(settings, schema) || self.ports.crm.is_schema_doubtful() => {
-                SCHEMA_AGE_DOUBTFUL
-            }
-            Some(_) | None => SCHEMA_AGE_MAX,
-        };
-        let is_paused = ground.schema_again.is_some_and(|at| now < at);
-        let is_old = |at: Timestamp| may_ask && !is_paused && now.since(at) >= age_max;
-        if ground.schema.as_ref().is_some_and(|(_, at)| !is_old(*at)) {
-            return Ok(());
-        }
-        match self.ports.crm.schema().await {
-            Ok(schema) => {
-                let is_same = ground.schema.as_ref().is_some_and(|(known, _)| *known == schema);
-                ground.schema = Some((schema, now));
-                ground.mapping.take_if(|_| !is_same);
-                ground.schema_unchanged = if is_same { ground.schema_unchanged + 1 } else { 0 };
-                let doublings = ground.schema_unchanged.saturating_sub(1).min(10);
-                ground.schema_again =
-                    Some(now.plus(age_max.saturating_mul(1 << doublings).min(SCHEMA_PAUSE_MAX))).filter(|_| is_same);
-            }
-            Err(error) if ground.schema.is_none() => {
-                ground.identity_at = None;
-                return Err(error);
-            }
-            Err(error) => {
-                ground.schema_again = Some(now.plus(SCHEMA_AGE_DOUBTFUL));
-                tracing::warn!("the schema could not be read again, the one read before stays: {error}");
-            }
-        }
-        Ok(())
     }
 
     /// The report of a pass that could not begin because the CRM does not answer.
@@ -327,7 +275,9 @@ impl Reconciler {
     ) -> Result<Report, CycleError> {
         let now = self.ports.clock.now();
         let reason = "writing is off (writes = \"off\"); `referrald plan` shows what would be done".to_owned();
-        let mut report = Report { started: now, is_complete: true, writes_stopped: Some(reason), ..Report::default() };
+        let writes_stopped = Some(reason);
+        let mut report =
+            Report { started: now, is_complete: true, writes_stopped, is_stop_wanted: true, ..Report::default() };
         let is_recent = ground.planned_off_at.is_some_and(|at| now.since(at) < OFF_INTERVAL);
         if is_recent && budget != Budget::Unlimited {
             return Ok(report);
@@ -543,19 +493,6 @@ fn policy(settings: &Settings, mapping: Arc<Mapping>, schema: &LeadSchema, confi
         decisions: Default::default(),
         ignores_delays: false,
     }
-}
-
-/// In alternate-key mode nothing is written while the key is not active.
-fn key_trouble(settings: &Settings, schema: &LeadSchema) -> Option<String> {
-    let is_ready = settings.identity.is_derived() || schema.is_key_active;
-    (!is_ready).then(|| {
-        "the alternate key on the referral id column is missing or not Active: nothing is written; run `referrald schema install`, which creates it and waits until it is Active (identity, referral_id_column)".to_owned()
-    })
-}
-
-/// A referral id column is configured, and the organization does not have it.
-fn lacks_column(settings: &Settings, schema: &LeadSchema) -> bool {
-    settings.referral_id_column.is_some() && !schema.has_referral_column
 }
 
 /// Hash of the configuration together with what decisions take from the schema: a dead letter wakes when either changes.

@@ -70,7 +70,7 @@ async fn after_a_change_of_mapping_a_backfill_rewrites_a_sample_waits_for_a_look
     assert_eq!(kept, "As the seller wrote it");
     stage.clear_journal_but_judge();
     stage.json(&["once"], 0).await;
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
     let over = stage.json(&["backfill", "--stop"], 1).await;
     assert!(over["text"].as_str().unwrap().contains("no backfill is under way"), "{over:#}");
     stage.judge();

@@ -20,7 +20,7 @@ async fn a_full_disk_stops_writing_with_a_clear_word_and_room_brings_everything_
     fill_disk(&daemon, true);
     let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "While the disk is full"})));
     stopped_by_the_disk(&stage, &daemon).await;
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
     assert!(!stage.requests(Service::Crm).is_empty(), "reading goes on");
     fill_disk(&daemon, false);
     goes_on(&stage, daemon, fresh).await;
@@ -132,7 +132,7 @@ async fn a_real_file_system_without_room_is_survived() {
     daemon.cycle().await;
     stage.clear_journal_but_judge();
     daemon.cycle().await;
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
     assert_eq!(daemon.stop().await, 0);
 }
 
@@ -155,7 +155,7 @@ async fn a_state_directory_that_is_read_only_at_the_start_is_named_and_nothing_i
     }
     assert_eq!((stage.requests(Service::Portal), stage.requests(Service::Crm)), (vec![], vec![]));
     stage.json(&["once"], 0).await;
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
 }
 
 /// Whether this user may mount in a namespace of its own; tried out.
@@ -193,6 +193,6 @@ async fn goes_on(stage: &Stage, daemon: Daemon, fresh: Uuid) {
     stage.json(&["once"], 0).await;
     stage.clear_journal_but_judge();
     stage.json(&["once"], 0).await;
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
     stage.judge();
 }

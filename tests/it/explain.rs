@@ -51,7 +51,7 @@ async fn a_field_that_moved_is_told_with_both_values_the_rule_and_the_configurat
     assert_eq!(told["status"]["step"], "accept it (Active / Accepted)");
     assert_eq!(told["action_kind"], "update");
     assert_eq!(told["last"]["outcome"], "done");
-    assert_eq!((stage.writes(Service::Portal), stage.writes(Service::Crm)), (vec![], vec![]));
+    assert_eq!(stage.written(), vec![]);
 
     // In a pipe, and without being asked, no value is told.
     let quiet = stage.run(&["explain", &ids[0].to_string()]).await;

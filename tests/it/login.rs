@@ -8,6 +8,7 @@ use std::time::Duration;
 use referrald::sim::entra::Person;
 use serde_json::{Value, json};
 
+use crate::sign_in::signed_out;
 use crate::stage::{Stage, says};
 
 /// Starts `login` on any free port, and reads where the person shall go.
@@ -42,15 +43,7 @@ async fn ended(stage: &Stage, child: Child, mut lines: BufReader<std::process::C
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_in_by_browser_is_proven_and_a_running_daemon_goes_on_with_it() {
-    let stage = Stage::new(71, 20).await;
-    let daemon = stage.daemon().await;
-    daemon.first_cycle().await;
-    stage.simulator.with(|world| {
-        world.entra.revoke_all();
-        world.entra.expire_all();
-    });
-    let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "While signed out"})));
-    let status = daemon.cycle().await;
+    let (stage, daemon, fresh, status) = signed_out(71).await;
     let trouble = status.sides.values().find_map(|side| side.trouble.clone()).unwrap_or_default();
     assert!(trouble.contains("50173") && trouble.contains(" login`"), "{trouble}");
     assert_eq!(stage.lead_of(fresh), None);

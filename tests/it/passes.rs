@@ -53,6 +53,13 @@ impl Bench {
         self.engine.cycle(Budget::Work(Duration::from_secs(30)), &CancellationToken::new()).await.unwrap()
     }
 
+    /// So many passes that nobody reads the reports of.
+    pub async fn passes(&self, count: usize) {
+        for _ in 0..count {
+            self.pass().await;
+        }
+    }
+
     /// The next process, with the ledger or without.
     fn restart(&mut self, is_lost: bool) {
         self.store = Arc::new(self.store.restarted(is_lost));
@@ -130,9 +137,7 @@ async fn a_brake_on_visibility_does_not_outlive_the_ledger_it_judged_by() {
     bench.latch(VISIBILITY_BRAKE).await;
     // The decisions are kept, the ledger is lost: nobody is known who could be missing.
     bench.restart(true);
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let decisions = bench.store.decisions().unwrap();
     assert!(decisions.brakes.is_empty(), "{:?}", decisions.brakes);
     assert_eq!(bench.store.counters().unwrap().entries, referrals.len() as u64);
@@ -141,9 +146,7 @@ async fn a_brake_on_visibility_does_not_outlive_the_ledger_it_judged_by() {
 #[tokio::test]
 async fn a_lead_seen_reopened_while_writing_was_stopped_closes_nothing() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     let disqualify = json!({"statecode": 2, "statuscode": 4});
     bench.world.lock().unwrap().edit_row(Table::Lead, lead, disqualify).unwrap();
@@ -167,9 +170,7 @@ async fn a_lead_seen_reopened_while_writing_was_stopped_closes_nothing() {
 #[tokio::test]
 async fn a_deal_that_was_open_again_while_writing_was_stopped_settles_anew() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     bench.pass().await;
@@ -191,9 +192,7 @@ async fn what_happened_while_a_role_was_lost_is_read_when_it_is_back() {
     let (bench, referrals) = Bench::with(8, |settings| {
         settings.status.settle_time = HumanDuration::parse("2h").unwrap();
     });
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     bench.pass().await;
@@ -216,9 +215,7 @@ async fn what_happened_while_a_role_was_lost_is_read_when_it_is_back() {
 #[tokio::test]
 async fn a_first_pass_that_dies_leaves_the_place_from_which_the_next_one_reads() {
     let (mut bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     bench.restart(true);
@@ -239,24 +236,18 @@ async fn a_first_pass_that_dies_leaves_the_place_from_which_the_next_one_reads()
     bench.wait(300);
     bench.edit(Table::Lead, lead, json!({"statecode": 0, "statuscode": 1}));
     bench.wait(7_200);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!(bench.status_of(referral), "New", "the lead was reopened between the two passes");
 }
 
 #[tokio::test]
 async fn a_deal_that_was_heard_of_and_could_not_be_read_settles_anew() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     let opportunity = bench.world().qualify_lead(lead, true).unwrap().expect("an opportunity");
     bench.world().close_opportunity(opportunity, false).unwrap();
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     bench.wait(20 * 3_600);
     bench.pass().await;
     bench.edit(Table::Opportunity, opportunity, json!({"statecode": 0, "statuscode": 1}));
@@ -272,9 +263,7 @@ async fn a_deal_that_was_heard_of_and_could_not_be_read_settles_anew() {
     assert_eq!(report.sides.len(), 1, "{report:?}");
     bench.wait(10 * 3_600);
     bench.world().close_opportunity(opportunity, false).unwrap();
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     bench.wait(20 * 3_600);
     bench.pass().await;
     assert_eq!(bench.status_of(referral), "Active", "it was open again meanwhile");
@@ -286,15 +275,11 @@ async fn a_deal_that_was_heard_of_and_could_not_be_read_settles_anew() {
 #[tokio::test]
 async fn a_place_taken_by_a_lead_that_was_merged_away_is_not_tried_again() {
     let (bench, referrals) = Bench::with(8, |settings| settings.link.on_lead_deleted = OnLeadDeleted::Recreate);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let lead = bench.lead_of(referrals[0]);
     let master = bench.world().add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
     bench.world().merge_leads(master, lead).unwrap();
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     bench.world().edit_referral(referrals[0], |document| document["externalReferenceId"] = master.to_string().into());
     bench.world().delete_lead(master);
     for _ in 0..2 {
@@ -313,9 +298,7 @@ async fn a_place_taken_by_a_lead_that_was_merged_away_is_not_tried_again() {
 #[tokio::test]
 async fn a_lead_that_another_referral_has_is_not_created_again_for_this_one() {
     let (bench, referrals) = Bench::with(2, |settings| settings.link.on_lead_deleted = OnLeadDeleted::Recreate);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let [holder, other] = [referrals[0], referrals[1]].map(ReferralId::new);
     let lead = bench.lead_of(referrals[1]);
     let mut of_holder = bench.store.get(holder).unwrap().expect("an entry");
@@ -335,9 +318,7 @@ async fn a_lead_that_another_referral_has_is_not_created_again_for_this_one() {
 #[tokio::test]
 async fn nothing_irreversible_is_sent_while_no_lead_can_be_seen() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     bench.pass().await;
@@ -354,9 +335,7 @@ async fn nothing_irreversible_is_sent_while_no_lead_can_be_seen() {
 #[tokio::test]
 async fn a_poll_without_a_row_has_the_leads_of_a_closing_read_by_id() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     bench.pass().await;
@@ -376,9 +355,7 @@ async fn a_poll_without_a_row_has_the_leads_of_a_closing_read_by_id() {
 #[tokio::test]
 async fn what_a_lead_says_while_its_referral_cannot_be_read_is_read_again() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statuscode": 2}));
     bench.world().faults.play_next_at(Class::RoleLost, &referral.to_string());
@@ -393,9 +370,7 @@ async fn what_a_lead_says_while_its_referral_cannot_be_read_is_read_again() {
 #[tokio::test]
 async fn a_reading_of_leads_hears_a_lead_whose_referral_has_changed_in_the_same_pass() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     bench.edit(Table::Lead, lead, json!({"statuscode": 2}));
     // No poll shows it: the watermark is past it already.
@@ -412,15 +387,11 @@ async fn a_reading_of_leads_hears_a_lead_whose_referral_has_changed_in_the_same_
 #[tokio::test]
 async fn a_closing_for_a_master_that_no_poll_shows_is_proven_by_a_look_at_it() {
     let (bench, referrals) = Bench::with(8, |settings| settings.referral_id_column = Some("new_referralid".to_owned()));
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     let master = bench.world().add_lead(json!({"subject": "Walk-in", "lastname": "Visitor"})).unwrap();
     bench.world().merge_leads(master, lead).unwrap();
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!(bench.lead_of(referral), master);
     bench.edit(Table::Lead, master, json!({"statecode": 2, "statuscode": 4}));
     bench.engine.ask_for_sweep();
@@ -430,9 +401,7 @@ async fn a_closing_for_a_master_that_no_poll_shows_is_proven_by_a_look_at_it() {
     // Another lead is listed: the poll is not blind.
     bench.edit(Table::Lead, bench.lead_of(referrals[1]), json!({"telephone1": "+1 425 555 0100"}));
     bench.wait(3_600);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!(bench.status_of(referral), "New", "it was opened again");
 }
 
@@ -442,9 +411,7 @@ async fn merged(settings: impl FnOnce(&mut Settings)) -> (Bench, Uuid, Uuid) {
         all.referral_id_column = Some("new_referralid".to_owned());
         settings(all);
     });
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let loser = bench.lead_of(referrals[0]);
     let master = bench.world().add_lead(json!({"subject": "the seller's own", "lastname": "One"})).unwrap();
     bench.world().merge_leads(master, loser).unwrap();
@@ -505,9 +472,7 @@ async fn a_referral_id_that_a_merged_lead_holds_is_refused_once_and_said() {
 async fn opportunities_that_may_not_be_read_are_not_an_empty_list() {
     let (bench, referrals) =
         Bench::with(6, |settings| settings.status.settle_time = HumanDuration::parse("0s").unwrap());
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let qualify = |referral: Uuid, with_opportunity| {
         let lead = bench.lead_of(referral);
         bench.world().qualify_lead(lead, with_opportunity).unwrap()
@@ -522,9 +487,7 @@ async fn opportunities_that_may_not_be_read_are_not_an_empty_list() {
     assert!(report.sides.get(&Side::Crm).is_some_and(|why| why.contains("0x80040220")), "{:?}", report.sides);
     assert_eq!(bench.world().journal.writes().count(), before, "nothing is known of any of them");
     bench.world().options.crm.privileges_missing.clear();
-    for _ in 0..4 {
-        bench.pass().await;
-    }
+    bench.passes(4).await;
     // Qualified without any opportunity is an acceptance, and never a closing.
     assert_eq!((bench.status_of(won), bench.status_of(bare)), ("Closed".to_owned(), "Active".to_owned()));
 }
@@ -532,15 +495,11 @@ async fn opportunities_that_may_not_be_read_are_not_an_empty_list() {
 #[tokio::test]
 async fn an_opportunity_that_is_not_shown_any_more_takes_no_value_back() {
     let (bench, referrals) = Bench::new(6);
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let lead = bench.lead_of(referrals[0]);
     let opportunity = bench.world().qualify_lead(lead, true).unwrap().unwrap();
     bench.edit(Table::Opportunity, opportunity, json!({"estimatedvalue": 4321.0}));
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let shown = || bench.world().portal.get(referrals[0]).unwrap()["details"]["dealValue"].as_f64();
     assert_eq!(shown(), Some(4321.0), "the opportunity speaks");
     bench.edit(Table::Opportunity, opportunity, json!({"originatingleadid@odata.bind": null}));
@@ -553,15 +512,11 @@ async fn an_opportunity_that_is_not_shown_any_more_takes_no_value_back() {
 #[tokio::test]
 async fn an_opportunity_that_is_not_shown_any_more_closes_nothing() {
     let (bench, referrals) = Bench::new(6);
-    for _ in 0..3 {
-        bench.pass().await;
-    }
+    bench.passes(3).await;
     let lead = bench.lead_of(referrals[0]);
     let opportunity = bench.world().qualify_lead(lead, true).unwrap().unwrap();
     bench.world().close_opportunity(opportunity, false).unwrap();
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!(bench.status_of(referrals[0]), "Active", "accepted, and the loss settles");
     // Gone, or out of sight: the list is empty, with 200.
     let key = bench.world().edit_row(Table::Opportunity, opportunity, json!({"originatingleadid@odata.bind": null}));
@@ -596,9 +551,7 @@ async fn rows_that_take_longer_to_read_than_a_pass_may_last_are_done_all_the_sam
 #[tokio::test]
 async fn every_irreversible_step_follows_its_own_fresh_read() {
     let (bench, referrals) = Bench::new(6);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     for referral in &referrals {
         bench.edit(Table::Lead, bench.lead_of(*referral), json!({"statuscode": 2}));
     }
@@ -621,9 +574,7 @@ async fn every_irreversible_step_follows_its_own_fresh_read() {
 #[tokio::test]
 async fn a_lead_seen_reopened_by_a_poll_that_broke_off_closes_nothing() {
     let (bench, referrals) = Bench::new(8);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let (referral, lead) = (referrals[0], bench.lead_of(referrals[0]));
     let disqualify = || bench.edit(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4}));
     disqualify();

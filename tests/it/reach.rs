@@ -17,9 +17,7 @@ use crate::passes::Bench;
 
 async fn settled(referrals: usize) -> (Bench, Vec<Uuid>) {
     let (bench, ids) = Bench::new(referrals);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     (bench, ids)
 }
 
@@ -64,9 +62,7 @@ async fn a_lead_that_is_out_of_reach_by_itself_stops_neither_its_side_nor_the_re
     bench.world().crm.set_out_of_reach(lost, false);
     bench.edit(Table::Lead, lost, json!({"statuscode": 2}));
     reading_is_due(&bench).await;
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!((trouble_of(&bench, referrals[0]), bench.status_of(referrals[0])), (None, "Active".to_owned()));
 }
 
@@ -86,9 +82,7 @@ async fn a_lead_that_was_merged_into_one_out_of_reach_waits_alone() {
     assert!(trouble_of(&bench, referrals[0]).is_some());
     bench.world().crm.set_out_of_reach(master, false);
     bench.wait(24 * 3600);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!((trouble_of(&bench, referrals[0]), bench.lead_of(referrals[0])), (None, master));
 }
 
@@ -131,9 +125,7 @@ async fn an_outcome_that_nobody_could_see_for_a_while_settles_anew() {
     bench.pass().await;
     assert_eq!((trouble_of(&bench, referral), bench.status_of(referral)), (None, "New".to_owned()));
     bench.wait(600);
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!(bench.status_of(referral), "Closed");
 }
 
@@ -184,9 +176,7 @@ async fn a_referral_that_is_refused_by_itself_becomes_a_dead_letter_and_delays_n
     bench.world().portal.set_out_of_reach(referrals[0], false);
     let which = Which::Ids(vec![id]);
     bench.engine.decide(DecisionRequest::Retry { which }).await.unwrap();
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert_eq!((trouble_of(&bench, referrals[0]), bench.status_of(referrals[0])), (None, "Active".to_owned()));
 }
 
@@ -223,9 +213,7 @@ where
 async fn a_sweep_gives_way_between_pages_to_who_rings() {
     let (mut bench, _) = Bench::new(40);
     bench.world().options.portal.page_size = 10;
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     let rings = Arc::new(AtomicBool::new(true));
     let (rung, is_ringing) = (Arc::new(std::sync::OnceLock::<Weak<Reconciler>>::new()), Arc::clone(&rings));
     let bell = Arc::clone(&rung);
@@ -289,9 +277,7 @@ async fn an_empty_page_that_names_the_next_one_is_no_sign_of_lost_visibility() {
     let (bench, referrals) = settled(8).await;
     bench.world().options.portal.begins_empty = true;
     bench.world().edit_referral(referrals[3], |it| it["customerProfile"]["name"] = "Changed".into());
-    for _ in 0..2 {
-        bench.pass().await;
-    }
+    bench.passes(2).await;
     assert!(bench.store.decisions().unwrap().brakes.is_empty());
     let lead = bench.lead_of(referrals[3]);
     assert_eq!(bench.world().crm.value(Table::Lead, lead, "companyname"), "Changed");

@@ -1,10 +1,12 @@
 //! Sign-in on its good and its worst day.
 
+use referrald::daemon::Status;
 use referrald::sim::Service;
 use referrald::sim::entra::SignInTrouble;
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::stage::Stage;
+use crate::stage::{Daemon, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_rotated_refresh_token_is_kept_before_the_old_one_is_forgotten() {
@@ -34,9 +36,9 @@ async fn a_kept_token_is_for_its_owner_only() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_token_stops_that_side_and_a_fresh_file_wakes_the_running_daemon() {
-    let stage = Stage::new(43, 20).await;
+/// A daemon whose sign-in was revoked, a referral that came after, and how it stands then.
+pub async fn signed_out(seed: u64) -> (Stage, Daemon, Uuid, Status) {
+    let stage = Stage::new(seed, 20).await;
     let daemon = stage.daemon().await;
     daemon.first_cycle().await;
     stage.simulator.with(|world| {
@@ -45,6 +47,12 @@ async fn a_revoked_token_stops_that_side_and_a_fresh_file_wakes_the_running_daem
     });
     let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "While signed out"})));
     let status = daemon.cycle().await;
+    (stage, daemon, fresh, status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_stops_that_side_and_a_fresh_file_wakes_the_running_daemon() {
+    let (stage, daemon, fresh, status) = signed_out(43).await;
     let portal = serde_json::to_value(&status).unwrap()["sides"].clone();
     println!("{portal:#}");
     let troubled: Vec<_> = status.sides.values().filter(|side| side.needs_human).collect();

@@ -342,6 +342,11 @@ impl Stage {
             .with(|world| world.journal.writes().filter(|record| record.service == service).cloned().collect())
     }
 
+    /// Writes to both services since the journal was cleared; none when everything is at rest.
+    pub fn written(&self) -> Vec<Record> {
+        [Service::Portal, Service::Crm].into_iter().flat_map(|service| self.writes(service)).collect()
+    }
+
     /// Requests to a service since the journal was cleared.
     pub fn requests(&self, service: Service) -> Vec<Record> {
         let is_of = |record: &&Record| record.service == service && !record.is_batch_item;
