@@ -71,6 +71,10 @@ async fn a_customization_under_way_is_waited_for_between_single_requests() {
         fake.on(Method::POST, "/Attributes", error(500, code, "busy"));
         fake.on(Method::POST, "/Attributes", raw(204, ""));
         setup.create_column(COLUMN, None, &clock).await.expect("a column");
+        let calls = fake.all_calls();
+        let posts: Vec<&str> =
+            calls.iter().filter(|call| call.method == Method::POST).map(|call| header(call, "content-type")).collect();
+        assert_eq!(posts, ["application/json; charset=utf-8"; 2], "as every body (dataverse §1.4)");
         assert_eq!(waited(&clock), BUSY_PAUSE);
     }
 }
