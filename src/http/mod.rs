@@ -83,8 +83,9 @@ impl Answer {
     /// # Errors
     /// When it is no JSON of this shape. The error says where, never what: the text may hold personal data.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Malformed> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            let kind = match (self.body.trim_ascii_start().first(), error.classify()) {
+        let body = without_mark(&self.body);
+        serde_json::from_slice(body).map_err(|error| {
+            let kind = match (body.trim_ascii_start().first(), error.classify()) {
                 (None, _) => "the answer is empty",
                 (Some(b'<'), _) => "the answer is a web page and no JSON",
                 (_, serde_json::error::Category::Data) => "the answer has an unexpected shape",
@@ -98,6 +99,11 @@ impl Answer {
             }
         })
     }
+}
+
+/// A body without the byte order mark that some gateways put before it (dataverse §4.3: `$count`).
+pub fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// Headers and body stay out: both may hold personal data.

@@ -880,6 +880,20 @@ async fn cookies_are_not_kept() {
     assert!(stage.seen().await.iter().all(|request| !request.headers.contains_key("cookie")));
 }
 
+#[test]
+fn a_byte_order_mark_before_an_answer_is_no_part_of_it() {
+    let answer = |body: &'static str| Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(body.as_bytes()),
+        request_id: None,
+        server_time: None,
+    };
+    assert_eq!(answer("\u{feff}{\"value\":7}").json::<serde_json::Value>().unwrap()["value"], 7);
+    let error = answer("\u{feff}<html>").json::<serde_json::Value>().unwrap_err();
+    assert!(error.reason.contains("web page"), "{error:?}");
+}
+
 #[tokio::test]
 async fn an_answer_that_is_no_json_is_malformed_without_being_quoted() {
     for (body, part) in [

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use referrald::sim::Service;
 use referrald::sim::dynamics::Table;
+use referrald::sim::faults::Lasting;
 use referrald::sim::options::KeyState;
 use referrald::sim::{Options, SimClock, World};
 use serde_json::Value;
@@ -99,7 +100,11 @@ async fn wrong_answers_are_found_while_asking_and_leave_nothing_behind() {
         assert!(!finished.trouble.contains("wrong~secret"));
         assert_eq!(std::fs::read_dir(stage.path("first")).unwrap().count(), 0, "{change:?}");
     }
-    assert_eq!(init(&stage, &[("--tenant", other)], &["--offline"], &secret).await.code, 0);
+    // What cannot be checked stops nothing.
+    stage.simulator.with(|world| world.faults.always("GET", "/openid-configuration", Lasting::Page(403)));
+    assert_eq!(init(&stage, &[], &[], &secret).await.code, 0);
+    stage.simulator.with(|world| world.faults.calm());
+    assert_eq!(init(&stage, &[("--tenant", other)], &["--offline", "--force"], &secret).await.code, 0);
     stage.judge_discretion_but(&["first/secrets/partner-center-secret", "first/secrets/dataverse-secret"]);
 }
 

@@ -10,15 +10,18 @@ use crate::cli::build::{SystemClock, crm_line};
 use crate::config::{Settings, Sources};
 use crate::crm;
 use crate::http::Exchange;
-use crate::http::probe::{greet, tenant_exists};
+use crate::http::probe::{self, Directory, greet};
 use crate::model::RemoteError;
 use crate::ports::{Clock, CrmIdentity};
 
-/// Whether there is such a directory; the sentence says what is wrong.
-pub async fn directory(authority: &Url, tenant: &str) -> Result<(), String> {
-    match tenant_exists(authority, tenant, &Settings::defaults().http).await? {
-        true => Ok(()),
-        false => Err(format!("there is no directory {tenant} at {authority}")),
+/// Whether there is such a directory; the sentence says what is wrong. What could not be checked is said, and stops nothing.
+pub async fn directory(authority: &Url, tenant: &str) -> Result<Option<String>, String> {
+    match probe::directory(authority, tenant, &Settings::defaults().http).await? {
+        Directory::Known => Ok(None),
+        Directory::Absent => Err(format!("there is no directory {tenant} at {authority}")),
+        Directory::Unchecked(reason) => {
+            Ok(Some(format!("whether there is a directory {tenant} could not be checked: {reason}")))
+        }
     }
 }
 

@@ -193,14 +193,22 @@ async fn gather(init: &Init, ask: &mut dyn Ask, out: &mut (dyn Write + Send)) ->
     let defaults = Settings::defaults();
     let authority = init.authority.clone().unwrap_or(defaults.partner_center.auth.authority);
     let portal_url = init.partner_center_url.clone().unwrap_or(defaults.partner_center.base_url);
-    let directory = async |ask: &mut dyn Ask, given: &Option<String>, prompt: &str, otherwise: Option<&str>| loop {
+    let directory = async |ask: &mut dyn Ask,
+                           out: &mut (dyn Write + Send),
+                           given: &Option<String>,
+                           prompt: &str,
+                           otherwise: Option<&str>| loop {
         let tenant = ask.text(prompt, given.as_deref(), otherwise, &|text| answers::tenant(text).map(|_| ()))?;
         let tenant = answers::tenant(&tenant).map_err(Failure::Other)?;
         if init.offline {
             return Ok::<String, Failure>(tenant);
         }
         match check::directory(&authority, &tenant).await {
-            Ok(()) => return Ok(tenant),
+            Ok(None) => return Ok(tenant),
+            Ok(Some(doubt)) => {
+                ask.say(out, &doubt)?;
+                return Ok(tenant);
+            }
             Err(reason) if ask.keep(&reason)? => return Ok(tenant),
             Err(_) => {}
         }
@@ -208,7 +216,7 @@ async fn gather(init: &Init, ask: &mut dyn Ask, out: &mut (dyn Write + Send)) ->
     let known = |text: &str| answers::client(text).map(|_| ());
     let no_secret = |text: &str| answers::secret(text).map(|_| ());
     ask.say(out, "Partner Center: the app registration that signs in, and its secret.")?;
-    let tenant = directory(ask, &init.tenant, "Directory (tenant) ID", None).await?;
+    let tenant = directory(ask, out, &init.tenant, "Directory (tenant) ID", None).await?;
     let client = ask.text("Application (client) ID", init.client.as_deref(), None, &known)?;
     let secret = ask.secret("Client secret, its Value (nothing: a public client)", &no_secret)?;
     let portal = Application {
@@ -233,7 +241,7 @@ async fn gather(init: &Init, ask: &mut dyn Ask, out: &mut (dyn Write + Send)) ->
         }
     };
     let crm = loop {
-        let tenant = directory(ask, &init.dataverse_tenant, "Directory (tenant) ID", Some(&portal.tenant)).await?;
+        let tenant = directory(ask, out, &init.dataverse_tenant, "Directory (tenant) ID", Some(&portal.tenant)).await?;
         let client =
             ask.text("Application (client) ID", init.dataverse_client.as_deref(), Some(&portal.client), &known)?;
         let prompt = "Client secret, its Value (nothing: the same as above)";

@@ -16,7 +16,7 @@ impl Rules<'_> {
             ("partner_center.requests_per_day", portal.requests_per_day, 1..=u64::MAX),
             ("dataverse.page_size", crm.page_size.into(), 1..=5000),
             ("dataverse.poll_pages_max", crm.poll_pages_max.into(), 1..=u64::MAX),
-            ("dataverse.ids_per_request", crm.ids_per_request.into(), 1..=500),
+            ("dataverse.ids_per_request", crm.ids_per_request.into(), 1..=50),
             ("dataverse.batch_size", crm.batch_size.into(), 1..=crate::crm::dataverse::BATCH_SIZE_MAX.into()),
             ("dataverse.requests_per_minute", crm.requests_per_minute.into(), 1..=u64::MAX),
             ("dataverse.budget_share_percent", crm.budget_share_percent.into(), 1..=100),

@@ -9,7 +9,7 @@ use http::{StatusCode, header::RETRY_AFTER};
 use serde_json::Value;
 
 use super::{codes, contract};
-use crate::http::{Dialect, Facet, Refusal, RefusalVerdict, Remaining};
+use crate::http::{Dialect, Facet, Refusal, RefusalVerdict, Remaining, without_mark};
 use crate::model::Side;
 
 /// Requests left of the window (dataverse §6.1).
@@ -167,7 +167,7 @@ struct Story {
 
 impl Story {
     fn read(body: &[u8]) -> Story {
-        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii();
+        let body = without_mark(body).trim_ascii();
         let mut story = Story { shape: Shape::Foreign, code: None, code_text: String::new(), message: String::new() };
         if body.is_empty() {
             story.shape = Shape::Empty;

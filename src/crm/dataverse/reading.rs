@@ -17,6 +17,10 @@ use crate::ports::{Cursor, Defect, Page};
 /// Chunks of one long list of ids that are read at once.
 pub const CHUNKS_IN_FLIGHT: usize = 4;
 
+/// Leads that are searched for with one request, by their referral. The sheet limits the reading of known ids
+/// (dataverse §4.2); an import searches for every referral, and with 50 at once it falls behind what the service grants.
+pub const SEARCHED_MAX: u32 = 100;
+
 /// Currencies outside the active ones that are looked up by id and remembered.
 pub const STRAY_CURRENCIES_MAX: usize = 200;
 
@@ -137,7 +141,10 @@ impl Dataverse {
         };
         let longest = literals.iter().map(String::len).max().unwrap_or_default();
         let base = with_filter("").as_str().len();
-        let size = query::terms_per_request(base, column, longest, self.ids_per_request);
+        // Texts are searched for; ids are known.
+        let is_search = literals.iter().any(|literal| literal.starts_with('\''));
+        let most = if is_search { SEARCHED_MAX } else { self.ids_per_request };
+        let size = query::terms_per_request(base, column, longest, most);
         let urls: Vec<Url> = literals.chunks(size).map(|chunk| with_filter(&query::any_of(column, chunk))).collect();
         let chunks: Vec<Vec<Value>> =
             stream::iter(urls).map(|url| self.api.all(operation, url)).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;

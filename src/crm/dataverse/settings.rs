@@ -31,7 +31,7 @@ pub struct DataverseSettings {
     pub page_size: u32,
     /// Pages of one poll at most; beyond, linked leads are read by id.
     pub poll_pages_max: u32,
-    /// Ids per request when reading by id.
+    /// Ids per request when reading by id (dataverse §4.2: at most 50).
     pub ids_per_request: u32,
     /// How far behind the watermark a poll begins.
     pub poll_overlap: HumanDuration,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::contract;
 use super::metadata::Live;
+use crate::http::without_mark;
 use crate::model::{ETag, Lead, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, ReferralId, Timestamp};
 use crate::ports::Defect;
 
@@ -32,7 +33,7 @@ pub struct Rows {
 
 /// Reads JSON with or without a byte order mark.
 pub fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
-    serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()
+    serde_json::from_slice(without_mark(body)).ok()
 }
 
 /// Decodes a lead (dataverse §2.1). Null columns are absent; amounts keep every digit.

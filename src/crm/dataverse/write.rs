@@ -34,7 +34,7 @@ pub fn write(
         Condition::Version(etag) => headers.insert(IF_MATCH, version(operation, etag)?),
     };
     headers.insert(PREFER, HeaderValue::from_static("return=representation"));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, JSON);
     let body = serde_json::to_vec(body).map_err(|_| unsent(operation, "the draft cannot be written as JSON"))?;
     Ok(Call {
         operation,
@@ -164,6 +164,9 @@ fn owner_binding(owner: Owner) -> (String, Value) {
 pub fn unsent(operation: &'static str, message: impl Into<String>) -> RemoteError {
     RemoteError::new(Side::Crm, operation, Fault::Refused).with_message(message)
 }
+
+/// The kind of every body that is sent (dataverse §1.4).
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// What a lasting failure of a write means in the end: a plug-in that crashes on one lead, or a row that is out of
 /// reach, concerns that row only (dataverse §7: retried a few times, then permanent for this item).

@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::refusal::{self, Refusal};
 use crate::http::settings::EndpointVersion;
 use crate::http::transport::{Lost, Request, Wire as Carrier};
+use crate::http::without_mark;
 use crate::model::Timestamp;
 
 /// Lifetime of an access token that does not say.
@@ -176,7 +177,7 @@ pub async fn device_code(
         form.append_pair("scope", &scope_words(target));
     }
     let answer = Exchange { wire, target: &asked, now }.post(&form.finish()).await?;
-    let details: DeviceWire = serde_json::from_slice(answer.body()).map_err(|_| NotGranted::Malformed)?;
+    let details: DeviceWire = serde_json::from_slice(without_mark(answer.body())).map_err(|_| NotGranted::Malformed)?;
     let user_code = details.user_code;
     let is_plain = !user_code.is_empty()
         && user_code.len() <= USER_CODE_BYTES_MAX
@@ -318,7 +319,7 @@ pub async fn look(
         form.append_pair("scope", &scope_words(target));
     }
     let answer = Exchange { wire, target, now }.post(&form.finish()).await?;
-    serde_json::from_slice::<Wire>(answer.body()).map_err(|_| NotGranted::Malformed)?.into_granted()
+    serde_json::from_slice::<Wire>(without_mark(answer.body())).map_err(|_| NotGranted::Malformed)?.into_granted()
 }
 
 fn parameters<'a>(target: &'a Target, assertion: Option<&'a str>) -> Vec<(&'static str, &'a str)> {

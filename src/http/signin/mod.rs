@@ -6,7 +6,7 @@ mod credentials;
 mod grant;
 mod keep;
 pub mod person;
-mod refusal;
+pub(super) mod refusal;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::http::retry;
+use crate::http::{retry, without_mark};
 use crate::model::Timestamp;
 
 /// Who can mend a refusal.
@@ -225,7 +225,7 @@ const SUBERRORS: &[(&str, &str)] = &[
 
 /// Understands a refusal; copes with HTML and empty bodies.
 pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Refusal {
-    let body: Body = serde_json::from_slice(body).unwrap_or_default();
+    let body: Body = serde_json::from_slice(without_mark(body)).unwrap_or_default();
     let error = body.error.as_deref().unwrap_or_default();
     let codes = match (body.error_codes.as_slice(), body.error_description.as_deref().and_then(described)) {
         ([], Some(code)) => vec![code],

@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::http::{Dialect, Facet, Refusal, RefusalVerdict};
+use crate::http::{Dialect, Facet, Refusal, RefusalVerdict, without_mark};
 use crate::model::Side;
 
 /// How long a throttled service is left alone when it does not say for how long (partner-center §1.12).
@@ -136,7 +136,7 @@ fn guid(id: Uuid) -> HeaderValue {
 ///
 /// Reads `{"error": {"code", "innerError": {…}}}`, `{"code", "description"}` and `{"error": "word"}`.
 fn error_codes(body: &[u8]) -> Vec<String> {
-    let Ok(body) = serde_json::from_slice::<Value>(body) else { return Vec::new() };
+    let Ok(body) = serde_json::from_slice::<Value>(without_mark(body)) else { return Vec::new() };
     let mut level = Some(&body);
     let mut codes: Vec<String> = Vec::new();
     for _ in 0..CODE_DEPTH_MAX {
@@ -271,6 +271,7 @@ mod tests {
             (r#"{"error":{"code":"invalidRequest","innerError":{"code":"X1"}}}"#, Some("invalidRequest")),
             (r#"{"error":{"code":"A","innerError":{"code":"B"}}}"#, Some("B")),
             (r#"{"error":"invalid_token","error_description":"x"}"#, Some("invalid_token")),
+            ("\u{feff}{\"code\":\"900421\"}", Some("900421")),
             (r#"{"error":{"code":"ada@tailspin.example"}}"#, None),
             (r#"{"message":"x"}"#, None),
             (r#"{"error":{"code":null,"innerError":null}}"#, None),

@@ -225,7 +225,7 @@ impl PartnerCenter {
     async fn patch_of_absent(&self, id: ReferralId, patch: &Patch) -> Option<Value> {
         let call = self.call(GET, Method::GET, self.item_url(id), Effect::Read);
         let answer = self.exchange.send(call).await.ok()?;
-        let document: Value = serde_json::from_slice(&answer.body).ok()?;
+        let document: Value = answer.json().ok()?;
         Some(wire::patch_body(patch, |path| document.pointer(path).is_none()))
     }
 

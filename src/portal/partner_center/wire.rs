@@ -12,6 +12,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::http::without_mark;
 use crate::model::{
     Document, ETag, Operation, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus,
     Timestamp,
@@ -392,10 +393,6 @@ fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
 fn printable(text: &str) -> Option<String> {
     let kept: String = text.trim().chars().take(DEFECT_ID_CHARS_MAX).collect();
     (!kept.is_empty() && kept.chars().all(|c| c.is_ascii_alphanumeric() || "-_{}".contains(c))).then_some(kept)
-}
-
-fn without_mark(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// Says what kind of failure it was and never what was in the text.

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::{FoundKey, Index, Setup};
+use crate::crm::dataverse::write;
 use crate::http::{Call, Effect};
 use crate::model::{Fault, RemoteError, Side};
 use crate::ports::Clock;
@@ -168,6 +170,7 @@ impl Setup {
         clock: &dyn Clock,
     ) -> Result<(), RemoteError> {
         let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, write::JSON);
         if let Some(solution) = solution {
             let value = HeaderValue::from_str(solution).map_err(|_| {
                 RemoteError::new(Side::Crm, operation, Fault::Refused)

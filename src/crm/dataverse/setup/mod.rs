@@ -11,10 +11,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::api::Api;
-use super::contract;
 use super::query::Root;
 use super::settings::DataverseSettings;
 use super::wire;
+use super::{codes, contract};
 use crate::http::Exchange;
 use crate::model::{Fault, Owner, RemoteError};
 
@@ -152,11 +152,17 @@ impl Setup {
     /// As the client stack; a refusal to show users or teams included.
     pub async fn owner(&self, owner: Owner) -> Result<FoundOwner, RemoteError> {
         const OPERATION: &str = "look for an owner";
-        let (place, select) = match owner {
-            Owner::User(id) => (format!("{}({id})", contract::USERS), "systemuserid,isdisabled"),
-            Owner::Team(id) => (format!("{}({id})", contract::TEAMS), "teamid"),
+        let (place, select, core) = match owner {
+            Owner::User(id) => (format!("{}({id})", contract::USERS), "systemuserid,isdisabled", "systemuserid"),
+            Owner::Team(id) => (format!("{}({id})", contract::TEAMS), "teamid", "teamid"),
         };
-        match self.api.object(OPERATION, self.api.root.at(&place, &[("$select", select)])).await {
+        let ask = |select| self.api.object(OPERATION, self.api.root.at(&place, &[("$select", select)]));
+        let found = match ask(select).await {
+            // Not every environment has the column (dataverse §8 row 17): then nothing is known but that the user exists.
+            Err(error) if select != core && is_bad_url(&error) => ask(core).await,
+            found => found,
+        };
+        match found {
             Ok(row) if row.get("isdisabled").and_then(Value::as_bool) == Some(true) => Ok(FoundOwner::Disabled),
             Ok(_) => Ok(FoundOwner::Fine),
             Err(error) if error.status == Some(404) => Ok(FoundOwner::Missing),
@@ -175,6 +181,11 @@ impl Setup {
 
 /// Language code of labels where the organization does not say.
 const ENGLISH: u64 = 1033;
+
+/// The URL names a column that the environment does not have (dataverse §7).
+fn is_bad_url(error: &RemoteError) -> bool {
+    error.status == Some(400) && error.code.as_deref().and_then(codes::parse) == Some(codes::BAD_URL)
+}
 
 fn is_absent(error: &RemoteError) -> bool {
     error.status == Some(404) && error.fault != Fault::Unavailable

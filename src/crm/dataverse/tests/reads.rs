@@ -312,6 +312,20 @@ async fn leads_are_found_by_column_or_subject_without_regard_to_case() {
 }
 
 #[tokio::test]
+async fn searches_take_more_at_once_than_reads_of_known_leads() {
+    let fake = Fake::new();
+    let ids: Vec<u128> = (1..=150).collect();
+    (0..5).for_each(|_| fake.on(Method::GET, "/leads?", rows(&[])));
+    let known: Vec<LeadId> = ids.iter().map(|id| LeadId::new(Uuid::from_u128(*id))).collect();
+    derived(&fake).leads(&known).await.expect("none of them");
+    let searched: Vec<ReferralId> = ids.iter().map(|id| ReferralId::new(Uuid::from_u128(*id))).collect();
+    derived(&fake).find(FindBy::Subject, &searched).await.expect("none of them");
+    let terms = fake.calls().iter().map(|call| call.url.as_str().matches("%20eq%20").count()).collect::<Vec<_>>();
+    assert_eq!(terms.len(), 5, "{terms:?}");
+    assert_eq!((terms[..3].iter().max(), terms[3..].iter().max()), (Some(&50), Some(&100)), "{terms:?}");
+}
+
+#[tokio::test]
 async fn without_the_column_nothing_is_found_by_it_and_nothing_is_asked() {
     let fake = Fake::new();
     let found = open(&fake, Identity::Derived, None).find(FindBy::ReferralColumn, &[referral()]).await;

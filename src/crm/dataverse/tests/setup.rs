@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::fake::*;
-use crate::crm::dataverse::setup::Setup;
 use crate::crm::dataverse::setup::install::{BUSY_PAUSE, LOOK_PAUSE, SETTLE_TIME_MAX};
-use crate::model::{Fault, Timestamp};
+use crate::crm::dataverse::setup::{FoundOwner, Setup};
+use crate::model::{Fault, Owner, Timestamp};
 use crate::ports::{Clock, Crm};
 use crate::sim::clock::SimClock;
 
@@ -70,6 +71,10 @@ async fn a_customization_under_way_is_waited_for_between_single_requests() {
         fake.on(Method::POST, "/Attributes", error(500, code, "busy"));
         fake.on(Method::POST, "/Attributes", raw(204, ""));
         setup.create_column(COLUMN, None, &clock).await.expect("a column");
+        let calls = fake.all_calls();
+        let posts: Vec<&str> =
+            calls.iter().filter(|call| call.method == Method::POST).map(|call| header(call, "content-type")).collect();
+        assert_eq!(posts, ["application/json; charset=utf-8"; 2], "as every body (dataverse §1.4)");
         assert_eq!(waited(&clock), BUSY_PAUSE);
     }
 }
@@ -89,4 +94,17 @@ async fn an_index_that_is_built_again_may_show_its_former_failure_for_a_moment()
     fake.on(Method::GET, "/Keys", ok(key("Failed")));
     let error = setup.wait_for_key(COLUMN, false, &clock, |_| {}).await.expect_err("duplicates");
     assert_eq!(error.fault, Fault::Refused);
+}
+
+#[tokio::test]
+async fn an_owner_is_found_where_users_have_no_column_that_says_whether_they_are_disabled() {
+    let (fake, setup, _) = desk();
+    let user = Owner::User(Uuid::from_u128(7));
+    fake.on(Method::GET, "systemusers(", error(400, "0x80060888", "Could not find a property named 'isdisabled'"));
+    fake.on(Method::GET, "systemusers(", ok(json!({"systemuserid": Uuid::from_u128(7).to_string()})));
+    assert_eq!(setup.owner(user).await, Ok(FoundOwner::Fine));
+    assert_eq!(fake.all_calls()[1].url.query(), Some("$select=systemuserid"));
+    // Any other refusal is told.
+    fake.on(Method::GET, "systemusers(", error(403, "0x80040220", "no"));
+    assert!(setup.owner(user).await.is_err());
 }
