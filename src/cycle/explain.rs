@@ -267,7 +267,7 @@ impl Pass<'_> {
 
     /// Reads both sides, whatever the plan would ask for.
     async fn read_both(&mut self, row: &mut Row) {
-        if matches!(row.referral, Seen::Unseen) {
+        if row.referral.is_unseen() {
             self.read_referral(row).await;
         }
         let Some(lead) = observe::linked_lead(row) else { return };

@@ -147,7 +147,7 @@ impl Pass<'_> {
         let is_blind = !self.is_sighted;
         let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some();
         let is_partial = self.setup.policy.referral_column.is_some() || is_behind;
-        let is_unproven = |row: &Row| is_blind || (is_partial && matches!(row.lead, Seen::Unseen));
+        let is_unproven = |row: &Row| is_blind || (is_partial && row.lead.is_unseen());
         let is_irreversible = |plan: &RowPlan| {
             let kind = plan.action.as_ref().map(Action::kind);
             matches!(kind, Some(ActionKind::Accept | ActionKind::Close))

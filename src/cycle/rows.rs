@@ -184,7 +184,7 @@ impl Pass<'_> {
                 match plan.needs.is_empty() {
                     true => {
                         self.unresolved.extend(plan.keeps_intent.then_some(row.id));
-                        if !matches!(row.lead, Seen::Unseen) {
+                        if !row.lead.is_unseen() {
                             self.heard.insert(row.id);
                         }
                         planned.push((row, plan));
@@ -402,7 +402,7 @@ pub(super) fn doubted(mut entry: Entry) -> Entry {
 
 /// An entry whose row was seen but not decided: no version counts as known, so both sides are read when it is due.
 fn unweighed(mut entry: Entry, row: &Row) -> Entry {
-    let is_news = row.referral.present().is_some() || !matches!(row.lead, Seen::Unseen);
+    let is_news = row.referral.present().is_some() || !row.lead.is_unseen();
     if !is_news {
         return entry;
     }

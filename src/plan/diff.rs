@@ -147,7 +147,7 @@ impl<'a> Draft<'a> {
 
     fn run(&mut self) {
         let Some(mut entry) = self.entry.take() else {
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.referral = self.row.referral.is_unseen();
             return;
         };
         self.was_due = entry.look_at.is_some_and(|at| at <= self.now);
@@ -168,11 +168,11 @@ impl<'a> Draft<'a> {
             return;
         }
         if self.had(&Hold::ByOperator) {
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead = entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral = self.row.referral.is_unseen();
+            self.needs.lead = entry.link.is_some() && self.row.lead.is_unseen();
         }
         if self.had(&Hold::LeadVanished) {
-            self.needs.lead |= entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+            self.needs.lead |= entry.link.is_some() && self.row.lead.is_unseen();
         }
         if let Some(referral) = self.row.referral.present() {
             remember_referral(&mut entry, referral);
@@ -180,8 +180,8 @@ impl<'a> Draft<'a> {
         }
         if backoff::wake(&mut entry, &self.row.referral, &self.row.lead, self.policy.configuration) {
             // What failed is to be tried again: it takes both sides to know what that was.
-            self.needs.referral |= matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead |= entry.link.is_some() && matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral |= self.row.referral.is_unseen();
+            self.needs.lead |= entry.link.is_some() && self.row.lead.is_unseen();
         }
         if matches!(self.row.referral, Seen::Absent) {
             // Its version is forgotten, so that it is looked at again as soon as it is listed.
@@ -189,7 +189,7 @@ impl<'a> Draft<'a> {
             self.holds.push(Hold::ReferralMissing);
             self.remember_intent(&mut entry);
             entry.look_at = Some(self.now.plus(MISSING_AGAIN));
-            if !matches!(self.row.lead, Seen::Unseen) || self.row.opportunities.is_some() {
+            if !self.row.lead.is_unseen() || self.row.opportunities.is_some() {
                 // What the lead says meanwhile is not weighed: both sides are read when it is back.
                 entry.link.iter_mut().for_each(|link| link.etag = None);
                 entry.outcome = None;
@@ -231,13 +231,13 @@ impl<'a> Draft<'a> {
     fn linked(&mut self, entry: &mut Entry) {
         let Some(mut link) = entry.link.take() else {
             entry.standing = Standing::Pending;
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.referral = self.row.referral.is_unseen();
             return;
         };
         if link.etag.is_none() {
             // Nothing seen meanwhile counts: an operator has just released it, or the referral was out of sight.
-            self.needs.referral |= entry.referral_etag.is_none() && matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral |= entry.referral_etag.is_none() && self.row.referral.is_unseen();
+            self.needs.lead |= self.row.lead.is_unseen();
             if !self.needs.is_empty() {
                 entry.link = Some(link);
                 return;
@@ -245,8 +245,8 @@ impl<'a> Draft<'a> {
         }
         if entry.has_recalled() {
             // A recalled base is proven by versions, and only while both are the ones recalled: in one go.
-            self.needs.referral |= matches!(self.row.referral, Seen::Unseen);
-            self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+            self.needs.referral |= self.row.referral.is_unseen();
+            self.needs.lead |= self.row.lead.is_unseen();
             if !self.needs.is_empty() {
                 entry.link = Some(link);
                 return;

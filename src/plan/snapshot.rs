@@ -47,6 +47,11 @@ pub enum Seen<T> {
 }
 
 impl<T> Seen<T> {
+    /// It was not read in this cycle.
+    pub fn is_unseen(&self) -> bool {
+        matches!(self, Seen::Unseen)
+    }
+
     /// The value, if it was read.
     pub fn present(&self) -> Option<&T> {
         match self {

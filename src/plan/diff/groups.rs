@@ -327,7 +327,7 @@ impl Draft<'_> {
             OnConsentWithdrawn::Hold => {}
             OnConsentWithdrawn::Mark => {
                 let Some(column) = &self.policy.consent_mark_column else { return };
-                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+                self.needs.lead |= self.row.lead.is_unseen();
                 let is_marked = self.row.lead.present().map(|lead| lead.columns.get(column) == Some(&true.into()));
                 if is_marked == Some(false) {
                     writes.draft.columns.insert(column.clone(), true.into());
@@ -335,7 +335,7 @@ impl Draft<'_> {
                 }
             }
             OnConsentWithdrawn::Clear => {
-                self.needs.lead |= matches!(self.row.lead, Seen::Unseen);
+                self.needs.lead |= self.row.lead.is_unseen();
                 // Once: what a seller enters afterwards is the seller's.
                 let nothing = self.policy.mapping.nothing(group);
                 let is_done = memory.is_some_and(|memory| fields::halves(memory.base) == (nothing, nothing));

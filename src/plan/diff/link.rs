@@ -8,7 +8,7 @@ use crate::model::{
 };
 use crate::plan::action::{Action, Hold, Rule};
 use crate::plan::settings::{ImportClosed, OnLeadDeleted};
-use crate::plan::snapshot::{Adoption, Seen};
+use crate::plan::snapshot::Adoption;
 use crate::plan::{backoff, scope};
 
 /// How often a referral that several leads claim is searched again, besides its own changes.
@@ -185,13 +185,13 @@ impl Draft<'_> {
         let lead = entry.link.as_ref().map(|link| link.lead);
         if self.row.lead.present().is_some_and(|seen| Some(seen.id) == lead) {
             // What the referral became while its lead was gone was not weighed: it is read again.
-            self.needs.referral = matches!(self.row.referral, Seen::Unseen);
+            self.needs.referral = self.row.referral.is_unseen();
             entry.standing = Standing::Linked;
             return;
         }
         let is_found = self.row.adoption.as_ref().is_some_and(|adoption| !adoption.candidates.is_empty());
         let recreates = self.policy.link.on_lead_deleted == OnLeadDeleted::Recreate;
-        if recreates && !is_found && lead.is_some() && matches!(self.row.lead, Seen::Unseen) {
+        if recreates && !is_found && lead.is_some() && self.row.lead.is_unseen() {
             self.needs.lead = true; // It may be back, and nothing else knows of it.
             return;
         }
@@ -202,11 +202,11 @@ impl Draft<'_> {
         }
         // It may be back (recycle bin, restored backup), and what came of a row that was due is not known otherwise.
         let may_be_back = self.was_due || self.row.referral.present().is_some();
-        self.needs.lead = lead.is_some() && may_be_back && matches!(self.row.lead, Seen::Unseen);
+        self.needs.lead = lead.is_some() && may_be_back && self.row.lead.is_unseen();
         // Without a link nothing but a search can find it again.
         let is_unsearched = lead.is_none() && self.row.adoption.is_none();
         self.needs.adoption = is_unsearched && self.row.referral.present().is_some();
-        self.needs.referral = is_unsearched && self.was_due && matches!(self.row.referral, Seen::Unseen);
+        self.needs.referral = is_unsearched && self.was_due && self.row.referral.is_unseen();
         self.holds.push(Hold::LeadDeleted { lead: lead.unwrap_or_else(|| self.policy.computed(self.row.id)) });
     }
 

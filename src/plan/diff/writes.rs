@@ -8,7 +8,6 @@ use crate::model::{
 use crate::plan::action::{Action, GroupWrite, Hold, Step};
 use crate::plan::backoff;
 use crate::plan::settings::OnReferralClosed;
-use crate::plan::snapshot::Seen;
 use crate::plan::status::{self, Outcome, Target};
 
 impl Draft<'_> {
@@ -235,8 +234,8 @@ impl Draft<'_> {
     pub(super) fn waits_to_be_read(&mut self, entry: &mut Entry) -> bool {
         let Some(side) = backoff::unread_side(entry) else { return false };
         let is_read = match side {
-            Side::Portal => !matches!(self.row.referral, Seen::Unseen),
-            Side::Crm => !matches!(self.row.lead, Seen::Unseen) || self.row.adoption.is_some(),
+            Side::Portal => !self.row.referral.is_unseen(),
+            Side::Crm => !self.row.lead.is_unseen() || self.row.adoption.is_some(),
         };
         if is_read || backoff::is_worth_a_look(entry, &self.row.referral, self.policy.configuration) {
             entry.trouble = None;
@@ -245,7 +244,7 @@ impl Draft<'_> {
         if !self.is_waiting(entry, side) {
             return false;
         }
-        if !matches!(self.row.lead, Seen::Unseen) {
+        if !self.row.lead.is_unseen() {
             entry.outcome = None; // What the lead says meanwhile is not weighed.
         }
         entry.holds = self.holds.iter().fold(entry.holds, |bits, hold| bits | hold.bit());
