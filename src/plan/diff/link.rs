@@ -8,7 +8,7 @@ use crate::model::{
 };
 use crate::plan::action::{Action, Hold, Rule};
 use crate::plan::settings::{ImportClosed, OnLeadDeleted};
-use crate::plan::snapshot::{Adoption, Seen};
+use crate::plan::snapshot::Adoption;
 use crate::plan::{backoff, scope};
 
 /// How often a referral that several leads claim is searched again, besides its own changes.

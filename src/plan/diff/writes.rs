@@ -8,7 +8,6 @@ use crate::model::{
 use crate::plan::action::{Action, GroupWrite, Hold, Step};
 use crate::plan::backoff;
 use crate::plan::settings::OnReferralClosed;
-use crate::plan::snapshot::Seen;
 use crate::plan::status::{self, Outcome, Target};
 
 impl Draft<'_> {
