@@ -142,7 +142,10 @@ fn a_deleted_lead_stays_deleted_or_is_created_again() {
     check(left.clone(), GONE);
     left.row.lead = Seen::Unseen;
     check(left.clone(), &format!("{GONE}\nneeds the lead"));
-    let changed = left.with(|policy| policy.link.on_lead_deleted = OnLeadDeleted::Recreate);
+    let mut changed = left.with(|policy| policy.link.on_lead_deleted = OnLeadDeleted::Recreate);
+    // It may be back by now, so it is read before anything else.
+    check(changed.clone(), "needs the lead");
+    changed.row.lead = Seen::Absent;
     check(changed.clone(), "needs a search");
     check(changed.found(&[]), CREATE);
 }
