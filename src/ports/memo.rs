@@ -24,7 +24,8 @@ pub struct Memo {
     pub entries_at_sweep: Option<u64>,
     /// When all linked leads were last read by id.
     pub leads_read: Option<Timestamp>,
-    /// The sweep under way looks at unlinked referrals again although they did not change: the configuration did.
+    /// The sweep under way looks again at referrals that did not change, because the configuration did: those that are not
+    /// linked, that a filter froze, or whose consent was withdrawn.
     pub is_rescan: bool,
     /// A sweep is due whatever the schedule says (first start, damage, unordered answer).
     pub is_sweep_due: bool,
