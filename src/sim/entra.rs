@@ -14,6 +14,7 @@ use crate::model::Timestamp;
 use super::clock::print_ticks;
 use super::clock::ticks_of;
 use super::exchange::{Answer, Request, Service, decode};
+use super::manners;
 use super::options::Options;
 use super::world::Turn;
 
@@ -114,6 +115,9 @@ impl Entra {
         let endpoint = steps.next().unwrap_or_default();
         if !tenant.eq_ignore_ascii_case(&options.tenant) {
             return refusal(turn.now, 400, "invalid_request", 90002, None);
+        }
+        if request.method == "POST" && !manners::is_form(request) {
+            return refusal(turn.now, 400, "invalid_request", MALFORMED, None);
         }
         let form: BTreeMap<String, String> = url::form_urlencoded::parse(&request.body).into_owned().collect();
         let is_v2 = endpoint.contains("v2.0");
@@ -314,6 +318,9 @@ impl SignInTrouble {
 }
 
 /// An error of the token endpoint (partner-center §2.8).
+/// The request is malformed (partner-center §2.8).
+const MALFORMED: u32 = 9_002_313;
+
 fn refusal(now: Timestamp, status: u16, error: &str, code: u32, suberror: Option<&str>) -> Answer {
     let mut body = json!({
         "error": error,
@@ -387,7 +394,8 @@ mod tests {
     }
 
     fn ask(world: &mut World, endpoint: &str, form: &[(&str, &str)]) -> Answer {
-        let mut request = Request::new("POST", &format!("/{}/{endpoint}", world.options.tenant));
+        let mut request = Request::new("POST", &format!("/{}/{endpoint}", world.options.tenant))
+            .with("Content-Type", "application/x-www-form-urlencoded");
         request.body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish().into_bytes();
         world.ask(Service::Authority, &request)
     }
@@ -423,7 +431,9 @@ mod tests {
         let options = world.options.clone();
         let answer = ask(&mut world, "oauth2/v2.0/token", &refresh_form(&options, &options.first_refresh_token));
         let token = format!("Bearer {}", answer.value()["access_token"].as_str().expect("a token"));
-        let list = Request::new("GET", "/v1.0/engagements/referrals").with("Authorization", &token);
+        let list = Request::new("GET", "/v1.0/engagements/referrals")
+            .with("Content-Type", "application/json")
+            .with("Authorization", &token);
         assert_eq!(world.ask(Service::Portal, &list).status, 200);
         let probe = Request::new("GET", "/api/data/v9.2/WhoAmI").with("Authorization", &token);
         assert_eq!(world.ask(Service::Crm, &probe).status, 401);
@@ -459,7 +469,9 @@ mod tests {
         ];
         let answer = ask(&mut world, "oauth2/v2.0/token", &form);
         let token = format!("Bearer {}", answer.value()["access_token"].as_str().expect("a token"));
-        let list = Request::new("GET", "/v1.0/engagements/referrals").with("Authorization", &token);
+        let list = Request::new("GET", "/v1.0/engagements/referrals")
+            .with("Content-Type", "application/json")
+            .with("Authorization", &token);
         let answer = world.ask(Service::Portal, &list);
         assert_eq!((answer.status, answer.value()["code"].as_str()), (401, Some("900421")));
     }
@@ -492,5 +504,8 @@ mod tests {
         assert_eq!(ask(&mut world, "oauth2/v2.0/token", &form).value()["error"], "invalid_resource");
         let request = Request::new("POST", "/common/oauth2/v2.0/token");
         assert_eq!(world.ask(Service::Authority, &request).value()["error_codes"][0], 90002);
+        let mut request = Request::new("POST", &format!("/{}/oauth2/v2.0/token", options.tenant));
+        request = request.with("Content-Type", "application/json");
+        assert_eq!(world.ask(Service::Authority, &request).value()["error_codes"][0], MALFORMED);
     }
 }

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod journal;
 pub mod json_patch;
 pub mod listing;
+mod manners;
 pub mod odata;
 pub mod options;
 pub mod people;

@@ -313,7 +313,10 @@ mod tests {
 
     fn client() -> reqwest::Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(500)).build().expect("a client")
+        let json = http::HeaderValue::from_static("application/json");
+        let headers = [(http::header::CONTENT_TYPE, json)].into_iter().collect();
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(500));
+        client.default_headers(headers).build().expect("a client")
     }
 
     async fn start() -> (Simulator, String) {

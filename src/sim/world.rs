@@ -15,6 +15,7 @@ use super::entra::Entra;
 use super::exchange::{Answer, Delivery, Request, Service};
 use super::faults::{Class, FaultPlan};
 use super::journal::{Actor, Event, Journal, Note, Record};
+use super::manners;
 use super::referrals::Referrals;
 use super::webhooks::Webhooks;
 
@@ -233,6 +234,10 @@ impl World {
         };
         if let Err(answer) = refused {
             turn.note.operation = Some("refused token");
+            return answer;
+        }
+        if let Some(answer) = manners::lacking(service, request) {
+            turn.note.operation = Some("refused for its form");
             return answer;
         }
         match service {

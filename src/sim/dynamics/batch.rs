@@ -2,6 +2,7 @@
 
 use super::super::exchange::{Answer, Body, Request};
 use super::super::journal::{Item, Note};
+use super::super::manners;
 use super::super::options::CrmOptions;
 use super::super::world::Turn;
 use super::Dynamics;
@@ -244,7 +245,10 @@ fn operation(options: &CrmOptions, text: &str, outer: &Request) -> Result<Reques
         request = request.with(name.trim(), value.trim());
     }
     request.body = body.trim_end_matches("\r\n").as_bytes().to_vec();
-    Ok(request)
+    match manners::unlike(&request, "application/json") {
+        Some(refusal) => Err(refusal),
+        None => Ok(request),
+    }
 }
 
 fn malformed(message: &str) -> Answer {
