@@ -10,8 +10,10 @@ use super::judge::diagnose;
 use super::report::{Outcome, Report};
 use crate::crm::dataverse::setup::privileges::{Depth, Uses, needs};
 use crate::crm::dataverse::setup::{FoundColumn, FoundKey, FoundOwner, FoundTracking, Index};
+use crate::cycle::ORGANIZATION_BRAKE;
+use crate::daemon::status::BrakeStatus;
 use crate::http::signin::claims::Claims;
-use crate::model::{Fault, Owner, RemoteError, Side};
+use crate::model::{Fault, Owner, RemoteError, Side, Timestamp};
 use crate::portal::partner_center::probe::Glimpse;
 use crate::ports::CrmIdentity;
 
@@ -154,7 +156,7 @@ fn mapping(facts: &mut Facts, key: &str, reason: &str) {
 }
 
 /// What is wrong; how it shows; the one check that fails; words of what is found; words of what to do.
-const SEEDS: [Seed; 51] = [
+const SEEDS: [Seed; 52] = [
     (
         "a credential that nobody passes",
         |it| {
@@ -550,6 +552,25 @@ const SEEDS: [Seed; 51] = [
         |it| it.ledger = Some(LedgerFact::Idle { crm: Some(Uuid::from_u128(77)), portal: None, last_success: None }),
         "organization",
         "the ledger belongs to",
+        "approve organization",
+    ),
+    (
+        "a copied environment, and a daemon whose writing an operator has suspended",
+        |it| {
+            let brake = BrakeStatus {
+                name: ORGANIZATION_BRAKE.to_owned(),
+                since: Timestamp::EPOCH,
+                reason: "the Dynamics organization is another one".to_owned(),
+                held: 0,
+                limit: 0,
+                digest: String::new(),
+                command: "referrald approve organization".to_owned(),
+            };
+            let status = crate::daemon::Status { referrals: 40, brakes: vec![brake], ..Default::default() };
+            it.ledger = Some(LedgerFact::Daemon(Box::new(status)));
+        },
+        "organization",
+        "is another one",
         "approve organization",
     ),
     (

@@ -384,10 +384,12 @@ fn organization(facts: &Facts) -> Option<Outcome> {
     let remedy = MOVED;
     let identity = facts.crm.identity.as_ref()?.as_ref().ok()?;
     match facts.ledger.as_ref()? {
-        LedgerFact::Daemon(status) => Some(match &status.writing.stopped {
-            Some(stopped) if stopped.contains("organization") => Outcome::failed(stopped.as_str(), expected, remedy),
-            _ => Outcome::good("watched by the running daemon"),
-        }),
+        LedgerFact::Daemon(status) => {
+            Some(match status.brakes.iter().find(|brake| brake.name == crate::cycle::ORGANIZATION_BRAKE) {
+                Some(brake) => Outcome::failed(brake.reason.as_str(), expected, remedy),
+                None => Outcome::good("watched by the running daemon"),
+            })
+        }
         LedgerFact::Idle { crm: Some(known), .. } if *known != identity.organization => Some(Outcome::failed(
             format!("Dynamics is organization {}, the ledger belongs to {known}", identity.organization),
             expected,
