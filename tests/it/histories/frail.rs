@@ -1,7 +1,9 @@
 //! A ledger whose disk is full now and then: writes fail on command, before or after they took effect.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use referrald::model::{Base, Entry, LeadId, ReferralId, Timestamp};
@@ -63,9 +65,21 @@ fn full<T>() -> Result<T, StoreError> {
 /// A process can die right before a write to its ledger, and right after.
 async fn step<T>(write: impl Future<Output = T>) -> T {
     tokio::task::yield_now().await;
-    let written = write.await;
+    let written = whole(write).await;
     tokio::task::yield_now().await;
     written
+}
+
+/// Waits on the spot for what a ledger does in threads of its own: how long it takes must not change what comes after what.
+async fn whole<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(tokio::task::unconstrained(work));
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match work.as_mut().poll(&mut context) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
 }
 
 /// Values that differ and never agreed, remembered as if only the referral's had changed.
@@ -140,15 +154,15 @@ impl StateStore for Frail {
     }
 
     async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
-        self.inner.prune_history(before, limit).await
+        whole(self.inner.prune_history(before, limit)).await
     }
 
     async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
-        self.inner.recall(id, organization).await
+        whole(self.inner.recall(id, organization)).await
     }
 
     async fn keep_export(&self, now: Timestamp, stop: Arc<AtomicBool>) -> Result<(), StoreError> {
-        self.inner.keep_export(now, stop).await
+        whole(self.inner.keep_export(now, stop)).await
     }
 
     fn exports_kept(&self) -> ExportsKept {
@@ -156,15 +170,15 @@ impl StateStore for Frail {
     }
 
     async fn export(&self, now: Timestamp, out: Box<dyn std::io::Write + Send>) -> Result<u64, StoreError> {
-        self.inner.export(now, out).await
+        whole(self.inner.export(now, out)).await
     }
 
     async fn check(&self) -> Result<Check, StoreError> {
-        self.inner.check().await
+        whole(self.inner.check()).await
     }
 
     async fn mend(&self) -> Result<bool, StoreError> {
-        self.inner.mend().await
+        whole(self.inner.mend()).await
     }
 
     fn openings(&self) -> u64 {
@@ -172,7 +186,7 @@ impl StateStore for Frail {
     }
 
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
-        self.inner.forget(id).await
+        whole(self.inner.forget(id)).await
     }
 
     fn decisions(&self) -> Result<Decisions, StoreError> {

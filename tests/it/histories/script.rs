@@ -105,18 +105,6 @@ pub enum Ending {
     Flip(u64),
 }
 
-impl Ending {
-    /// The same, but not in the middle of a cycle: the real ledger works in threads of its own, and how far a cycle comes in so
-    /// many steps would be another thing each time.
-    fn between_cycles(self) -> Ending {
-        match self {
-            Ending::Crash(_) => Ending::Kill,
-            Ending::Loss(_) => Ending::Loss(0),
-            Ending::Stop | Ending::Kill | Ending::Torn(_) | Ending::Flip(_) => self,
-        }
-    }
-}
-
 /// A cycle is killed before it has gone this many steps; few take more. A step ends wherever the cycle waits: before and after
 /// each request that writes, each write to the ledger, and before each read.
 const STEPS_MAX: u32 = 120;
@@ -172,9 +160,6 @@ impl Script {
         let is_keyed = seed % 4 == 1;
         // Some of those that lose their ledger, or a bit of it, among them.
         let is_sled = seed % 64 == 7 || matches!(seed % 192, 4 | 20);
-        if is_sled {
-            restarts.iter_mut().for_each(|(_, ending)| *ending = ending.between_cycles());
-        }
         Script {
             seed,
             referrals: rng.random_range(20..=26),
