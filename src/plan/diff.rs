@@ -254,6 +254,11 @@ impl<'a> Draft<'a> {
         }
         match &self.row.lead {
             Seen::Absent => return self.lead_is_gone(entry, link),
+            Seen::Present(lead) if lead.is_merged && lead.master.is_some() => {
+                self.needs.lead = true; // It speaks no more: its master does. So may one on the way to it.
+                entry.link = Some(link);
+                return;
+            }
             Seen::Present(lead) if lead.id != link.lead => {
                 if let Some(by) = self.taken_by(lead) {
                     self.holds.push(Hold::LeadTaken { lead: lead.id, by });
@@ -266,11 +271,6 @@ impl<'a> Draft<'a> {
                 entry.groups.clear();
                 entry.outcome = None;
                 link = self.link_to(lead);
-            }
-            Seen::Present(lead) if lead.is_merged && lead.master.is_some() => {
-                self.needs.lead = true; // It speaks no more: its master does.
-                entry.link = Some(link);
-                return;
             }
             Seen::Present(lead) => remember_lead(&mut link, lead),
             Seen::Unseen => {}

@@ -210,6 +210,16 @@ fn a_reference_to_a_lead_that_is_gone_means_was_linked() {
 }
 
 #[test]
+fn a_lead_on_the_way_to_the_master_speaks_for_nobody() {
+    let mut halfway = row().referral(Active).linked(Active).open();
+    let on_the_way = Lead { is_merged: true, master: Some(lead_id(0x11)), ..other(0x10) };
+    halfway.row.lead = Seen::from(on_the_way);
+    check(halfway.clone(), "needs the lead");
+    let link = halfway.plan().entry.and_then(|entry| entry.link).expect("a link");
+    assert_eq!(link.lead, row().policy.computed(id(R)));
+}
+
+#[test]
 fn a_merged_lead_is_followed_with_no_base_and_its_outcome_is_no_news() {
     let master = |sample: Sample| sample.lead_is(|lead| lead.id = lead_id(0x10));
     let merged = || master(row().referral(Active).linked(Active).open());
