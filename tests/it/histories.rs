@@ -130,7 +130,7 @@ fn every_promise_is_kept_in_every_history() {
 #[test]
 fn the_same_seed_writes_the_same_log() {
     let live = |seed| live(Script { is_told: true, ..Script::new(seed) });
-    for seed in [3, 4, 7, 8, 9, 20] {
+    for seed in [3, 4, 7, 8, 9] {
         let (one, two) = (live(seed), live(seed));
         assert!(one.log.len() > 200, "seed {seed} has a log");
         assert_eq!(one.log, two.log, "seed {seed}");

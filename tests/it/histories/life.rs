@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
@@ -390,7 +389,7 @@ impl Life {
         self.history.restarts += 1;
         match ending {
             Ending::Stop => self.engine.shutdown().await,
-            Ending::Kill | Ending::Flip(_) => {}
+            Ending::Kill | Ending::Flip => {}
             Ending::Crash(steps) | Ending::Loss(steps) | Ending::Torn(steps) => {
                 let (before, began) = (self.world().journal.records().len(), self.clock.at());
                 let engine = self.engine.clone();
@@ -409,7 +408,7 @@ impl Life {
             }
         }
         let earlier = self.earlier.take().filter(|_| matches!(ending, Ending::Torn(_)));
-        let is_lost = matches!(ending, Ending::Loss(_) | Ending::Flip(_));
+        let is_lost = matches!(ending, Ending::Loss(_) | Ending::Flip);
         self.history.has_lost_ledger |= is_lost || matches!(ending, Ending::Torn(_));
         let nothing = Arc::new(MemoryStore::new([0; 16]));
         match &mut self.ledger {
@@ -431,9 +430,7 @@ impl Life {
                     }
                     tokio::task::yield_now().await;
                 }
-                if let Ending::Flip(place) = ending {
-                    flip(&directory.path().join("ledger"), place);
-                } else if is_lost {
+                if is_lost {
                     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
                 }
             }
@@ -598,27 +595,6 @@ fn customers_name(document: &Value) -> Option<String> {
 /// A brake on writes that nobody can take back: the only ones that may wait for a person (P7).
 pub fn is_irreversible(brake: &str) -> bool {
     matches!(brake, "closings" | "acceptances")
-}
-
-/// Turns one bit of the biggest file.
-fn flip(directory: &Path, place: u64) {
-    let mut files: Vec<_> = walk(directory);
-    files.sort();
-    let Some(path) = files.into_iter().max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())) else {
-        return;
-    };
-    let mut bytes = std::fs::read(&path).unwrap();
-    if bytes.is_empty() {
-        return;
-    }
-    let at = usize::try_from(place % bytes.len() as u64).unwrap();
-    bytes[at] ^= 1 << (place % 8);
-    std::fs::write(&path, bytes).unwrap();
-}
-
-fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 /// Polls a future so many times and drops it if that was not enough: what a crash does.
