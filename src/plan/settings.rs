@@ -401,7 +401,7 @@ pub struct BrakeSettings {
     pub disqualifications_per_cycle: u64,
     /// Leads that a backfill rewrites before it waits for a look.
     pub backfill_sample: u64,
-    /// Leads that vanished in a cycle: more than this many and more than `leads_vanished_percent`.
+    /// Leads that vanished within an hour: more than this many and more than `leads_vanished_percent`.
     pub leads_vanished: u64,
     /// Percent of the linked leads.
     pub leads_vanished_percent: u64,
