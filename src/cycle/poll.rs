@@ -1,6 +1,6 @@
 //! What changed on the leads side since the last pass: leads, and opportunities that speak for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::observe::linked_lead;
 use super::rows::doubted;
@@ -51,7 +51,7 @@ impl Pass<'_> {
         }
         let mut rows: Vec<Row> = rows.into_values().collect();
         if !heard.is_whole {
-            self.doubt(&mut rows, &spoken).await?;
+            self.doubt(&mut rows, &spoken, &followed.news).await?;
             return self.restart_outcomes(rows).await; // It may say something else when it is polled again.
         }
         let has_begun = self.begin_watermarks().await?;
@@ -60,7 +60,7 @@ impl Pass<'_> {
         let is_heard = self.read_opportunities(&mut rows).await;
         let is_observed = is_read && is_followed && is_heard;
         if !is_observed {
-            self.doubt(&mut rows, &spoken).await?;
+            self.doubt(&mut rows, &spoken, &followed.news).await?;
         }
         self.put_off(&mut rows).await?;
         self.is_incomplete |= !is_observed;
@@ -113,13 +113,15 @@ impl Pass<'_> {
         Ok(is_watched)
     }
 
-    /// Deals that were heard of and could not be read: an outcome that is not theirs any more does not settle meanwhile.
-    async fn doubt(&mut self, rows: &mut [Row], spoken: &Spoken) -> Result<(), CycleError> {
+    /// Deals and leads that were heard of and could not be read: an outcome that may not be theirs any more does not settle
+    /// meanwhile. Of a lead that is only told to have changed nobody knows what it says.
+    async fn doubt(&mut self, rows: &mut [Row], spoken: &Spoken, news: &BTreeSet<LeadId>) -> Result<(), CycleError> {
         let mut entries = Vec::new();
         for row in rows.iter_mut() {
             let Some(entry) = &mut row.entry else { continue };
             let Some(link) = entry.link.as_ref().filter(|_| entry.outcome.is_some()) else { continue };
-            if spoken.get(&link.lead).is_some_and(|heard| status::deal(heard) != link.deal) {
+            let is_other_deal = spoken.get(&link.lead).is_some_and(|heard| status::deal(heard) != link.deal);
+            if is_other_deal || (row.lead.is_unseen() && news.contains(&link.lead)) {
                 *entry = doubted(entry.clone());
                 entries.push((row.id, Some(entry.clone())));
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use referrald::config::Settings;
+use referrald::config::{HumanDuration, Settings};
 use referrald::crm::dataverse::settings::Observe;
 use referrald::cycle::TRACKING_AGAIN;
 use referrald::model::{ReferralId, Standing};
@@ -158,6 +158,26 @@ async fn what_a_pass_did_not_account_for_is_told_again() {
     assert_eq!(tracking(&host), link, "the link stays until all of it is accounted for");
     cycles(&town, &host, 2).await;
     assert_eq!((town.deal_value(referrals[1]), standing(&host, referrals[2])), (77.0, Standing::LeadGone));
+}
+
+#[tokio::test]
+async fn an_outcome_settles_anew_when_its_lead_changed_and_could_not_be_read() {
+    let (town, host, referrals) = following(9, 3).await;
+    let ten_minutes = HumanDuration::parse("10m").unwrap();
+    let host = town.again(&host, |settings| settings.status.settle_time = ten_minutes);
+    let disqualify = || town.edit_lead(referrals[0], json!({"statecode": 2, "statuscode": 4}));
+    disqualify();
+    cycles(&town, &host, 2).await;
+    town.edit_lead(referrals[0], json!({"statecode": 0, "statuscode": 1}));
+    town.world().faults.play_next_at(Class::Throttle, "/opportunities");
+    cycles(&town, &host, 1).await;
+    disqualify();
+    town.pass(8);
+    cycles(&town, &host, 1).await;
+    assert_eq!(town.path_of(referrals[0], "/status"), json!("New"), "it was open meanwhile");
+    town.pass(10);
+    cycles(&town, &host, 2).await;
+    assert_eq!(town.path_of(referrals[0], "/status"), json!("Closed"));
 }
 
 #[tokio::test]
