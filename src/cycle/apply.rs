@@ -174,7 +174,7 @@ impl Pass<'_> {
         let remotes = Remotes::of(self.ports);
         let policy = self.setup.policy.clone();
         let silence = Silence::default();
-        let at_once = match batch.iter().any(|ready| is_irreversible(&ready.action)) {
+        let at_once = match batch.iter().any(|ready| ready.action.kind().is_irreversible()) {
             true => IRREVERSIBLE_AT_ONCE,
             false => self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN),
         };
@@ -421,11 +421,6 @@ fn failure_of(outcome: Outcome) -> Option<RemoteError> {
         Outcome::Failed(error) => Some(error),
         Outcome::LeadWritten(_) | Outcome::ReferralWritten(_) => None,
     }
-}
-
-/// Acceptances and closings.
-fn is_irreversible(action: &Action) -> bool {
-    matches!(action, Action::Patch { step, .. } if *step != Step::None)
 }
 
 /// How an action closes its referral, if it does.

@@ -437,14 +437,7 @@ impl Pass<'_> {
         if count == listed {
             return Ok(());
         }
-        let mut ids = std::collections::BTreeSet::new();
-        let mut after = None;
-        loop {
-            let entries = self.ports.store.scan(after, READING_STEP)?;
-            let Some((last, _)) = entries.last() else { break };
-            after = Some(*last);
-            ids.extend(entries.iter().filter(|(_, entry)| entry.holds & (1 << bit) != 0).map(|(id, _)| *id));
-        }
+        let ids = self.with_hold(1 << bit, |id, _| id)?;
         self.unlatch(OLD_OUTCOMES);
         self.note_old_outcomes(&ids);
         Ok(())

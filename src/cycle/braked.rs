@@ -21,8 +21,8 @@ impl Pass<'_> {
             return false;
         }
         // Without a limit they still wait for all that is known of their leads.
-        let is_irreversible = matches!(kind, ActionKind::Accept | ActionKind::Close);
-        is_irreversible || brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
+        kind.is_irreversible()
+            || brakes::brakes(&self.setup.brakes).iter().any(|brake| brake.kind == kind && brake.limit > 0)
     }
 
     /// Judges the kinds that waited, over everything planned so far; what passes is sent, what does not waits on.
@@ -39,8 +39,7 @@ impl Pass<'_> {
                 .into_iter()
                 .partition(|(_, plan)| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind));
             self.deferred = others;
-            let is_irreversible = matches!(brake.kind, ActionKind::Accept | ActionKind::Close);
-            if is_irreversible && !self.may_send_irreversible() {
+            if brake.kind.is_irreversible() && !self.may_send_irreversible() {
                 held.extend(mine);
                 continue;
             }
@@ -177,16 +176,26 @@ impl Pass<'_> {
 
     /// Referrals whose leads the brake on vanished leads holds back, by what is on record.
     fn held_vanished(&self) -> Result<BTreeSet<ReferralId>, CycleError> {
-        let (bit, mut held, mut after) = (Hold::LeadVanished.bit(), BTreeSet::new(), None);
+        let bit = Hold::LeadVanished.bit();
         let index = u8::try_from(bit.trailing_zeros()).unwrap_or(u8::MAX);
-        if self.ports.store.counters()?.holds.get(&index).copied().unwrap_or(0) == 0 {
-            return Ok(held);
+        match self.ports.store.counters()?.holds.get(&index).copied().unwrap_or(0) {
+            0 => Ok(BTreeSet::new()),
+            _ => self.with_hold(bit, |id, _| id),
         }
+    }
+
+    /// What is to be kept of all entries with this bit among their holds. Reads the whole ledger.
+    pub(super) fn with_hold<T, C>(&self, bit: u32, keep: impl Fn(ReferralId, Entry) -> T) -> Result<C, CycleError>
+    where
+        C: Default + Extend<T>,
+    {
+        let (mut found, mut after) = (C::default(), None);
         loop {
             let entries = self.ports.store.scan(after, SCAN_STEP)?;
-            let Some((last, _)) = entries.last() else { return Ok(held) };
+            let Some((last, _)) = entries.last() else { return Ok(found) };
             after = Some(*last);
-            held.extend(entries.iter().filter(|(_, entry)| entry.holds & bit != 0).map(|(id, _)| *id));
+            let held = entries.into_iter().filter(|(_, entry)| entry.holds & bit != 0);
+            found.extend(held.map(|(id, entry)| keep(id, entry)));
         }
     }
 
@@ -220,18 +229,11 @@ impl Pass<'_> {
         if !self.decisions.approved.contains(&latch.digest) || !self.may_write() {
             return Ok(());
         }
-        let bit = 1 << self.old_outcome_bit();
-        let (mut after, mut rows) = (None, Vec::new());
-        loop {
-            let entries = self.ports.store.scan(after, SCAN_STEP)?;
-            let Some((last, _)) = entries.last() else { break };
-            after = Some(*last);
-            for (id, entry) in entries.into_iter().filter(|(_, entry)| entry.holds & bit != 0) {
-                let outcome =
-                    entry.outcome.map(|outcome| crate::model::ObservedOutcome { is_approved: true, ..outcome });
-                rows.push(Row { entry: Some(Entry { outcome, ..entry }), ..Row::new(id) });
-            }
-        }
+        let approved = |id: ReferralId, entry: Entry| {
+            let outcome = entry.outcome.map(|outcome| crate::model::ObservedOutcome { is_approved: true, ..outcome });
+            Row { entry: Some(Entry { outcome, ..entry }), ..Row::new(id) }
+        };
+        let rows: Vec<Row> = self.with_hold(1 << self.old_outcome_bit(), approved)?;
         self.unlatch(OLD_OUTCOMES);
         self.consume(&latch.digest);
         let ids: BTreeSet<ReferralId> = rows.iter().map(|row| row.id).collect();

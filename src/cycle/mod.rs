@@ -341,7 +341,7 @@ impl<'a> Pass<'a> {
         for side in [Side::Portal, Side::Crm] {
             if self.left(side) == Left::Nothing {
                 let today = self.setup.meter.today(self.ports, &self.memo);
-                let until = Timestamp::from_millis((today.day + 1) * 86_400_000);
+                let until = spending::midnight_after(today.day);
                 let fault = crate::model::Fault::Throttled { until };
                 let error = RemoteError::new(side, "budget", fault).with_message(crate::ports::Allowance::USED_UP);
                 self.down.entry(side).or_insert(error);

@@ -6,8 +6,8 @@ use super::observe::linked_lead;
 use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
 use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing};
-use crate::plan::{Action, Row, RowPlan, Seen, status};
-use crate::ports::{ActionKind, Batch, Memo};
+use crate::plan::{Row, RowPlan, Seen, status};
+use crate::ports::{Batch, Memo};
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
@@ -150,10 +150,8 @@ impl Pass<'_> {
         let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some();
         let is_partial = self.setup.policy.referral_column.is_some() || is_behind;
         let is_unproven = |row: &Row| is_blind || (is_partial && row.lead.is_unseen());
-        let is_irreversible = |plan: &RowPlan| {
-            let kind = plan.action.as_ref().map(Action::kind);
-            matches!(kind, Some(ActionKind::Accept | ActionKind::Close))
-        };
+        let is_irreversible =
+            |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind().is_irreversible());
         let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
             .into_iter()
             .partition(|(row, plan)| is_irreversible(plan) && is_unproven(row));

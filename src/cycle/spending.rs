@@ -128,7 +128,7 @@ fn spent(side: Side, today: RequestsToday) -> u64 {
 }
 
 /// When the day after this one begins, in UTC.
-fn midnight_after(day: i64) -> Timestamp {
+pub(super) fn midnight_after(day: i64) -> Timestamp {
     Timestamp::from_millis((day + 1).saturating_mul(DAY))
 }
 

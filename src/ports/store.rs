@@ -223,6 +223,16 @@ pub enum ActionKind {
     Close,
 }
 
+impl ActionKind {
+    /// Acceptances and closings: the referrals side takes neither back.
+    pub fn is_irreversible(self) -> bool {
+        match self {
+            ActionKind::Accept | ActionKind::Close => true,
+            ActionKind::Create | ActionKind::Update | ActionKind::Disqualify | ActionKind::WriteBack => false,
+        }
+    }
+}
+
 impl std::fmt::Display for ActionKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
