@@ -44,6 +44,12 @@ impl Notifier {
         (self.send)(&[NotifyState::Ready]);
     }
 
+    /// The start takes longer, but not longer than this.
+    pub fn starts_within(&self, time: Duration) {
+        let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        (self.send)(&[NotifyState::ExtendTimeoutUsec(microseconds)]);
+    }
+
     /// One line for `systemctl status`.
     pub fn status(&self, text: &str) {
         // A line break would end the note and begin another one.

@@ -1,5 +1,10 @@
 //! `referrald run`: the daemon.
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -8,12 +13,16 @@ use super::exit::Exit;
 use super::{Call, Failure, place};
 use crate::alarm::Alarm;
 use crate::control::{PlaceError, Server};
-use crate::daemon::{Daemon, Ending, Prepared, Pulse, STUCK_AFTER};
+use crate::daemon::{Daemon, Ending, Engine, Prepared, Pulse, STUCK_AFTER, failure_pause};
 use crate::lifecycle::{self, Notifier, Wish};
 use crate::model::Timestamp;
 use crate::observability::Observability;
+use crate::ports::StoreError;
 use crate::trigger::Bell;
 use crate::trigger::schedule::{Alarms, Schedules, Ticker};
+
+/// What a start takes at most beside waiting for the disk: told to the service manager, which would give up otherwise.
+const START_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// Runs until a signal asks to stop.
 pub(super) async fn run(call: &Call<'_>) -> Result<Exit, Failure> {
@@ -44,13 +53,15 @@ pub(super) enum End {
 pub(super) async fn serve(
     call: &Call<'_>,
     ground: Ground,
-    wishes: mpsc::Receiver<Wish>,
+    mut wishes: mpsc::Receiver<Wish>,
     notifier: Notifier,
 ) -> Result<End, Failure> {
     let schedules =
         ground.schedule.parse().map_err(|problems| Failure::Start(StartError::Configuration(problems.join("\n"))))?;
-    notifier.status("opening the ledger");
-    let engine = call.build.engine(call.flags, Purpose::Cycles).await?;
+    let Some(engine) = opened(call, &ground, &mut wishes, &notifier).await? else {
+        tracing::info!("stopped before the ledger was open");
+        return Ok(End::InOrder);
+    };
 
     let (bell, stop, pulse) = (Bell::new(), CancellationToken::new(), Pulse::new());
     let server = match Server::start(&place(&ground), engine.clone(), bell.clone()).await {
@@ -171,6 +182,55 @@ pub(super) async fn serve(
         }
         never = watchdog => match never {},
     }
+}
+
+/// Opens the ledger. A disk that takes no byte now is waited for, since without memory nothing may be sent; anything else ends
+/// the start. None: asked to stop meanwhile.
+async fn opened(
+    call: &Call<'_>,
+    ground: &Ground,
+    wishes: &mut mpsc::Receiver<Wish>,
+    notifier: &Notifier,
+) -> Result<Option<Arc<dyn Engine>>, Failure> {
+    let mut failures = 0;
+    loop {
+        notifier.status("opening the ledger");
+        let error = match call.build.engine(call.flags, Purpose::Cycles).await {
+            Ok(engine) => return Ok(Some(engine)),
+            Err(StartError::Store(error @ StoreError::Failed { .. })) if takes_no_byte(&ground.state_directory) => {
+                error
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let pause = failure_pause(failures);
+        failures += 1;
+        tracing::error!("{error}; nothing is read or sent until then, the next try is in {} s", pause.as_secs());
+        notifier.status(&format!("waiting for the disk: {error}"));
+        notifier.starts_within(pause + START_TIME_MAX);
+        tokio::select! {
+            wish = wishes.recv() => match wish {
+                Some(Wish::Stop) | None => return Ok(None),
+                Some(Wish::Reload) => {} // Looked at again at once.
+            },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// True when the disk under a folder is full or read-only: room or a remount brings it back, and no setting is wrong.
+fn takes_no_byte(folder: &Path) -> bool {
+    let probe = folder.join(format!("probe-{}", std::process::id()));
+    let written = std::fs::write(&probe, [0]);
+    let _ = std::fs::remove_file(&probe); // Where it was made, it can be removed as well.
+    written.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge
+        )
+    })
 }
 
 /// Reads the part of a changed configuration that concerns what runs here; the error is every problem as a sentence.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 
+use super::lone::is_fault_of_server;
 use super::{CycleError, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, ReferralId, RemoteError, Side, Standing};
 use crate::plan::settings::Adopt;
@@ -62,12 +63,9 @@ impl Pass<'_> {
             }
             let leads = match self.found.of(by, &ids) {
                 Some(leads) => leads,
-                None => match self.ports.crm.find(by, &ids).await {
-                    Ok(leads) => leads,
-                    Err(error) => {
-                        self.note(&error);
-                        return Ok(false);
-                    }
+                None => match self.find_leads(by, &ids).await {
+                    Some(leads) => leads,
+                    None => return Ok(false),
                 },
             };
             for lead in leads {
@@ -88,7 +86,10 @@ impl Pass<'_> {
                 found.entry(row.id).or_insert_with(|| vec![lead.clone()]);
             }
         }
-        for row in rows.iter_mut().filter(|row| !named(row).any(|lead| refused.contains_key(&lead))) {
+        for row in rows.iter_mut() {
+            if self.unreadable.contains_key(&row.id) {
+                continue; // It may have a lead that nobody was shown.
+            }
             let leads = found.remove(&row.id).unwrap_or_default();
             if !self.offer(row, leads).await? {
                 return Ok(false);
@@ -139,10 +140,15 @@ impl Pass<'_> {
         if asked.is_empty() {
             return Ok(Default::default());
         }
-        let mut found: BTreeMap<LeadId, Lead> =
-            self.ports.crm.leads(&asked).await?.into_iter().map(|lead| (lead.id, lead)).collect();
+        let (listed, asked_alone) = match self.ports.crm.leads(&asked).await {
+            Ok(leads) => (leads, ids),
+            // One of them may be at fault: each is asked for by itself.
+            Err(error) if is_fault_of_server(&error) => (Vec::new(), asked.clone()),
+            Err(error) => return Err(error),
+        };
+        let mut found: BTreeMap<LeadId, Lead> = listed.into_iter().map(|lead| (lead.id, lead)).collect();
         let (shown, mut refused) = (found.len(), BTreeMap::new());
-        for id in ids {
+        for id in asked_alone {
             if found.contains_key(&id) {
                 continue;
             }
@@ -158,6 +164,27 @@ impl Pass<'_> {
             }
         }
         Ok((found, refused))
+    }
+
+    /// Searches leads by what they say of their referral. Where a search cannot be answered, one of the leads that fit may be at
+    /// fault: each referral is searched for by itself, and those whose search fails again are put off. None: the side is down.
+    async fn find_leads(&mut self, by: FindBy, ids: &[ReferralId]) -> Option<Vec<Lead>> {
+        let mut leads = Vec::new();
+        let mut parts = vec![ids];
+        while let Some(part) = parts.pop() {
+            match self.ports.crm.find(by, part).await {
+                Ok(found) => leads.extend(found),
+                Err(error) if part.len() > 1 && is_fault_of_server(&error) => parts.extend(part.chunks(1)),
+                Err(error) if part.len() == 1 && self.is_of_one_id(part[0].uuid(), &error) => {
+                    self.note_unreadable(part[0], &error);
+                }
+                Err(error) => {
+                    self.note(&error);
+                    return None;
+                }
+            }
+        }
+        Some(leads)
     }
 
     /// Looks whether the lead of a create whose outcome is unknown exists. If it does not, the row is searched for anew: what

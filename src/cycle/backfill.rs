@@ -109,7 +109,8 @@ impl Pass<'_> {
                 words(job),
                 job.written
             );
-            let latch = LatchedBrake { since: self.ports.clock.now(), count: job.written, limit, digest, reason };
+            let latch =
+                LatchedBrake { since: self.ports.clock.now(), count: job.written, limit, digest, reason, side: None };
             self.latch(BACKFILL_BRAKE, latch);
         }
         self.keep_backfill().await?;

@@ -317,7 +317,7 @@ impl Pass<'_> {
             "{} outcomes are older than the link to their lead and are not sent; `referrald approve {digest}` sends them",
             ids.len()
         );
-        let latch = LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason };
+        let latch = LatchedBrake { since: self.began, count: ids.len() as u64, limit: 0, digest, reason, side: None };
         self.latch(OLD_OUTCOMES, latch);
     }
 }

@@ -125,8 +125,8 @@ impl Pass<'_> {
             match self.ports.crm.leads(ids).await {
                 Ok(leads) => break leads,
                 Err(error) if self.waits_out(&error).await => continue,
-                // A list of one is no list: the lead is asked for by itself.
-                Err(error) if ids.len() == 1 && is_fault_of_server(&error) => break Vec::new(),
+                // One of them may be at fault: each is asked for by itself.
+                Err(error) if is_fault_of_server(&error) => break Vec::new(),
                 Err(error) => {
                     self.note(&error);
                     return false;
@@ -192,6 +192,7 @@ impl Pass<'_> {
             }
             let read = match self.ports.crm.leads(&masters).await {
                 Ok(leads) => leads,
+                Err(error) if is_fault_of_server(&error) => Vec::new(), // As above.
                 Err(error) => {
                     self.note(&error);
                     return false;
@@ -250,25 +251,36 @@ impl Pass<'_> {
         if !self.may_ask(Side::Crm) {
             return false;
         }
-        let read = loop {
-            match self.ports.crm.opportunities_of(&leads).await {
-                Ok(read) => break read,
-                Err(error) if self.waits_out(&error).await => continue,
+        let mut by_lead: BTreeMap<LeadId, Vec<Opportunity>> = BTreeMap::new();
+        let mut refused: BTreeMap<LeadId, RemoteError> = BTreeMap::new();
+        let mut parts = vec![leads.as_slice()];
+        while let Some(part) = parts.pop() {
+            match self.ports.crm.opportunities_of(part).await {
+                Ok(read) => {
+                    for opportunity in read {
+                        if let Some(lead) = opportunity.lead {
+                            by_lead.entry(lead).or_default().push(opportunity);
+                        }
+                    }
+                }
+                Err(error) if self.waits_out(&error).await => parts.push(part),
+                // The opportunities of one of them may be at fault.
+                Err(error) if part.len() > 1 && is_fault_of_server(&error) => parts.extend(part.chunks(1)),
+                Err(error) if part.len() == 1 && self.is_of_one_id(part[0].uuid(), &error) => {
+                    refused.insert(part[0], error);
+                }
                 Err(error) => {
                     self.note(&error);
                     return false;
                 }
             }
-        };
-        let mut by_lead: BTreeMap<LeadId, Vec<Opportunity>> = BTreeMap::new();
-        for opportunity in read {
-            if let Some(lead) = opportunity.lead {
-                by_lead.entry(lead).or_default().push(opportunity);
-            }
         }
         for row in rows.iter_mut().filter(|row| is_qualified(row)) {
-            let lead = row.lead.present().map(|lead| lead.id);
-            row.opportunities = Some(lead.and_then(|lead| by_lead.get(&lead).cloned()).unwrap_or_default());
+            let Some(lead) = row.lead.present().map(|lead| lead.id) else { continue };
+            match refused.get(&lead) {
+                Some(error) => self.note_unreadable(row.id, error),
+                None => row.opportunities = Some(by_lead.get(&lead).cloned().unwrap_or_default()),
+            }
         }
         true
     }

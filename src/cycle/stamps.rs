@@ -16,16 +16,13 @@ impl Pass<'_> {
                     "the Dynamics organization is {}, but this ledger belongs to {known}: nothing is written; if the move is meant, `referrald approve organization` accepts it",
                     identity.organization
                 );
-                self.latch(ORGANIZATION_BRAKE, stopping(self.began, reason));
+                self.latch(ORGANIZATION_BRAKE, stopping(self.began, Side::Crm, reason));
             }
             Some(_) | None => {
                 self.memo.crm_organization = Some(identity.organization);
                 self.memo.crm_user = Some(identity.user);
                 self.setup.policy.crm_user = Some(identity.user);
-                if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.reason.contains("Dynamics"))
-                {
-                    self.unlatch(ORGANIZATION_BRAKE);
-                }
+                self.recognised(Side::Crm);
             }
         }
     }
@@ -46,16 +43,21 @@ impl Pass<'_> {
                 self.setup.policy.organization = Some((*most).to_owned());
             }
             Some(known) if counts.keys().any(|id| id.eq_ignore_ascii_case(known)) => {
-                if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.reason.contains("partner")) {
-                    self.unlatch(ORGANIZATION_BRAKE);
-                }
+                self.recognised(Side::Portal);
             }
             Some(known) => {
                 let reason = format!(
                     "all listed referrals belong to the partner organization {most}, but this ledger belongs to {known}: nothing is written; if the move is meant, `referrald approve organization` accepts it"
                 );
-                self.latch(ORGANIZATION_BRAKE, stopping(self.began, reason));
+                self.latch(ORGANIZATION_BRAKE, stopping(self.began, Side::Portal, reason));
             }
+        }
+    }
+
+    /// A side shows the organization that the ledger belongs to: what its answers had latched is over.
+    fn recognised(&mut self, side: Side) {
+        if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.side == Some(side)) {
+            self.unlatch(ORGANIZATION_BRAKE);
         }
     }
 
@@ -70,11 +72,11 @@ impl Pass<'_> {
                 skew.as_secs()
             );
             self.is_skewed = true;
-            self.latch(CLOCK_BRAKE, stopping(self.began, reason));
+            self.latch(CLOCK_BRAKE, stopping(self.began, side, reason));
         }
     }
 }
 
-pub(super) fn stopping(since: Timestamp, reason: String) -> LatchedBrake {
-    LatchedBrake { since, count: 0, limit: 0, digest: String::new(), reason }
+pub(super) fn stopping(since: Timestamp, side: Side, reason: String) -> LatchedBrake {
+    LatchedBrake { since, count: 0, limit: 0, digest: String::new(), reason, side: Some(side) }
 }

@@ -188,7 +188,7 @@ fn has_more_work(report: &Report, budget: Duration) -> bool {
 }
 
 /// How long to wait after a failure that came after so many others.
-fn failure_pause(failures: u32) -> Duration {
+pub(crate) fn failure_pause(failures: u32) -> Duration {
     FAILURE_PAUSE.saturating_mul(1 << failures.min(10)).min(FAILURE_PAUSE_MAX)
 }
 

@@ -69,7 +69,7 @@ pub fn judge(
         "{count} {}s planned and {recent} sent {span} exceed the limit of {} ({}); `referrald approve {digest}` sends exactly these",
         brake.kind, brake.limit, brake.key
     );
-    Some(LatchedBrake { since: now, count, limit: brake.limit, digest, reason })
+    Some(LatchedBrake { since: now, count, limit: brake.limit, digest, reason, side: None })
 }
 
 /// Judges vanished leads: more than the number and more than the percentage of the linked ones. `recent` of them were let
@@ -100,7 +100,7 @@ pub fn judge_vanished(
         "{count} of {linked} linked leads are gone at once{before}, more than {} and {} % (brakes.leads_vanished); nothing is done about them; `referrald approve {digest}` accepts that they were deleted",
         settings.leads_vanished, settings.leads_vanished_percent
     );
-    Some(LatchedBrake { since: now, count, limit: settings.leads_vanished, digest, reason })
+    Some(LatchedBrake { since: now, count, limit: settings.leads_vanished, digest, reason, side: None })
 }
 
 /// The digest that names an exact set of referrals whose leads vanished.
@@ -144,7 +144,7 @@ pub fn judge_visibility(
     let reason = format!(
         "{what}: visibility is lost, probably a role (Referrals admin) or the signed-in user; nothing is written until the list shows them again (brakes.visibility_newest); if the loss is meant, `referrald approve {digest}` goes on"
     );
-    Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest, reason })
+    Some(LatchedBrake { since: now, count: known, limit: settings.visibility_min, digest, reason, side: None })
 }
 
 /// The digest that names the newest referrals that no scan met.
@@ -175,7 +175,14 @@ pub fn judge_sweep(
     let reason = format!(
         "{missing} of {known} known referrals were missing from a complete listing: visibility is lost, probably a role (Referrals admin); nothing is written until a sweep meets them again (brakes.visibility_missing_percent); if the loss is meant, `referrald approve {digest}` goes on"
     );
-    Some(LatchedBrake { since: now, count: missing, limit: settings.visibility_missing_percent, digest, reason })
+    Some(LatchedBrake {
+        since: now,
+        count: missing,
+        limit: settings.visibility_missing_percent,
+        digest,
+        reason,
+        side: None,
+    })
 }
 
 /// What one id adds to the sum that stands for a set of ids. A sweep of a million has no room for the set itself, and

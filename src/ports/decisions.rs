@@ -5,7 +5,7 @@ use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ReferralId, Timestamp};
+use crate::model::{ReferralId, Side, Timestamp};
 
 /// Operator decisions and latched brakes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -108,4 +108,7 @@ pub struct LatchedBrake {
     pub digest: String,
     /// One sentence for people.
     pub reason: String,
+    /// The side whose answers latched it, where another answer of the same side may release it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<Side>,
 }

@@ -144,6 +144,8 @@ pub struct Record {
     pub inside_window: Option<Duration>,
     /// A refusal worth judging.
     pub refusal: Option<Refusal>,
+    /// The list that was answered goes on on another page.
+    pub goes_on: bool,
     /// It was an operation inside the batch that the record before it tells of; it is no request of its own.
     pub is_batch_item: bool,
     /// The fault that was played on it.
@@ -264,6 +266,7 @@ pub(crate) struct Note {
     pub(crate) written: Vec<String>,
     pub(crate) is_committed: bool,
     pub(crate) refusal: Option<Refusal>,
+    pub(crate) goes_on: bool,
     pub(crate) events: Vec<Event>,
     pub(crate) items: Vec<Item>,
     /// Referrals that came to be (true) or changed.
@@ -283,4 +286,5 @@ pub(crate) struct Item {
     pub(crate) if_none_match: Option<String>,
     pub(crate) is_committed: bool,
     pub(crate) refusal: Option<Refusal>,
+    pub(crate) goes_on: bool,
 }

@@ -144,6 +144,7 @@ impl World {
             is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
             inside_window,
             refusal: note.refusal,
+            goes_on: note.goes_on,
             is_batch_item: false,
             fault: class.map(Class::name),
         });
@@ -163,6 +164,7 @@ impl World {
                 is_delivered: matches!(answer.delivery, Delivery::Whole | Delivery::Slow(_)),
                 inside_window: None,
                 refusal: item.refusal,
+                goes_on: item.goes_on,
                 is_batch_item: true,
                 fault: None,
             });

@@ -267,6 +267,7 @@ async fn decisions_come_back(store: &dyn StateStore) {
         limit: 20,
         digest: "4f1d".to_owned(),
         reason: "21 closings would be sent".to_owned(),
+        side: Some(Side::Crm),
     };
     let decisions = Decisions {
         is_suspended: true,

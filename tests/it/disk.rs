@@ -147,15 +147,32 @@ async fn a_state_directory_that_is_read_only_at_the_start_is_named_and_nothing_i
         println!("skipped: this user may not mount in a namespace of its own");
         return;
     }
-    for command in ["run", "once"] {
-        let finished =
-            stage.run_behind(&format!("{mount} && exec \"$0\" \"$@\""), &["unshare", "-rm"], &[command]).await;
-        assert_eq!(finished.code, 1, "{command}: {finished:?}");
-        assert!(finished.trouble.contains(&state) && finished.trouble.contains("Read-only"), "{command}: {finished:?}");
-    }
+    let line = format!("{mount} && exec \"$0\" \"$@\"");
+    let finished = stage.run_behind(&line, &["unshare", "-rm"], &["once"]).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.trouble.contains(&state) && finished.trouble.contains("Read-only"), "{finished:?}");
+    let daemon = stage.start_in(&line, &["unshare", "-rm"]);
+    daemon.until_logged("the next try is in").await;
+    assert!(daemon.logged().contains(&state) && daemon.logged().contains("Read-only"), "{}", daemon.logged());
     assert_eq!((stage.requests(Service::Portal), stage.requests(Service::Crm)), (vec![], vec![]));
+    assert_eq!(daemon.stop().await, 0, "a stop while it waits is a stop");
     stage.json(&["once"], 0).await;
     assert_eq!(stage.written(), vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_at_the_start_is_waited_for() {
+    let stage = Stage::new(97, 5).await;
+    stage.json(&["once"], 0).await;
+    stage.clear_journal_but_judge();
+    let mut daemon = stage.start_in("trap '' XFSZ; ulimit -S -f 0; exec \"$0\" \"$@\"", &[]);
+    daemon.until_logged("the next try is in").await;
+    assert!(daemon.logged().contains("File too large"), "{}", daemon.logged());
+    assert_eq!((stage.requests(Service::Portal), stage.requests(Service::Crm)), (vec![], vec![]));
+    let fresh = stage.simulator.with(|world| world.add_referral(json!({"name": "While the disk is full"})));
+    fill_disk(&daemon, false);
+    daemon.until_up().await;
+    goes_on(&stage, daemon, fresh).await;
 }
 
 /// Whether this user may mount in a namespace of its own; tried out.

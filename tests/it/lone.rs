@@ -241,3 +241,77 @@ async fn a_text_that_a_firewall_refuses_stops_one_lead_and_not_its_side() {
     assert_eq!(written, [false, true, true]);
     assert_eq!(trouble_of(&bench, referrals[0]).unwrap().cause.side, Some(Side::Crm));
 }
+
+/// From here on a row cannot be printed. No poll lists it any more, since another one of its table changed long after it.
+async fn unprintable(bench: &Bench, table: Table, row: Uuid, other: Uuid) {
+    bench.wait(3600);
+    bench.edit(table, other, json!({"description": "called again"}));
+    bench.pass().await;
+    bench.world().crm.set_unprintable(row, true);
+}
+
+#[tokio::test]
+async fn one_lead_that_cannot_be_printed_fails_no_list_of_others() {
+    let (bench, referrals) = settled(8).await;
+    let broken = bench.lead_of(referrals[0]);
+    unprintable(&bench, Table::Lead, broken, bench.lead_of(referrals[7])).await;
+    for referral in &referrals[1..4] {
+        bench.world().edit_referral(*referral, |it| it["customerProfile"]["name"] = "Renamed".into());
+    }
+    bench.engine.ask_for_sweep();
+    for _ in 0..4 {
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty(), "{report:?}");
+    }
+    let named = |referral: Uuid| bench.world().crm.value(Table::Lead, bench.lead_of(referral), "companyname").clone();
+    assert_eq!(referrals[1..4].iter().map(|id| named(*id)).collect::<Vec<_>>(), ["Renamed"; 3]);
+    assert_eq!(trouble_of(&bench, referrals[0]).unwrap().cause.side, Some(Side::Crm));
+    bench.world().crm.set_unprintable(broken, false);
+    retried(&bench, referrals[0]).await;
+    assert_eq!(trouble_of(&bench, referrals[0]), None);
+}
+
+#[tokio::test]
+async fn one_opportunity_that_cannot_be_printed_holds_back_no_other_outcome() {
+    let (bench, referrals) = settled(8).await;
+    let mut opportunities = Vec::new();
+    for referral in &referrals[..3] {
+        let lead = bench.lead_of(*referral);
+        opportunities.push(bench.world().qualify_lead(lead, true).unwrap().expect("an opportunity"));
+    }
+    bench.pass().await;
+    unprintable(&bench, Table::Opportunity, opportunities[0], opportunities[2]).await;
+    bench.engine.ask_for_sweep();
+    let before = bench.store.memo().unwrap().leads_read;
+    let report = bench.pass().await;
+    assert!(report.sides.is_empty(), "{report:?}");
+    assert!(bench.store.memo().unwrap().leads_read > before, "all leads and opportunities were read: {report:?}");
+    assert_eq!(trouble_of(&bench, referrals[0]).unwrap().cause.side, Some(Side::Crm));
+    bench.world().crm.set_unprintable(opportunities[0], false);
+    retried(&bench, referrals[0]).await;
+    assert_eq!(trouble_of(&bench, referrals[0]), None);
+}
+
+#[tokio::test]
+async fn a_lead_that_cannot_be_printed_fails_no_search_of_others() {
+    let (bench, referrals) = settled(3).await;
+    let fresh = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3)];
+    // The lead of a former flow, whose subject is the referral's id; no poll lists it when the referral comes.
+    let former = json!({"subject": fresh[0].to_string(), "lastname": "One"});
+    let broken = bench.world().add_lead(former).unwrap();
+    unprintable(&bench, Table::Lead, broken, bench.lead_of(referrals[0])).await;
+    for id in fresh {
+        bench.world().add_referral(json!({"id": id.to_string(), "name": "A new deal"}));
+    }
+    for _ in 0..3 {
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty(), "{report:?}");
+    }
+    bench.lead_of(fresh[1]);
+    bench.lead_of(fresh[2]);
+    let linked = || bench.store.get(ReferralId::new(fresh[0])).unwrap().and_then(|entry| entry.link);
+    assert_eq!(linked(), None, "nobody knows whether it has a lead");
+    bench.world().crm.set_unprintable(broken, false);
+    retried(&bench, fresh[0]).await;
+    assert_eq!(linked().map(|link| link.lead.uuid()), Some(broken));
+}

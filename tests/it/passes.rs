@@ -90,6 +90,7 @@ impl Bench {
             limit: 5,
             digest: "d".to_owned(),
             reason: "not listed".to_owned(),
+            side: None,
         };
         let brakes = [(name.to_owned(), brake)].into();
         self.store.decide(Box::new(|kept| *kept = Decisions { brakes, ..Decisions::default() })).await.unwrap();

@@ -223,16 +223,21 @@ impl Stage {
 
     /// As [`Stage::daemon`], by a line of shell that ends in the program, behind another command.
     pub async fn daemon_in(&self, line: &str, behind: &[&str]) -> Daemon {
-        let mut daemon = self.start_by(|stage, log| {
+        let mut daemon = self.start_in(line, behind);
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// As [`Stage::daemon_in`], and does not wait for it.
+    pub fn start_in(&self, line: &str, behind: &[&str]) -> Daemon {
+        self.start_by(|stage, log| {
             let mut command = stage.command_behind(line, behind, &["run"]);
             let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
             let mut lines = child.stderr.take().unwrap();
             let mut file = std::fs::File::create(stage.path(&format!("{log}.err"))).unwrap();
             std::thread::spawn(move || std::io::copy(&mut lines, &mut file));
             child
-        });
-        daemon.until_up().await;
-        daemon
+        })
     }
 
     /// As [`Stage::run`], by a line of shell that ends in the program, behind another command.

@@ -102,6 +102,7 @@ impl Dynamics {
             if_none_match: request.header("if-none-match").map(str::to_owned),
             is_committed: note.is_committed,
             refusal: note.refusal,
+            goes_on: note.goes_on,
         });
         answer
     }

@@ -55,6 +55,8 @@ pub struct Dynamics {
     protection: Protection,
     /// Rows that our user may not read, beside others that it may.
     out_of_reach: BTreeSet<Uuid>,
+    /// Rows that the service cannot print.
+    unprintable: BTreeSet<Uuid>,
     /// Saved rows that the journal has not been told of.
     news: Vec<Event>,
 }
@@ -123,6 +125,7 @@ impl Dynamics {
             sellers: (0..3).map(|_| turn.guid()).collect(),
             protection: Protection::default(),
             out_of_reach: BTreeSet::new(),
+            unprintable: BTreeSet::new(),
             news: Vec::new(),
         };
         crm.furnish(&options.crm, turn);
@@ -356,6 +359,15 @@ impl Dynamics {
             self.out_of_reach.insert(id)
         } else {
             self.out_of_reach.remove(&id)
+        };
+    }
+
+    /// A row that the service cannot print, or can again: whatever answer would show it is a fault, lists among them.
+    pub fn set_unprintable(&mut self, id: Uuid, is_so: bool) {
+        if is_so {
+            self.unprintable.insert(id)
+        } else {
+            self.unprintable.remove(&id)
         };
     }
 

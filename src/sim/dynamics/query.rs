@@ -89,6 +89,7 @@ impl Dynamics {
         found.truncate(top.unwrap_or(usize::MAX));
         let has_more = found.len() > page_size;
         found.truncate(page_size);
+        turn.note.goes_on = has_more;
         let (select, expand) = (request.parameter("$select"), request.parameter("$expand"));
         let shown = self.shown(table, select.as_deref())?;
         let mut rows = Vec::with_capacity(found.len());
@@ -251,6 +252,9 @@ impl Dynamics {
         request: &Request,
     ) -> Result<Value, Answer> {
         let Some(row) = self.row(table, id) else { return Err(super::no_such(table, id)) };
+        if self.unprintable.contains(&id) {
+            return Err(Answer::crm_error(500, "0x80040224", "An unexpected error occurred from ISV code."));
+        }
         let mut body = Map::new();
         body.insert("@odata.etag".into(), row.etag().into());
         for property in shown {

@@ -147,6 +147,8 @@ struct Replay<'a> {
     blind_until: Option<Timestamp>,
     /// The last delivered reading of a referral since it was written, and when.
     read: BTreeMap<Uuid, Timestamp>,
+    /// The last list of leads has another page that was not read yet.
+    leads_go_on: bool,
     /// What the request in hand did; judged when the request itself comes.
     steps: Vec<(Uuid, String, Timestamp)>,
     created: Vec<Uuid>,
@@ -166,6 +168,7 @@ impl<'a> Replay<'a> {
             hidden: BTreeMap::new(),
             blind_until: None,
             read: BTreeMap::new(),
+            leads_go_on: false,
             steps: Vec::new(),
             created: Vec::new(),
         };
@@ -371,7 +374,11 @@ impl<'a> Replay<'a> {
         let half_known = half_known.map(|known| Meaning { outcome, ..*known });
         match lead.outcome {
             Some(now) if is_same_news(now.outcome, outcome) => lead.outcome = Some(Meaning { outcome, ..now }),
-            Some(now) if !now.is_read && half_known.is_some() => lead.outcome = half_known,
+            // What may have been read and remembered may count from then on.
+            now if half_known.is_some() => {
+                lead.before = now.filter(|now| now.is_read).or(lead.before);
+                lead.outcome = half_known;
+            }
             // What came and went between two readings was never there.
             Some(now) if !now.is_read && lead.before.is_some_and(|before| is_same_news(before.outcome, outcome)) => {
                 lead.outcome = lead.before.take().map(|before| Meaning { outcome, ..before });
@@ -400,8 +407,20 @@ impl<'a> Replay<'a> {
         let is_reading = record.service == Service::Crm && record.method == "GET" && record.is_delivered;
         // Late or with a wrong date, an answer says what it says; any other trouble may have left something out.
         let is_whole = record.fault.is_none_or(|fault| matches!(fault, "slow" | "clock skew"));
-        if is_reading && record.status == 200 && record.operation == "list opportunities" {
-            for lead in self.leads.values_mut() {
+        let is_of_leads = is_reading && record.status == 200 && record.operation == "list leads";
+        let is_last_of_leads = is_of_leads && self.leads_go_on && !record.goes_on;
+        if is_of_leads {
+            self.leads_go_on = record.goes_on;
+        }
+        // Leads may have more pages when the opportunities are there, since both are asked for in one batch.
+        let is_of_deals = is_reading && record.status == 200 && record.operation == "list opportunities";
+        let is_whole = is_whole && !self.leads_go_on;
+        if is_of_deals || is_last_of_leads {
+            // A poll tells of every lead, a list by id of those that it names.
+            let is_poll =
+                ["modifiedon%20ge", "modifiedon+ge", "modifiedon ge"].iter().any(|it| record.path.contains(it));
+            let is_told = |id: &Uuid| is_poll || record.path.contains(&id.to_string());
+            for (_, lead) in self.leads.iter_mut().filter(|(id, _)| is_told(id)) {
                 match &mut lead.outcome {
                     Some(now) if is_recorded && is_whole => {
                         now.is_read = true;
@@ -457,12 +476,13 @@ impl<'a> Replay<'a> {
         if self.terms.is_derived && self.computed.get(&lead) != Some(referral) {
             self.found.push(format!("P1: lead {lead} of referral {referral} has another id than the computed one"));
         }
-        let can_be_seen = |id: &Uuid| self.hidden.get(id).is_none_or(|until| until.plus(BLIND) < at);
-        let is_rival = |id: &Uuid| {
-            *id != lead && self.leads.get(id).is_some_and(|seen| seen.exists && !is_merged(seen)) && can_be_seen(id)
-        };
-        let is_blind = self.blind_until.is_some_and(|until| at < until);
-        if let Some(rival) = self.leads_of(*referral).into_iter().find(is_rival).filter(|_| !is_blind) {
+        let leads = self.leads_of(*referral);
+        // One that was merged away leads to its master: while it is out of sight, so is the way there.
+        let is_out_of_sight = |id: &Uuid| self.hidden.get(id).is_some_and(|until| at <= until.plus(BLIND));
+        let is_blind = self.blind_until.is_some_and(|until| at < until) || leads.iter().any(is_out_of_sight);
+        let is_rival =
+            |id: &&Uuid| **id != lead && self.leads.get(id).is_some_and(|seen| seen.exists && !is_merged(seen));
+        if let Some(rival) = leads.iter().find(is_rival).filter(|_| !is_blind) {
             self.found.push(format!("P1: lead {lead} was created at {at}, but referral {referral} had {rival}"));
         }
     }
