@@ -79,6 +79,7 @@ struct Figures {
     wires: BTreeMap<&'static str, (u64, u64, u64, Duration)>,
     requests: BTreeMap<String, u64>,
     written_back: usize,
+    operations: Vec<u64>,
     cpu: Duration,
     course: Vec<u64>,
 }
@@ -104,6 +105,8 @@ fn print(ceilings: &Ceilings, figures: &Figures) {
     for (name, count) in &figures.requests {
         println!("    {count:>7} {name}");
     }
+    let operations: Vec<String> = figures.operations.iter().map(u64::to_string).collect();
+    println!("  daily pool: {} operations of {} in each day", operations.join(", "), ceilings.daily_pool);
     let minutes: Vec<String> = figures
         .course
         .iter()
@@ -261,6 +264,7 @@ impl Line {
             first_new: watched.first_new.map(since),
             wires: tallies.collect(),
             requests: requests.collect(),
+            operations: world.crm.operations_by_day(),
             written_back: written_back.count(),
             cpu,
             course: watched.course,

@@ -23,6 +23,9 @@ pub struct Ceilings {
     pub concurrent: u32,
     /// Requests to Partner Center in a minute: a made-up number, the service publishes none.
     pub portal_requests_per_minute: usize,
+    /// Operations of Dataverse in a day, every item of a batch included: the tenant's pool for application users without
+    /// counting licences (dataverse §6.2). Its enforcement is soft: the simulator counts and refuses nothing.
+    pub daily_pool: u64,
 }
 
 impl Default for Ceilings {
@@ -37,6 +40,7 @@ impl Default for Ceilings {
             window: limits.window,
             concurrent: limits.concurrent,
             portal_requests_per_minute: 180,
+            daily_pool: 500_000,
         }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use life::History;
 use planted::Plant;
 use referrald::sim::faults::CLASSES;
-use script::Script;
+use script::{Ending, Script};
 
 /// Seeds of one test run; about three minutes on two cores.
 const SEEDS: u64 = 2_000;
@@ -240,6 +240,56 @@ fn every_planted_defect_is_found() {
         }
     });
     assert!(missed.lock().unwrap().is_empty(), "never found: {missed:?}");
+}
+
+/// Rounds of a history of which each cycle is cut short at each of its steps.
+const ENUMERATED_ROUNDS: usize = 6;
+
+/// Referrals at the beginning of such a history.
+const ENUMERATED_REFERRALS: usize = 5;
+
+/// More steps than such a cycle has.
+const ENUMERATED_STEPS_MAX: u32 = 1_000;
+
+/// Where seeds hit some steps of large cycles, this hits every step of small ones: before and after each write to the ledger
+/// and to a service, and before each read. `REFERRALD_HISTORY_FROM=n` takes another history than today's.
+#[test]
+fn a_process_that_ends_at_any_step_of_a_cycle_keeps_every_promise() {
+    let seed = number("REFERRALD_HISTORY_FROM").unwrap_or_else(first_of_today);
+    println!("seed {seed}");
+    let endings: [fn(u32) -> Ending; 2] = [Ending::Crash, Ending::Loss];
+    let rounds = (1..ENUMERATED_ROUNDS).flat_map(|round| endings.map(|ending| (round, ending)));
+    let (next, cut) = (Mutex::new(rounds), AtomicUsize::new(0));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let Some((round, ending)) = next.lock().unwrap().next() else { return };
+                    for step in 0..ENUMERATED_STEPS_MAX {
+                        let script = Script {
+                            referrals: ENUMERATED_REFERRALS,
+                            rounds: ENUMERATED_ROUNDS,
+                            restarts: vec![(round, ending(step))],
+                            is_sled: false,
+                            ..Script::new(seed).undisturbed()
+                        };
+                        let history = outlive(script);
+                        let place = format!("seed {seed}, round {round}, {:?}", ending(step));
+                        assert!(history.found.is_empty(), "{place}:\n{}", history.found.join("\n"));
+                        if history.cut_short == 0 {
+                            assert!(step > 0, "{place}: the cycle has no step");
+                            cut.fetch_add(step as usize, Ordering::Relaxed);
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let cut = cut.into_inner();
+    println!("{cut} cycles were cut short, each at another step");
+    assert!(cut > 100, "{cut} steps are no enumeration");
 }
 
 #[test]

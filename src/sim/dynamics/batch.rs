@@ -38,7 +38,7 @@ impl Dynamics {
         let parts = parts_of(options, request)?;
         let operations: usize = parts.iter().map(Part::count).sum();
         let further = u32::try_from(operations.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.protection.charge(options.limits.write_cost * further, turn.now);
+        self.protection.charge(&options.limits, further, turn.now);
         let goes_on = request.prefers("odata.continue-on-error");
         let boundary = format!("batchresponse_{}", turn.guid());
         let mut body = String::new();

@@ -1,6 +1,7 @@
-//! Service protection: three counters and the 429 of each (dataverse §6.1).
+//! Service protection: three counters and the 429 of each (dataverse §6.1). Beside them the count of the daily pool, which
+//! refuses nothing: its enforcement is soft (§6.2).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::model::Timestamp;
@@ -8,11 +9,14 @@ use crate::model::Timestamp;
 use super::super::exchange::{Answer, Request};
 use super::super::options::ProtectionLimits;
 
+const DAY_MILLIS: i64 = 24 * 3600 * 1000;
+
 /// What the last window held.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Protection {
     requests: VecDeque<(Timestamp, Duration)>,
     execution: Duration,
+    operations: BTreeMap<i64, u64>,
 }
 
 impl Protection {
@@ -49,7 +53,19 @@ impl Protection {
         let cost = if request.is_write() { limits.write_cost } else { limits.read_cost };
         self.requests.push_back((now, cost));
         self.execution += cost;
+        if !request.path.contains("EntityDefinitions") {
+            self.count(1, now); // Metadata is free of charge.
+        }
         None
+    }
+
+    fn count(&mut self, operations: u32, now: Timestamp) {
+        *self.operations.entry(now.millis().div_euclid(DAY_MILLIS)).or_default() += u64::from(operations);
+    }
+
+    /// What the daily pool was charged with on each day, oldest first: one for each request, and for each item of a batch.
+    pub(super) fn operations_by_day(&self) -> Vec<u64> {
+        self.operations.values().copied().collect()
     }
 }
 
@@ -75,7 +91,9 @@ impl Protection {
 
     /// Charges the execution time of further operations of one request: a batch counts as one request but for all its
     /// work (dataverse §5.3).
-    pub(super) fn charge(&mut self, cost: Duration, now: Timestamp) {
+    pub(super) fn charge(&mut self, limits: &ProtectionLimits, further: u32, now: Timestamp) {
+        let cost = limits.write_cost * further;
+        self.count(further, now);
         match self.requests.back_mut() {
             Some((_, charged)) => *charged += cost,
             None => self.requests.push_back((now, cost)),
@@ -117,6 +135,19 @@ mod tests {
     }
 
     #[test]
+    fn the_daily_pool_counts_every_item_of_a_batch_and_no_metadata() {
+        let (limits, now) = (ProtectionLimits::default(), Timestamp::from_seconds(1000));
+        let mut protection = Protection::default();
+        assert_eq!(protection.admit(&limits, &Request::new("POST", "/api/data/v9.2/$batch"), now), None);
+        protection.charge(&limits, 9, now);
+        let metadata = Request::new("GET", "/api/data/v9.2/EntityDefinitions(LogicalName='lead')");
+        assert_eq!(protection.admit(&limits, &metadata, now), None);
+        let tomorrow = now.plus(Duration::from_secs(24 * 3600));
+        assert_eq!(protection.admit(&limits, &Request::new("GET", "/"), tomorrow), None);
+        assert_eq!(protection.operations_by_day(), [10, 1]);
+    }
+
+    #[test]
     fn every_answer_tells_what_is_left_with_a_comma_at_the_thousands() {
         let (limits, now) = (ProtectionLimits::default(), Timestamp::from_seconds(1000));
         let mut protection = Protection::default();
@@ -129,7 +160,7 @@ mod tests {
         assert_eq!(told(&protection), ["6000", "1,200.00"]);
         assert_eq!(protection.admit(&limits, &Request::new("PATCH", "/"), now), None);
         assert_eq!(told(&protection), ["5999", "1,199.90"]);
-        protection.charge(Duration::from_secs(400), now);
+        protection.charge(&limits, 4000, now);
         assert_eq!(told(&protection), ["5999", "799.90"]);
     }
 }

@@ -404,6 +404,11 @@ impl Dynamics {
             .any(|key| !seen.insert(key))
     }
 
+    /// What the daily pool of requests was charged with on each day, oldest first (dataverse §6.2).
+    pub fn operations_by_day(&self) -> Vec<u64> {
+        self.protection.operations_by_day()
+    }
+
     pub(crate) fn answer(&mut self, options: &CrmOptions, request: &Request, turn: &mut Turn<'_>) -> Answer {
         if let Some(answer) = self.protection.admit(&options.limits, request, turn.now) {
             turn.note.operation = Some("over the limit");

@@ -41,6 +41,8 @@ pub struct History {
     pub edits: u64,
     pub fault_classes: usize,
     pub restarts: u64,
+    /// Cycles that the end of their process cut short.
+    pub cut_short: usize,
     pub has_lost_ledger: bool,
     /// Faults that were really played, how often.
     pub played: BTreeMap<&'static str, u64>,
@@ -395,6 +397,7 @@ impl Life {
                 let engine = self.engine.clone();
                 let stop = CancellationToken::new();
                 let report = for_steps(steps, engine.cycle(BUDGET, &stop)).await;
+                self.history.cut_short += usize::from(report.is_none());
                 if report.is_none() {
                     self.unrecorded.push((began, self.clock.at()));
                 }

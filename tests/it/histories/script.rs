@@ -191,6 +191,18 @@ impl Script {
         }
     }
 
+    /// The same without trouble, restarts or changes: what is left is people and the program.
+    pub fn undisturbed(self) -> Script {
+        Script {
+            faults: Vec::new(),
+            restarts: Vec::new(),
+            full_disks: Vec::new(),
+            changes: Vec::new(),
+            schema_change: None,
+            ..self
+        }
+    }
+
     /// The round from which referrals may be written.
     pub fn writes_both_from(&self) -> usize {
         self.changes.iter().find(|(_, change)| *change == Change::WritesBoth).map_or(0, |(round, _)| *round)
