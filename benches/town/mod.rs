@@ -3,28 +3,29 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 pub mod entry;
+mod line;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use referrald::config::Settings;
 use referrald::crm::dataverse::Dataverse;
 use referrald::crm::dataverse::settings::Identity;
 use referrald::cycle::Budget;
 use referrald::daemon::{Engine, Reconciler};
-use referrald::http::{Answer, Call, Exchange};
-use referrald::model::{Entry, Lead, Referral, ReferralId, RemoteError, Timestamp};
+use referrald::http::{Answer, Call};
+use referrald::model::{Entry, Lead, Referral, ReferralId, Timestamp};
 use referrald::plan::mapping::Mapping;
 use referrald::plan::settings::Writes;
 use referrald::plan::{Policy, Row, Seen};
 use referrald::portal::PortalSettings;
-use referrald::ports::{Allowance, Crm, Line, Portal, Ports, StateStore, Traffic};
+use referrald::ports::{Crm, Portal, Ports, StateStore};
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, Request, Service, SimClock, World};
 use referrald::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
+
+pub use line::Answering;
 
 /// Everything that is known of one referral at rest.
 pub struct Citizen {
@@ -156,7 +157,7 @@ impl Town {
     /// The adapter of Partner Center over one answer.
     pub fn portal_saying(&self, body: Bytes) -> Arc<dyn Portal> {
         let settings = PortalSettings::PartnerCenter(settings().partner_center);
-        referrald::portal::open(&settings, Arc::new(Parrot(body)))
+        referrald::portal::open(&settings, Arc::new(Answering::new(move |_| answer(body.clone()))))
     }
 
     /// The adapter of Dataverse with its schema read, and a page of leads that it gives again and again.
@@ -164,7 +165,12 @@ impl Town {
         let mut settings = settings().dataverse;
         settings.url = Some(self.world().options.crm.url.parse().expect("a URL"));
         let columns = self.policy.mapping.columns().clone();
-        let line = Arc::new(SimExchange { world: self.world.clone(), kept: Mutex::default() });
+        // What was answered once is answered again without asking.
+        let (world, kept) = (self.world.clone(), Mutex::new(BTreeMap::new()));
+        let line = Arc::new(Answering::new(move |call: &Call| {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.entry(path_of(call)).or_insert_with(|| answer(ask(&world, call))).clone()
+        }));
         let crm = Dataverse::open(&settings, Identity::Derived, None, columns, line).expect("the settings are good");
         self.runtime.block_on(crm.schema()).expect("the town has a schema");
         crm
@@ -200,92 +206,23 @@ fn policy(settings: &Settings, mapping: Arc<Mapping>, configuration: u64) -> Pol
     }
 }
 
-/// Answers everything with the same body.
-pub struct Parrot(pub Bytes);
-
-#[async_trait]
-impl Exchange for Parrot {
-    async fn send(&self, _call: Call) -> Result<Answer, RemoteError> {
-        Ok(answer(self.0.clone()))
-    }
-
-    fn line(&self) -> &dyn Line {
-        &IdleLine
-    }
-
-    fn recommend(&self, _parallelism: u16) {}
-
-    fn parallelism(&self) -> usize {
-        1
-    }
-
-    fn write_time(&self) -> Duration {
-        Duration::ZERO
+fn path_of(call: &Call) -> String {
+    match call.url.query() {
+        Some(query) => format!("{}?{query}", call.url.path()),
+        None => call.url.path().to_owned(),
     }
 }
 
-/// The way into the simulated CRM below the adapter; what was answered once is answered again without asking.
-struct SimExchange {
-    world: Arc<Mutex<World>>,
-    kept: Mutex<std::collections::BTreeMap<String, Answer>>,
-}
-
-#[async_trait]
-impl Exchange for SimExchange {
-    async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        let path = match call.url.query() {
-            Some(query) => format!("{}?{query}", call.url.path()),
-            None => call.url.path().to_owned(),
-        };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = kept.get(&path) {
-            return Ok(answer.clone());
-        }
-        let mut request = Request::trusted(call.method.as_str(), &path);
-        for (name, value) in &call.headers {
-            request = request.with(name.as_str(), value.to_str().unwrap_or_default());
-        }
-        let said = self.world.lock().unwrap_or_else(PoisonError::into_inner).ask(Service::Crm, &request);
-        assert_eq!(said.status, 200, "{path}: {}", said.body.text());
-        let answer = answer(Bytes::from(said.body.into_bytes()));
-        kept.insert(path, answer.clone());
-        Ok(answer)
+/// Asks the simulated CRM, below the adapter.
+fn ask(world: &Mutex<World>, call: &Call) -> Bytes {
+    let path = path_of(call);
+    let mut request = Request::trusted(call.method.as_str(), &path);
+    for (name, value) in &call.headers {
+        request = request.with(name.as_str(), value.to_str().unwrap_or_default());
     }
-
-    fn line(&self) -> &dyn Line {
-        &IdleLine
-    }
-
-    fn recommend(&self, _parallelism: u16) {}
-
-    fn parallelism(&self) -> usize {
-        1
-    }
-
-    fn write_time(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// A line on which nothing happens.
-struct IdleLine;
-
-impl Line for IdleLine {
-    fn closed_until(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn close_until(&self, _until: Timestamp) {}
-
-    fn requests_sent(&self) -> u64 {
-        0
-    }
-
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
-
-    fn allow(&self, _allowance: Option<Allowance>) {}
+    let said = world.lock().unwrap_or_else(PoisonError::into_inner).ask(Service::Crm, &request);
+    assert_eq!(said.status, 200, "{path}: {}", said.body.text());
+    Bytes::from(said.body.into_bytes())
 }
 
 /// A good answer with this body.

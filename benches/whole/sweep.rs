@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use referrald::cycle::Budget;
 use referrald::daemon::{Engine, Reconciler};
-use referrald::http::{Answer, Call, Exchange};
-use referrald::model::{RemoteError, Timestamp, Watermark};
+use referrald::http::{Answer, Call};
+use referrald::model::Watermark;
 use referrald::portal::PortalSettings;
-use referrald::ports::{Allowance, Batch, Line, Memo, Ports, StateStore, Traffic};
+use referrald::ports::{Batch, Memo, Ports, StateStore};
 use referrald::sim::{DirectCrm, DirectCrmSettings, SimClock, World};
 use referrald::store::SledStore;
 use tokio_util::sync::CancellationToken;
@@ -33,15 +32,16 @@ pub fn measure(sizes: &[u64]) {
         seed::fill(&runtime, directory.path(), *size, |memo| {
             (memo.leads_seen, memo.opportunities_seen) = (Some(now), Some(now));
         });
-        let listing = Arc::new(ListingExchange(Listing::new(&town, *size, "https://api.partner.microsoft.com")));
+        let listing = Listing::new(&town, *size, "https://api.partner.microsoft.com");
+        let line = Arc::new(town::Answering::new(move |call: &Call| {
+            let body = listing.answer(call.url.query().unwrap_or_default());
+            Answer { server_time: Some(jiff::Timestamp::now().into()), ..town::answer(body) }
+        }));
         let store = Arc::new(SledStore::open(directory.path(), seed::CACHE_BYTES, None).expect("the ledger opens"));
         let settings = town::settings();
         let world = Arc::new(Mutex::new(World::new(1, SimClock::running(), Default::default())));
         let ports = Ports {
-            portal: referrald::portal::open(
-                &PortalSettings::PartnerCenter(settings.partner_center.clone()),
-                listing.clone(),
-            ),
+            portal: referrald::portal::open(&PortalSettings::PartnerCenter(settings.partner_center.clone()), line),
             crm: Arc::new(DirectCrm::new(world, DirectCrmSettings::default())),
             store: store.clone(),
             clock: Arc::new(SimClock::running()),
@@ -76,47 +76,4 @@ pub fn measure(sizes: &[u64]) {
 async fn ask_for_sweep(store: &dyn StateStore) {
     let memo = Memo { is_sweep_due: true, ..store.memo().expect("the ledger is readable") };
     store.record(Batch { memo: Some(memo), ..Batch::default() }).await.expect("the disk has room");
-}
-
-/// The way to the listing, below the adapter.
-struct ListingExchange(Listing);
-
-#[async_trait]
-impl Exchange for ListingExchange {
-    async fn send(&self, call: Call) -> Result<Answer, RemoteError> {
-        let body = self.0.answer(call.url.query().unwrap_or_default());
-        Ok(Answer { server_time: Some(jiff::Timestamp::now().into()), ..town::answer(body) })
-    }
-
-    fn line(&self) -> &dyn Line {
-        self
-    }
-
-    fn recommend(&self, _parallelism: u16) {}
-
-    fn parallelism(&self) -> usize {
-        1
-    }
-
-    fn write_time(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl Line for ListingExchange {
-    fn closed_until(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn close_until(&self, _until: Timestamp) {}
-
-    fn requests_sent(&self) -> u64 {
-        self.0.sent()
-    }
-
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
-
-    fn allow(&self, _allowance: Option<Allowance>) {}
 }
