@@ -1,9 +1,11 @@
-//! How close a first import comes to what the services allow: the whole product but its sockets, against the simulator,
-//! on a paused clock.
+//! How close a first import, and the catch-up after an outage, come to what the services allow: the whole product but its
+//! sockets, against the simulator, on a paused clock.
 //!
 //! Run with `cargo bench --bench catch_up` (10,000 referrals) or, as in the README,
-//! `cargo bench --bench catch_up -- 100000`. A second argument lists execution times, for example `50,500`; a third
-//! says how many requests a minute Partner Center grants.
+//! `cargo bench --bench catch_up -- 100000`. Further arguments, in any order: `writes=50,500` lists execution times of a write in
+//! milliseconds, `portal=60` says how many requests a minute Partner Center grants, `crm=3000` how many Dataverse grants in a
+//! window, `execution=600` how many seconds of execution. `outage` lets eight hours pass after the import, in which the
+//! program does not run, every referral is edited and one in ten comes new: the catch-up is what is measured then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -38,23 +40,31 @@ const SEED: u64 = 7;
 const CACHE_BYTES: u64 = 16 << 20;
 /// Pause between two looks at the world.
 const LOOK: Duration = Duration::from_millis(100);
+/// The same where every lead is looked at.
+const LONG_LOOK: Duration = Duration::from_secs(1);
+/// How long the program does not run before a catch-up.
+const OUTAGE: Duration = Duration::from_secs(8 * 3600);
 /// An import that makes no lead for so long is over, or stuck.
 const QUIET: Duration = Duration::from_secs(900);
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
-    let referrals = arguments.next().map_or(REFERRALS, |text| text.parse().expect("a number of referrals"));
-    let costs: Vec<u64> = match arguments.next() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let value = |name: &str| arguments.iter().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='));
+    let number = |name: &str| value(name).map(|text| text.parse::<usize>().expect("a whole number"));
+    let referrals = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(REFERRALS);
+    let is_outage = arguments.iter().any(|argument| argument == "outage");
+    let costs: Vec<u64> = match value("writes") {
         Some(text) => text.split(',').map(|text| text.parse().expect("milliseconds, as in 50,500")).collect(),
         None => WRITE_MILLIS.to_vec(),
     };
     let mut ceilings = Ceilings::default();
-    if let Some(text) = arguments.next() {
-        ceilings.portal_requests_per_minute = text.parse().expect("requests to Partner Center in a minute");
-    }
+    ceilings.portal_requests_per_minute = number("portal").unwrap_or(ceilings.portal_requests_per_minute);
+    ceilings.requests = number("crm").unwrap_or(ceilings.requests);
+    ceilings.execution = number("execution").map_or(ceilings.execution, |seconds| Duration::from_secs(seconds as u64));
     println!(
-        "first import of {referrals} referrals, one in {NEW_EVERY} of them New; round trip {} ms, a read takes {} ms, {} \
-         requests and {} s of execution in {} s, {} at once; Partner Center grants {} requests a minute",
+        "{} of {referrals} referrals, one in {NEW_EVERY} of them New; round trip {} ms, a read takes {} ms, {} requests and {} \
+         s of execution in {} s, {} at once; Partner Center grants {} requests a minute",
+        if is_outage { "catch-up after an outage" } else { "first import" },
         ceilings.round_trip.as_millis(),
         ceilings.read.as_millis(),
         ceilings.requests,
@@ -66,7 +76,7 @@ fn main() {
     for millis in costs {
         let ceilings = Ceilings { write: Duration::from_millis(millis), ..ceilings };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        let figures = runtime.expect("a runtime starts").block_on(import(ceilings, referrals));
+        let figures = runtime.expect("a runtime starts").block_on(import(ceilings, referrals, is_outage));
         print(&ceilings, &figures);
     }
 }
@@ -79,7 +89,7 @@ struct Figures {
     wires: BTreeMap<&'static str, (u64, u64, u64, Duration)>,
     requests: BTreeMap<String, u64>,
     written_back: usize,
-    operations: Vec<u64>,
+    operations: u64,
     cpu: Duration,
     course: Vec<u64>,
 }
@@ -105,8 +115,11 @@ fn print(ceilings: &Ceilings, figures: &Figures) {
     for (name, count) in &figures.requests {
         println!("    {count:>7} {name}");
     }
-    let operations: Vec<String> = figures.operations.iter().map(u64::to_string).collect();
-    println!("  daily pool: {} operations of {} in each day", operations.join(", "), ceilings.daily_pool);
+    let days = figures.took.as_secs_f64() / 86_400.0;
+    println!(
+        "  daily pool         {:>9} operations within {days:.2} days, of {} a day",
+        figures.operations, ceilings.daily_pool
+    );
     let minutes: Vec<String> = figures
         .course
         .iter()
@@ -116,40 +129,44 @@ fn print(ceilings: &Ceilings, figures: &Figures) {
     println!("  CPU time {:.1} s, the simulator included", figures.cpu.as_secs_f64());
 }
 
-async fn import(ceilings: Ceilings, referrals: usize) -> Figures {
+async fn import(ceilings: Ceilings, referrals: usize, is_outage: bool) -> Figures {
     let clock = SimClock::of_runtime(Timestamp::from_seconds(1_795_000_000));
     let world = filled(ceilings.options(), clock.clone(), referrals);
-    let new: BTreeSet<Uuid> =
-        world.portal.all().filter(|(_, document)| document["status"] == "New").map(|(id, _)| id).collect();
+    let new = world.portal.all().filter(|(_, document)| document["status"] == "New").map(|(id, _)| id).collect();
+    let world = Arc::new(Mutex::new(world));
     let directory = tempfile::tempdir().expect("there is a temporary directory");
+    let line = Line::new(Arc::clone(&world), ceilings, directory.path(), Arc::new(clock.clone()));
+    let figures = line.work(&new, BTreeMap::new()).await;
+    drop(line);
+    if !is_outage {
+        return figures;
+    }
+    tokio::time::sleep(OUTAGE).await;
+    let (new, stale) = edit_everything(&world, referrals / NEW_EVERY);
     let line = Line::new(world, ceilings, directory.path(), Arc::new(clock));
-    let engine = Arc::new(Reconciler::new(line.ports.clone(), line.settings.clone(), Vec::new(), None));
+    line.work(&new, stale).await
+}
 
-    let (bell, stop) = (Bell::new(), CancellationToken::new());
-    let (_settings, settings) = watch::channel(line.settings.daemon.clone());
-    let began = Instant::now();
-    let daemon = Daemon {
-        engine,
-        bell: bell.clone(),
-        pulse: Pulse::new(),
-        settings,
-        silence_max: Box::new(|| Duration::from_secs(120)),
-        tell: Box::new(|_| {}),
-    };
-    let cpu = cpu_time();
-    let minutes = async {
-        loop {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            bell.ring();
+/// Every referral gets another name, and so many New ones come. Gives those, and the name that each lead has to get.
+fn edit_everything(world: &Mutex<World>, fresh: usize) -> (BTreeSet<Uuid>, BTreeMap<Uuid, String>) {
+    let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
+    let column = world.crm.referral_column().unwrap_or_default().to_owned();
+    let (mut by_referral, mut stale) = (BTreeMap::new(), BTreeMap::new());
+    for lead in world.crm.lead_ids() {
+        let referral = world.crm.value(Table::Lead, lead, &column).as_str().and_then(|text| Uuid::try_parse(text).ok());
+        by_referral.extend(referral.map(|referral| (referral, lead)));
+    }
+    for (number, (referral, lead)) in by_referral.into_iter().enumerate() {
+        let name = format!("Renamed {number}");
+        if world.edit_referral(referral, |document| document["customerProfile"]["name"] = name.clone().into()) {
+            stale.insert(lead, name);
         }
-    };
-    let watched = tokio::select! {
-        watched = line.watch(&new) => watched,
-        () = minutes => unreachable!("the clock goes on"),
-        _ = daemon.run(&stop) => unreachable!("nobody stops the daemon"),
-    };
-    let cpu = cpu_time() - cpu;
-    line.figures(watched, began, cpu)
+    }
+    let before: BTreeSet<Uuid> = world.portal.all().map(|(id, _)| id).collect();
+    world.populate(SEED + 1, fresh);
+    let is_new = |document: &serde_json::Value| document["status"] == "New";
+    let new = world.portal.all().filter(|(id, document)| !before.contains(id) && is_new(document)).map(|(id, _)| id);
+    (new.collect(), stale)
 }
 
 /// What was seen while the import went on.
@@ -171,10 +188,47 @@ struct Line {
 }
 
 impl Line {
-    fn new(world: World, ceilings: Ceilings, directory: &Path, clock: Arc<dyn Clock>) -> Line {
-        let settings = settings(&world.options, directory);
+    /// Lets the daemon work until nothing is left to do.
+    async fn work(&self, new: &BTreeSet<Uuid>, stale: BTreeMap<Uuid, String>) -> Figures {
+        let engine = Arc::new(Reconciler::new(self.ports.clone(), self.settings.clone(), Vec::new(), None));
+        let (bell, stop) = (Bell::new(), CancellationToken::new());
+        let (_settings, settings) = watch::channel(self.settings.daemon.clone());
+        let (began, counted) = (Instant::now(), self.world().journal.counts().clone());
+        let operations: u64 = self.world().crm.operations_by_day().iter().sum();
+        let daemon = Daemon {
+            engine,
+            bell: bell.clone(),
+            pulse: Pulse::new(),
+            settings,
+            silence_max: Box::new(|| Duration::from_secs(120)),
+            tell: Box::new(|_| {}),
+        };
+        let cpu = cpu_time();
+        let minutes = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                bell.ring();
+            }
+        };
+        let watched = tokio::select! {
+            watched = self.watch(new, stale) => watched,
+            () = minutes => unreachable!("the clock goes on"),
+            _ = daemon.run(&stop) => unreachable!("nobody stops the daemon"),
+        };
+        let cpu = cpu_time() - cpu;
+        let mut figures = self.figures(watched, began, cpu);
+        for ((service, operation), count) in counted {
+            let name = format!("{service:?}: {operation}");
+            figures.requests.entry(name).and_modify(|now| *now -= count);
+        }
+        figures.requests.retain(|_, count| *count > 0);
+        figures.operations = figures.operations.saturating_sub(operations);
+        figures
+    }
+
+    fn new(world: Arc<Mutex<World>>, ceilings: Ceilings, directory: &Path, clock: Arc<dyn Clock>) -> Line {
+        let settings = settings(&world.lock().unwrap_or_else(PoisonError::into_inner).options, directory);
         let base = settings.dataverse.url.clone().expect("it was set");
-        let world = Arc::new(Mutex::new(world));
         let wire = |service, base: &url::Url| {
             Arc::new(SimWire::new(Arc::clone(&world), service, base.clone(), ceilings.round_trip))
         };
@@ -213,25 +267,34 @@ impl Line {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks until everything is imported.
-    async fn watch(&self, new: &BTreeSet<Uuid>) -> Watched {
+    /// Looks until everything is imported, and every stale lead has its new name.
+    async fn watch(&self, new: &BTreeSet<Uuid>, mut stale: BTreeMap<Uuid, String>) -> Watched {
         let began = Instant::now();
+        let (leads_before, updates) = (self.world().crm.len(Table::Lead) as u64, stale.len() as u64);
+        let is_import = stale.is_empty();
+        let leads_before = if is_import { 0 } else { leads_before };
+        let swept_before = self.ports.store.memo().expect("the ledger is readable").swept;
         let mut watched = Watched { last: Some(began), ..Watched::default() };
         loop {
-            tokio::time::sleep(LOOK).await;
-            let leads = self.world().crm.len(Table::Lead) as u64;
+            tokio::time::sleep(if is_import { LOOK } else { LONG_LOOK }).await;
+            let created = (self.world().crm.len(Table::Lead) as u64).saturating_sub(leads_before);
+            {
+                let world = self.world();
+                stale.retain(|lead, name| world.crm.value(Table::Lead, *lead, "companyname") != name.as_str());
+            }
+            let leads = created + updates - stale.len() as u64;
             if leads > watched.leads {
                 (watched.leads, watched.last) = (leads, Some(Instant::now()));
             }
             if began.elapsed() >= Duration::from_secs(60) * (watched.course.len() as u32 + 1) {
                 watched.course.push(leads);
             }
-            if watched.first_new.is_none() && leads >= FIRST as u64 && self.has_leads(new) {
+            if watched.first_new.is_none() && created >= FIRST as u64 && self.has_leads(new) {
                 watched.first_new = Some(Instant::now());
             }
             let quiet = watched.last.map_or(Duration::ZERO, |last| last.elapsed());
-            let is_swept = self.ports.store.memo().is_ok_and(|memo| memo.swept.is_some());
-            if quiet > QUIET || (is_swept && quiet > Duration::from_secs(5)) {
+            let is_swept = self.ports.store.memo().is_ok_and(|memo| memo.swept > swept_before);
+            if quiet > QUIET || (is_swept && stale.is_empty() && quiet > Duration::from_secs(5)) {
                 return watched;
             }
         }
@@ -264,7 +327,7 @@ impl Line {
             first_new: watched.first_new.map(since),
             wires: tallies.collect(),
             requests: requests.collect(),
-            operations: world.crm.operations_by_day(),
+            operations: world.crm.operations_by_day().iter().sum(),
             written_back: written_back.count(),
             cpu,
             course: watched.course,

@@ -24,6 +24,9 @@ use crate::trigger::schedule::{Alarms, Schedules, Ticker};
 /// What a start takes at most beside waiting for the disk: told to the service manager, which would give up otherwise.
 const START_TIME_MAX: Duration = Duration::from_secs(90);
 
+/// Bytes that are written to see whether a disk has room: as many as the ledger asks for at once, and more.
+const PROBE_BYTES: usize = 1 << 20;
+
 /// Runs until a signal asks to stop.
 pub(super) async fn run(call: &Call<'_>) -> Result<Exit, Failure> {
     let ground = call.ground()?;
@@ -220,7 +223,7 @@ async fn opened(
 /// True when the disk under a folder is full or read-only: room or a remount brings it back, and no setting is wrong.
 fn takes_no_byte(folder: &Path) -> bool {
     let probe = folder.join(format!("probe-{}", std::process::id()));
-    let written = std::fs::write(&probe, [0]);
+    let written = std::fs::write(&probe, vec![0; PROBE_BYTES]);
     let _ = std::fs::remove_file(&probe); // Where it was made, it can be removed as well.
     written.is_err_and(|error| {
         matches!(

@@ -1,10 +1,11 @@
 //! The search for a lead that exists already, and who else speaks for it (spec 2, "Adoption").
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use futures_util::future::join_all;
 
 use super::lone::is_fault_of_server;
+use super::observe::may_be_of_few;
 use super::{CycleError, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, ReferralId, RemoteError, Side, Standing};
 use crate::plan::settings::Adopt;
@@ -140,15 +141,10 @@ impl Pass<'_> {
         if asked.is_empty() {
             return Ok(Default::default());
         }
-        let (listed, asked_alone) = match self.ports.crm.leads(&asked).await {
-            Ok(leads) => (leads, ids),
-            // One of them may be at fault: each is asked for by itself.
-            Err(error) if is_fault_of_server(&error) => (Vec::new(), asked.clone()),
-            Err(error) => return Err(error),
-        };
+        let listed = self.list_leads(&asked).await?;
         let mut found: BTreeMap<LeadId, Lead> = listed.into_iter().map(|lead| (lead.id, lead)).collect();
         let (shown, mut refused) = (found.len(), BTreeMap::new());
-        for id in asked_alone {
+        for id in ids {
             if found.contains_key(&id) {
                 continue;
             }
@@ -167,22 +163,46 @@ impl Pass<'_> {
     }
 
     /// Searches leads by what they say of their referral. Where a search cannot be answered, one of the leads that fit may be at
-    /// fault: each referral is searched for by itself, and those whose search fails again are put off. None: the side is down.
+    /// fault: the referrals are searched for in halves, and those whose search fails alone are put off as long as a search for
+    /// something else is answered. None: the side is down.
     async fn find_leads(&mut self, by: FindBy, ids: &[ReferralId]) -> Option<Vec<Lead>> {
-        let mut leads = Vec::new();
-        let mut parts = vec![ids];
-        while let Some(part) = parts.pop() {
+        let (mut leads, mut alone, mut parts) = (Vec::new(), Vec::new(), VecDeque::from([ids]));
+        let (mut answered, mut failed) = (0, 0);
+        while let Some(part) = parts.pop_front() {
             match self.ports.crm.find(by, part).await {
-                Ok(found) => leads.extend(found),
-                Err(error) if part.len() > 1 && is_fault_of_server(&error) => parts.extend(part.chunks(1)),
-                Err(error) if part.len() == 1 && self.is_of_one_id(part[0].uuid(), &error) => {
-                    self.note_unreadable(part[0], &error);
+                Ok(found) => {
+                    answered += 1;
+                    leads.extend(found);
+                }
+                Err(error) if is_fault_of_server(&error) && may_be_of_few(answered, failed) => {
+                    failed += 1;
+                    match part {
+                        [one] => alone.push((*one, error)),
+                        _ => {
+                            let (one, other) = part.split_at(part.len() / 2);
+                            parts.extend([one, other]);
+                        }
+                    }
                 }
                 Err(error) => {
                     self.note(&error);
                     return None;
                 }
             }
+        }
+        if answered == 0 && !alone.is_empty() {
+            // Nobody has this id: whether searches are answered at all.
+            if let Err(error) = self.ports.crm.find(by, &[ReferralId::new(uuid::Uuid::max())]).await {
+                self.note(&error);
+                return None;
+            }
+        }
+        for (id, error) in alone {
+            if !self.is_of_one_id(id.uuid(), &error) {
+                self.note(&error);
+                return None;
+            }
+            self.note_unreadable(id, &error);
         }
         Some(leads)
     }

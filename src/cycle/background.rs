@@ -403,15 +403,18 @@ impl Pass<'_> {
             if is_watched && !self.heard.contains(&id) {
                 let mut row = Row::new(id);
                 row.entry = Some(entry);
-                rows.push(row);
+                if !self.waits_for_its_lead(&row) {
+                    rows.push(row);
+                }
             }
         }
         let ids = distinct(rows.iter().filter_map(|row| row.entry.as_ref()?.link.as_ref()).map(|link| link.lead));
         let is_read = self.read_leads(&mut rows, &ids).await;
-        if !(is_read && self.follow(&mut rows).await && self.read_opportunities(&mut rows).await) {
+        let is_observed = is_read && self.follow(&mut rows).await && self.read_opportunities(&mut rows).await;
+        self.put_off(&mut rows).await?; // Also when others keep this step from its end: it must not fail for these again.
+        if !is_observed {
             return Ok(false);
         }
-        self.put_off(&mut rows).await?;
         // A lead that is still gone is no news.
         rows.retain(|row| {
             let was_gone = row.entry.as_ref().is_some_and(|entry| entry.standing == Standing::LeadGone);

@@ -39,15 +39,20 @@ impl Pass<'_> {
         self.troubled.get(&side).is_some_and(|troubled| troubled.len() >= TROUBLED_MAX)
     }
 
-    /// A row whose intent could not be read for a reason of its own, and whose time has not come again. A dead letter is
-    /// tried all the same, at the longest interval: some time it has to be found out what came of the write.
-    pub(super) fn waits_for_intent(&self, row: &Row) -> bool {
+    /// A row of which a part could not be read for a reason of its own, and whose time has not come again. A dead letter is
+    /// tried all the same, at the longest interval: some time it has to be found out what it says, and what came of a write.
+    pub(super) fn waits_to_be_read(&self, row: &Row) -> bool {
         let Some(entry) = row.entry.as_ref().filter(|entry| backoff::unread_side(entry).is_some()) else {
             return false;
         };
         let policy = &self.setup.policy;
         let until = entry.trouble.as_ref().map(|trouble| backoff::next_attempt(trouble, row.id, &policy.retry));
         until.is_some_and(|until| self.ports.clock.now() < until) && !policy.ignores_delays
+    }
+
+    /// The same of a row whose lead, or what speaks for it, is the part that could not be read.
+    pub(super) fn waits_for_its_lead(&self, row: &Row) -> bool {
+        row.entry.as_ref().and_then(backoff::unread_side) == Some(Side::Crm) && self.waits_to_be_read(row)
     }
 
     /// What was attempted and is proven not to have been done does not count.

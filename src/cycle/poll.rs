@@ -50,6 +50,11 @@ impl Pass<'_> {
             }
         }
         let mut rows: Vec<Row> = rows.into_values().collect();
+        // A lead that could not be read just now is not asked for in each pass because an opportunity names it.
+        let is_waiting = |row: &mut Row| row.lead.is_unseen() && self.waits_for_its_lead(row);
+        let mut waiting: Vec<Row> = rows.extract_if(.., is_waiting).collect();
+        unread.retain(|lead| !waiting.iter().any(|row| linked_lead(row) == Some(*lead)));
+        self.doubt(&mut waiting, &spoken, &followed.news).await?;
         if !heard.is_whole {
             self.doubt(&mut rows, &spoken, &followed.news).await?;
             return self.restart_outcomes(rows).await; // It may say something else when it is polled again.

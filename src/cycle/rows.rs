@@ -40,7 +40,7 @@ impl Pass<'_> {
         for row in &mut open {
             row.entry = self.ports.store.get(row.id)?;
         }
-        let waits = |row: &Row| self.waits_for_intent(row) || self.waits_for_its_referral(row);
+        let waits = |row: &Row| self.waits_to_be_read(row) || self.waits_for_its_referral(row);
         let waiting: Vec<Row> = open.extract_if(.., |row| waits(row)).collect();
         let (read, mut unread) = self.read_for_intents(open).await;
         self.unresolved.extend(waiting.iter().chain(&unread).map(|row| row.id)); // Both sides are read when it can be resolved.

@@ -56,7 +56,12 @@ impl Pass<'_> {
 
     /// A side shows the organization that the ledger belongs to: what its answers had latched is over.
     fn recognised(&mut self, side: Side) {
-        if self.decisions.brakes.get(ORGANIZATION_BRAKE).is_some_and(|brake| brake.side == Some(side)) {
+        if self
+            .decisions
+            .brakes
+            .get(ORGANIZATION_BRAKE)
+            .is_some_and(|brake| brake.side.is_none_or(|latched| latched == side))
+        {
             self.unlatch(ORGANIZATION_BRAKE);
         }
     }

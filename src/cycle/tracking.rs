@@ -125,15 +125,16 @@ impl Pass<'_> {
         let news = self.news_of(&page)?;
         let mut rows: BTreeMap<ReferralId, Row> = BTreeMap::new();
         self.add_rows(&mut rows, &news)?;
-        let mut rows: Vec<Row> = rows.into_values().filter(|row| !self.heard.contains(&row.id)).collect();
+        let is_open = |row: &Row| !self.heard.contains(&row.id) && !self.waits_for_its_lead(row);
+        let mut rows: Vec<Row> = rows.into_values().filter(is_open).collect();
         let leads = distinct(rows.iter().filter_map(super::observe::linked_lead));
         let is_read = self.read_leads(&mut rows, &leads).await
             && self.follow(&mut rows).await
             && self.read_opportunities(&mut rows).await;
+        self.put_off(&mut rows).await?;
         if !is_read {
             return Ok(false); // This page is read again.
         }
-        self.put_off(&mut rows).await?;
         self.process(rows).await?;
         if !self.may_write() {
             return Ok(false);

@@ -315,3 +315,48 @@ async fn a_lead_that_cannot_be_printed_fails_no_search_of_others() {
     retried(&bench, fresh[0]).await;
     assert_eq!(linked().map(|link| link.lead.uuid()), Some(broken));
 }
+
+#[tokio::test]
+async fn searches_that_time_out_are_the_trouble_of_their_side_however_few_referrals_wait() {
+    let (bench, referrals) = settled(3).await;
+    bench.world().crm.time_out_searches(true);
+    let fresh = bench.world().add_referral(json!({"name": "A new deal"}));
+    for _ in 0..12 {
+        let report = bench.pass().await;
+        assert!(report.sides.contains_key(&Side::Crm), "{report:?}");
+        bench.wait(3600);
+    }
+    assert_eq!(trouble_of_any(&bench, &[fresh, referrals[0]]), vec![]);
+    bench.world().crm.time_out_searches(false);
+    for _ in 0..2 {
+        bench.pass().await;
+    }
+    bench.lead_of(fresh);
+}
+
+#[tokio::test]
+async fn many_leads_that_cannot_be_printed_end_no_nightly_reading() {
+    let (bench, referrals) = settled(30).await;
+    let newest = bench.lead_of(referrals[29]);
+    for referral in &referrals[..5] {
+        unprintable(&bench, Table::Lead, bench.lead_of(*referral), newest).await;
+    }
+    bench.world().crm.set_out_of_reach(bench.lead_of(referrals[7]), true);
+    bench.engine.ask_for_sweep();
+    let before = bench.store.memo().unwrap().leads_read;
+    let asked = |bench: &Bench| bench.world().journal.count(Service::Crm);
+    let asked_before = asked(&bench);
+    let mut passes = 0;
+    while passes < 12 && bench.store.memo().unwrap().leads_read == before {
+        bench.pass().await;
+        passes += 1;
+    }
+    println!("{passes} passes, {} requests", asked(&bench) - asked_before);
+    assert!(bench.store.memo().unwrap().leads_read > before, "every lead was read, or has trouble of its own");
+    assert_eq!(trouble_of_any(&bench, &referrals).len(), 6);
+    assert!(asked(&bench) - asked_before < 100 * passes, "{}", asked(&bench) - asked_before);
+}
+
+fn trouble_of_any(bench: &Bench, referrals: &[Uuid]) -> Vec<Trouble> {
+    referrals.iter().filter_map(|id| bench.store.get(ReferralId::new(*id)).unwrap()?.trouble).collect()
+}

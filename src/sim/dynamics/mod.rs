@@ -57,6 +57,8 @@ pub struct Dynamics {
     out_of_reach: BTreeSet<Uuid>,
     /// Rows that the service cannot print.
     unprintable: BTreeSet<Uuid>,
+    /// Searches by subject take longer than the database waits.
+    times_out_searches: bool,
     /// Saved rows that the journal has not been told of.
     news: Vec<Event>,
 }
@@ -126,6 +128,7 @@ impl Dynamics {
             protection: Protection::default(),
             out_of_reach: BTreeSet::new(),
             unprintable: BTreeSet::new(),
+            times_out_searches: false,
             news: Vec::new(),
         };
         crm.furnish(&options.crm, turn);
@@ -360,6 +363,11 @@ impl Dynamics {
         } else {
             self.out_of_reach.remove(&id)
         };
+    }
+
+    /// Searches by subject, which has no index, time out in a large table, or are answered again (dataverse §6.3).
+    pub fn time_out_searches(&mut self, is_so: bool) {
+        self.times_out_searches = is_so;
     }
 
     /// A row that the service cannot print, or can again: whatever answer would show it is a fault, lists among them.

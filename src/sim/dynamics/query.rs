@@ -71,6 +71,9 @@ impl Dynamics {
             None => None,
             Some(text) => Some(Filter::parse(&text).map_err(|message| bad(&message))?),
         };
+        if self.times_out_searches && filter.iter().flat_map(Filter::properties).any(|name| name == "subject") {
+            return Err(Answer::crm_error(500, "0x80044151", "SQL timeout expired."));
+        }
         let order = orders(&request.parameter("$orderby").unwrap_or_default());
         for property in
             filter.iter().flat_map(Filter::properties).chain(order.iter().map(|order| order.property.as_str()))
