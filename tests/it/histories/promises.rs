@@ -477,11 +477,18 @@ impl<'a> Replay<'a> {
             self.found.push(format!("P1: lead {lead} of referral {referral} has another id than the computed one"));
         }
         let leads = self.leads_of(*referral);
-        // One that was merged away leads to its master: while it is out of sight, so is the way there.
+        let master = |id: Uuid| self.leads.get(&id)?.columns.get("_masterid_value").and_then(guid);
+        // A lead that was merged away leads to its master: while it is out of sight, so is the way there.
+        let leads_to = |from: Uuid, rival: Uuid| {
+            std::iter::successors(Some(from), |id| master(*id)).take(leads.len() + 1).any(|id| id == rival)
+        };
         let is_out_of_sight = |id: &Uuid| self.hidden.get(id).is_some_and(|until| at <= until.plus(BLIND));
-        let is_blind = self.blind_until.is_some_and(|until| at < until) || leads.iter().any(is_out_of_sight);
-        let is_rival =
-            |id: &&Uuid| **id != lead && self.leads.get(id).is_some_and(|seen| seen.exists && !is_merged(seen));
+        let can_be_seen = |rival: Uuid| !leads.iter().any(|id| leads_to(*id, rival) && is_out_of_sight(id));
+        let is_rival = |id: &&Uuid| {
+            let exists = self.leads.get(id).is_some_and(|seen| seen.exists && !is_merged(seen));
+            **id != lead && exists && can_be_seen(**id)
+        };
+        let is_blind = self.blind_until.is_some_and(|until| at < until);
         if let Some(rival) = leads.iter().find(is_rival).filter(|_| !is_blind) {
             self.found.push(format!("P1: lead {lead} was created at {at}, but referral {referral} had {rival}"));
         }
