@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use life::History;
 use planted::Plant;
+use referrald::ports::ActionKind;
 use referrald::sim::faults::CLASSES;
 use script::{Ending, Script};
 
@@ -248,48 +249,61 @@ const ENUMERATED_ROUNDS: usize = 6;
 /// Referrals at the beginning of such a history.
 const ENUMERATED_REFERRALS: usize = 5;
 
-/// More steps than such a cycle has.
-const ENUMERATED_STEPS_MAX: u32 = 1_000;
+/// Steps of the cycle after it within which that one is cut short as well, one of them for each step of the first.
+const ENUMERATED_SECOND: u32 = 29;
 
-/// Where seeds hit some steps of large cycles, this hits every step of small ones: before and after each write to the ledger
-/// and to a service, and before each read. `REFERRALD_HISTORY_FROM=n` takes another history than today's.
+/// What must have been among the cycles that are cut short.
+const ENUMERATED_KINDS: [ActionKind; 5] =
+    [ActionKind::Create, ActionKind::Update, ActionKind::WriteBack, ActionKind::Accept, ActionKind::Close];
+
+/// Where seeds hit some steps of large cycles, this hits every step of each cycle of a small history, the first import among
+/// them: before and after each write to the ledger and to a service, and before each read. And once more with a second end in
+/// the cycle that makes up for the first. `REFERRALD_HISTORY_FROM=n` takes another history than today's.
 #[test]
 fn a_process_that_ends_at_any_step_of_a_cycle_keeps_every_promise() {
     let seed = number("REFERRALD_HISTORY_FROM").unwrap_or_else(first_of_today);
     println!("seed {seed}");
     let endings: [fn(u32) -> Ending; 2] = [Ending::Crash, Ending::Loss];
-    let rounds = (1..ENUMERATED_ROUNDS).flat_map(|round| endings.map(|ending| (round, ending)));
-    let (next, cut) = (Mutex::new(rounds), AtomicUsize::new(0));
+    let rounds = (0..ENUMERATED_ROUNDS).flat_map(|round| endings.map(|ending| (round, ending)));
+    let (next, cut, kinds) = (Mutex::new(rounds), AtomicUsize::new(0), Mutex::new(std::collections::BTreeSet::new()));
+    let outlive = |restarts: Vec<(usize, Ending)>| {
+        let history = outlive(Script {
+            referrals: ENUMERATED_REFERRALS,
+            rounds: ENUMERATED_ROUNDS,
+            restarts: restarts.clone(),
+            is_sled: false,
+            ..Script::new(seed).undisturbed()
+        });
+        assert!(history.found.is_empty(), "seed {seed}, {restarts:?}:\n{}", history.found.join("\n"));
+        cut.fetch_add(history.cut_short, Ordering::Relaxed);
+        history
+    };
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let Some((round, ending)) = next.lock().unwrap().next() else { return };
-                    for step in 0..ENUMERATED_STEPS_MAX {
-                        let script = Script {
-                            referrals: ENUMERATED_REFERRALS,
-                            rounds: ENUMERATED_ROUNDS,
-                            restarts: vec![(round, ending(step))],
-                            is_sled: false,
-                            ..Script::new(seed).undisturbed()
-                        };
-                        let history = outlive(script);
-                        let place = format!("seed {seed}, round {round}, {:?}", ending(step));
-                        assert!(history.found.is_empty(), "{place}:\n{}", history.found.join("\n"));
+                    let mut step = 0;
+                    loop {
+                        let history = outlive(vec![(round, ending(step))]);
                         if history.cut_short == 0 {
-                            assert!(step > 0, "{place}: the cycle has no step");
-                            cut.fetch_add(step as usize, Ordering::Relaxed);
+                            kinds.lock().unwrap().extend(history.kinds);
                             break;
                         }
+                        let second = Ending::Crash(step * 11 % ENUMERATED_SECOND);
+                        outlive(vec![(round, ending(step)), (round, second)]);
+                        step += 1;
                     }
+                    assert!(step > 0, "round {round}: the cycle has no step");
                 }
             });
         }
     });
-    let cut = cut.into_inner();
-    println!("{cut} cycles were cut short, each at another step");
-    assert!(cut > 100, "{cut} steps are no enumeration");
+    let (cut, kinds) = (cut.into_inner(), kinds.into_inner().unwrap());
+    println!("{cut} cycles were cut short; they did {kinds:?}");
+    let missing: Vec<_> = ENUMERATED_KINDS.iter().filter(|kind| !kinds.contains(kind)).collect();
+    assert!(missing.is_empty(), "never cut short: {missing:?}");
 }
 
 #[test]

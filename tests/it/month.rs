@@ -1,4 +1,5 @@
-//! A month without network, and what had changed meanwhile: it converges by itself, the urgent first.
+//! A month without one of the services, or without this host, and what had changed meanwhile: it converges by itself, the
+//! urgent first.
 //!
 //! `REFERRALD_MONTH=n` changes how many referrals changed.
 
@@ -32,8 +33,29 @@ const IN_FLIGHT: usize = 32;
 /// What of the writes after an outage is looked at.
 const FIRST: usize = 100;
 
+/// What was away.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Away {
+    Service(Service),
+    ThisHost,
+}
+
 #[tokio::test]
-async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first() {
+async fn after_a_month_without_partner_center_everything_converges_by_itself_the_urgent_first() {
+    after_a_month_without(Away::Service(Service::Portal)).await;
+}
+
+#[tokio::test]
+async fn after_a_month_without_dynamics_everything_converges_by_itself_the_urgent_first() {
+    after_a_month_without(Away::Service(Service::Crm)).await;
+}
+
+#[tokio::test]
+async fn after_a_month_without_this_host_everything_converges_by_itself_the_urgent_first() {
+    after_a_month_without(Away::ThisHost).await;
+}
+
+async fn after_a_month_without(away: Away) {
     let changed = usize::try_from(number("REFERRALD_MONTH").unwrap_or(CHANGED)).unwrap();
     let clock = SimClock::paused(Timestamp::from_seconds(1_795_000_000));
     let portal = PortalOptions { paging: Paging::Key, ..PortalOptions::default() };
@@ -41,7 +63,8 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
     let mut world = World::new(141, clock.clone(), Options { portal, crm, ..Options::default() });
     let ids: Vec<Uuid> = (0..changed).map(|number| world.add_referral(plain(number, "Active", None))).collect();
     let world = Arc::new(Mutex::new(world));
-    let engine = engine(&world, &clock);
+    let store = Arc::new(MemoryStore::new([7; 16]));
+    let mut engine = engine(&world, &clock, &store);
     for _ in 0..120 {
         if minute(&engine, &clock).await.writes() == 0 && world.lock().unwrap().crm.lead_ids().len() == changed {
             break; // The service's own limits make it take a while.
@@ -49,13 +72,16 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
     }
     assert_eq!(world.lock().unwrap().crm.lead_ids().len(), changed);
 
-    // The network is away for a month. Everything changes, and what is urgent changed first, so that it is listed last.
+    // It is away for a month. Everything changes, and what is urgent changed first, so that it is listed last.
     let mut kinds: BTreeMap<Uuid, &str> = BTreeMap::new();
     {
         let mut world = world.lock().unwrap();
-        world.faults.outage(Some(Service::Portal));
+        if let Away::Service(service) = away {
+            world.faults.outage(Some(service));
+        }
     }
-    for _ in 0..3 {
+    let tries = if away == Away::ThisHost { 0 } else { 3 };
+    for _ in 0..tries {
         minute(&engine, &clock).await;
     }
     clock.advance(2 * DAY);
@@ -78,7 +104,7 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
         }
     }
     let left = clock.at();
-    for _ in 0..3 {
+    for _ in 0..tries {
         minute(&engine, &clock).await;
     }
     clock.advance((28 * DAY).saturating_sub(clock.at().since(left)));
@@ -90,6 +116,9 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
         world.journal.clear();
         counts(&world)
     };
+    if away == Away::ThisHost {
+        engine = self::engine(&world, &clock, &Arc::new(store.restarted(false)));
+    }
     let began = Instant::now();
     let mut cycles = 0;
     while cycles < 60 {
@@ -107,7 +136,7 @@ async fn after_a_month_of_outage_everything_converges_by_itself_the_urgent_first
     let changes = kinds.len() + changed.div_ceil(10);
     let per_change = requests as f64 / changes as f64;
     println!(
-        "{changes} changes, {requests} requests, {per_change:.3} per change, {cycles} cycles, {:?}; the first {FIRST} writes: {}",
+        "{away:?}: {changes} changes, {requests} requests, {per_change:.3} per change, {cycles} cycles, {:?}; the first {FIRST} writes: {}",
         began.elapsed(),
         runs(&first)
     );
@@ -144,13 +173,13 @@ fn plain(number: usize, status: &str, expires: Option<String>) -> Value {
     })
 }
 
-fn engine(world: &Arc<Mutex<World>>, clock: &SimClock) -> Reconciler {
+fn engine(world: &Arc<Mutex<World>>, clock: &SimClock, store: &Arc<MemoryStore>) -> Reconciler {
     let mut settings = Settings::defaults();
     settings.writes = Writes::Both;
     let ports = Ports {
         portal: Arc::new(DirectPortal::new(world.clone())),
         crm: Arc::new(DirectCrm::new(world.clone(), Default::default())),
-        store: Arc::new(MemoryStore::new([7; 16])),
+        store: store.clone(),
         clock: Arc::new(clock.clone()),
     };
     Reconciler::new(ports, settings, Vec::new(), None)

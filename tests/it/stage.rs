@@ -624,6 +624,15 @@ impl Daemon {
         wait_for(&mut child).await
     }
 
+    /// From now on no file of the process takes a byte, or every file does again. True, so that it can be a condition. Only of
+    /// one that was started with `trap '' XFSZ`.
+    pub fn fill_disk(&self, is_full: bool) -> bool {
+        let limit = if is_full { "--fsize=0:unlimited" } else { "--fsize=unlimited:unlimited" };
+        let set = Command::new("prlimit").args(["--pid", &self.pid().to_string(), limit]).status().unwrap();
+        assert!(set.success());
+        true
+    }
+
     /// What it has logged so far.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

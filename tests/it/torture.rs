@@ -1,4 +1,4 @@
-//! The daemon killed at random moments, again and again, while both sides are edited.
+//! The daemon killed at random moments, again and again, while both sides are edited, disks fill up and lines are cut.
 //!
 //! `REFERRALD_KILLS=n` changes how often it is killed, `REFERRALD_TORTURE_SEED=n` what happens meanwhile.
 
@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use referrald::sim::faults::{Class, FaultPlan};
 use referrald::sim::journal::{Actor, Event};
+use referrald::sim::serve::Line;
 use referrald::sim::{Service, World};
 use uuid::Uuid;
 
@@ -20,6 +21,10 @@ const KILLS: u64 = 40;
 
 /// The longest a daemon lives before it is killed.
 const LIFE_MAX: Duration = Duration::from_secs(3);
+
+/// Lives in which the disk fills up before the kill, and lives in which the line to a service is cut.
+const FULL_DISK_ODDS: f64 = 0.1;
+const CUT_LINE_ODDS: f64 = 0.1;
 
 /// Logs of this many last lives are kept, and of every twentieth.
 const LOGS_KEPT: usize = 3;
@@ -71,6 +76,8 @@ struct Tale {
     reopened: Vec<Duration>,
     at_work: u64,
     damages: u64,
+    full_disks: u64,
+    cut_lines: u64,
     logs: Vec<std::path::PathBuf>,
 }
 
@@ -120,8 +127,16 @@ fn people(stage: &Stage, rng: &mut ChaCha8Rng, tale: &mut Tale) {
 
 /// One life: killed while it opens the ledger, or after some more requests, or when its time is over.
 async fn live_and_die(stage: &Stage, rng: &mut ChaCha8Rng, tale: &mut Tale) {
+    let hardship = match rng.random::<f64>() {
+        share if share < FULL_DISK_ODDS => Some(Hardship::FullDisk),
+        share if share < FULL_DISK_ODDS + CUT_LINE_ODDS => {
+            let services = [Service::Portal, Service::Crm, Service::Authority];
+            Some(Hardship::CutLine(services[rng.random_range(0..services.len())]))
+        }
+        _ => None,
+    };
     let began = Instant::now();
-    let mut daemon = stage.start();
+    let mut daemon = stage.start_in("trap '' XFSZ; exec \"$0\" \"$@\"", &[]);
     tale.logs.push(daemon.log.clone());
     if rng.random_bool(0.15) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
@@ -145,6 +160,17 @@ async fn live_and_die(stage: &Stage, rng: &mut ChaCha8Rng, tale: &mut Tale) {
         if !has_meddled && stage.simulator.with(|world| counts(world)).0 >= meddles_at {
             people(stage, rng, tale);
             has_meddled = true;
+            match (hardship, &daemon) {
+                (Some(Hardship::FullDisk), Some(daemon)) => {
+                    daemon.fill_disk(true);
+                    tale.full_disks += 1;
+                }
+                (Some(Hardship::CutLine(service)), _) => {
+                    stage.simulator.set_line(service, Line::Cut);
+                    tale.cut_lines += 1;
+                }
+                (_, _) => {}
+            }
         }
         let is_over = stage.simulator.with(|world| {
             let (requests, writes) = counts(world);
@@ -156,13 +182,25 @@ async fn live_and_die(stage: &Stage, rng: &mut ChaCha8Rng, tale: &mut Tale) {
         });
         if is_over {
             tale.at_work += 1;
-            return;
+            break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     if let Some(daemon) = daemon {
         daemon.kill();
     }
+    if let Some(Hardship::CutLine(service)) = hardship {
+        stage.simulator.set_line(service, Line::Open);
+    }
+}
+
+/// What makes the end of a life harder.
+#[derive(Clone, Copy)]
+enum Hardship {
+    /// No file takes a byte any more.
+    FullDisk,
+    /// A service is out of reach.
+    CutLine(Service),
 }
 
 /// Does something to the state directory; says what.
@@ -256,11 +294,13 @@ impl Tale {
             (world.journal.writes().count(), world.portal.len(), world.crm.lead_ids().len(), created)
         });
         println!(
-            "{} edits, {} of the kills in the middle of a request, {} damages; {referrals} referrals, {leads} leads, {created} made by \
+            "{} edits, {} of the kills in the middle of a request, {} damages, {} full disks, {} cut lines; {referrals} referrals, {leads} leads, {created} made by \
              the daemon, {writes} writes; start to socket: median {:?}, 95 % {:?}, longest {:?}; faults {:?}",
             self.edits,
             self.at_work,
             self.damages,
+            self.full_disks,
+            self.cut_lines,
             at(0.5).unwrap_or_default(),
             at(0.95).unwrap_or_default(),
             times.last().copied().unwrap_or_default(),

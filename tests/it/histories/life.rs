@@ -13,7 +13,7 @@ use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionRequest, Detail, Engine, Reconciler, Which};
 use referrald::model::{ReferralId, Timestamp};
 use referrald::plan::HOLD_NAMES;
-use referrald::ports::{LatchedBrake, Ports, StateStore};
+use referrald::ports::{ActionKind, LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::FaultPlan;
 use referrald::sim::journal::Event;
@@ -41,6 +41,8 @@ pub struct History {
     pub edits: u64,
     pub fault_classes: usize,
     pub restarts: u64,
+    /// What was done in cycles among people.
+    pub kinds: BTreeSet<ActionKind>,
     /// Cycles that the end of their process cut short.
     pub cut_short: usize,
     pub has_lost_ledger: bool,
@@ -221,7 +223,8 @@ impl Life {
                 self.frail.fill_up(*healthy, *failing);
             }
             let began = self.clock.at();
-            self.cycle().await;
+            let report = self.cycle().await;
+            self.history.kinds.extend(report.done.into_keys());
             if self.frail.fill_up(0, 0) {
                 self.unrecorded.push((began, self.clock.at()));
             }
