@@ -147,7 +147,7 @@ async fn import(ceilings: Ceilings, referrals: usize, is_outage: bool) -> Figure
     line.work(&new, stale).await
 }
 
-/// Every referral gets another name, and so many New ones come. Gives those, and the name that each lead has to get.
+/// Every referral knows its lead and gets another name, and so many New ones come. Gives those, and the name that each lead has to get.
 fn edit_everything(world: &Mutex<World>, fresh: usize) -> (BTreeSet<Uuid>, BTreeMap<Uuid, String>) {
     let mut world = world.lock().unwrap_or_else(PoisonError::into_inner);
     let column = world.crm.referral_column().unwrap_or_default().to_owned();
@@ -158,7 +158,12 @@ fn edit_everything(world: &Mutex<World>, fresh: usize) -> (BTreeSet<Uuid>, BTree
     }
     for (number, (referral, lead)) in by_referral.into_iter().enumerate() {
         let name = format!("Renamed {number}");
-        if world.edit_referral(referral, |document| document["customerProfile"]["name"] = name.clone().into()) {
+        let is_edited = world.edit_referral(referral, |document| {
+            document["customerProfile"]["name"] = name.clone().into();
+            // Written back long ago: at the rate that Partner Center grants that takes longer than the import.
+            document["externalReferenceId"] = lead.to_string().into();
+        });
+        if is_edited {
             stale.insert(lead, name);
         }
     }
