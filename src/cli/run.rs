@@ -200,7 +200,9 @@ async fn opened(
         notifier.status("opening the ledger");
         let error = match call.build.engine(call.flags, Purpose::Cycles).await {
             Ok(engine) => return Ok(Some(engine)),
-            Err(StartError::Store(error @ StoreError::Failed { .. })) if takes_no_byte(&ground.state_directory) => {
+            Err(StartError::Store(error @ StoreError::Failed { .. }))
+                if is_full_or_read_only(&ground.state_directory) =>
+            {
                 error
             }
             Err(error) => return Err(error.into()),
@@ -221,7 +223,7 @@ async fn opened(
 }
 
 /// True when the disk under a folder is full or read-only: room or a remount brings it back, and no setting is wrong.
-fn takes_no_byte(folder: &Path) -> bool {
+fn is_full_or_read_only(folder: &Path) -> bool {
     let probe = folder.join(format!("probe-{}", std::process::id()));
     let written = std::fs::write(&probe, vec![0; PROBE_BYTES]);
     let _ = std::fs::remove_file(&probe); // Where it was made, it can be removed as well.

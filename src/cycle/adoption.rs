@@ -1,11 +1,10 @@
 //! The search for a lead that exists already, and who else speaks for it (spec 2, "Adoption").
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 
-use super::lone::is_fault_of_server;
-use super::observe::may_be_of_few;
+use super::halves::{Failure, Halves};
 use super::{CycleError, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, ReferralId, RemoteError, Side, Standing};
 use crate::plan::settings::Adopt;
@@ -166,31 +165,24 @@ impl Pass<'_> {
     /// fault: the referrals are searched for in halves, and those whose search fails alone are put off as long as a search for
     /// something else is answered. None: the side is down.
     async fn find_leads(&mut self, by: FindBy, ids: &[ReferralId]) -> Option<Vec<Lead>> {
-        let (mut leads, mut alone, mut parts) = (Vec::new(), Vec::new(), VecDeque::from([ids]));
-        let (mut answered, mut failed) = (0, 0);
-        while let Some(part) = parts.pop_front() {
+        let (mut leads, mut alone, mut halves) = (Vec::new(), Vec::new(), Halves::of(ids));
+        while let Some(part) = halves.next() {
             match self.ports.crm.find(by, part).await {
                 Ok(found) => {
-                    answered += 1;
+                    halves.answered();
                     leads.extend(found);
                 }
-                Err(error) if is_fault_of_server(&error) && may_be_of_few(answered, failed) => {
-                    failed += 1;
-                    match part {
-                        [one] => alone.push((*one, error)),
-                        _ => {
-                            let (one, other) = part.split_at(part.len() / 2);
-                            parts.extend([one, other]);
-                        }
+                Err(error) => match halves.failed(part, &error) {
+                    Failure::Divided => {}
+                    Failure::Alone => alone.push((part[0], error)),
+                    Failure::OfSide => {
+                        self.note(&error);
+                        return None;
                     }
-                }
-                Err(error) => {
-                    self.note(&error);
-                    return None;
-                }
+                },
             }
         }
-        if answered == 0 && !alone.is_empty() {
+        if !halves.has_answer() && !alone.is_empty() {
             // Nobody has this id: whether searches are answered at all.
             if let Err(error) = self.ports.crm.find(by, &[ReferralId::new(uuid::Uuid::max())]).await {
                 self.note(&error);

@@ -10,6 +10,7 @@ mod backfill;
 mod background;
 mod braked;
 pub mod explain;
+mod halves;
 mod lane;
 mod lone;
 mod observe;

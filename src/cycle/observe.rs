@@ -1,8 +1,8 @@
 //! The reads that rows ask for: by id, in chunks, merged leads followed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use super::lone::is_fault_of_server;
+use super::halves::{Failure, Halves};
 use super::{CycleError, MERGE_HOPS_MAX, Pass, distinct};
 use crate::model::{Fault, Lead, LeadId, LeadState, Opportunity, ReferralId, RemoteError, Side};
 use crate::plan::{Needs, Row, Seen};
@@ -10,12 +10,6 @@ use crate::ports::{ActionKind, Defect};
 
 /// Leads that may all be out of reach by chance, in a pass in which others are shown.
 const FEW: usize = 5;
-
-/// Lists that may fail before one is answered: the whole, its halves and three of its quarters.
-const LISTS_UNANSWERED_MAX: usize = 6;
-
-/// Lists that may fail on the way to the few ids at fault, besides others that are answered.
-const LISTS_FAILED_MAX: usize = 32;
 
 /// What came of asking for leads by id.
 type Found = BTreeMap<LeadId, Result<Option<Lead>, RemoteError>>;
@@ -167,23 +161,18 @@ impl Pass<'_> {
     /// Lists leads by id. A list that is answered with a fault of the server is read in halves, for one of them may be at
     /// fault; those that fail alone are left out. When nothing of it is answered, it is no fault of one of them.
     pub(super) async fn list_leads(&mut self, ids: &[LeadId]) -> Result<Vec<Lead>, RemoteError> {
-        let (mut found, mut parts) = (Vec::new(), VecDeque::from([ids]));
-        let (mut answered, mut failed) = (0, 0);
-        while let Some(part) = parts.pop_front() {
+        let (mut found, mut halves) = (Vec::new(), Halves::of(ids));
+        while let Some(part) = halves.next() {
             match self.ports.crm.leads(part).await {
                 Ok(leads) => {
-                    answered += 1;
+                    halves.answered();
                     found.extend(leads);
                 }
-                Err(error) if self.waits_out(&error).await => parts.push_front(part),
-                Err(error) if is_fault_of_server(&error) && may_be_of_few(answered, failed) => {
-                    failed += 1;
-                    if part.len() > 1 {
-                        let (one, other) = part.split_at(part.len() / 2);
-                        parts.extend([one, other]);
-                    }
-                }
-                Err(error) => return Err(error),
+                Err(error) if self.waits_out(&error).await => halves.again(part),
+                Err(error) => match halves.failed(part, &error) {
+                    Failure::Divided | Failure::Alone => {}
+                    Failure::OfSide => return Err(error),
+                },
             }
         }
         Ok(found)
@@ -278,32 +267,28 @@ impl Pass<'_> {
         }
         let mut by_lead: BTreeMap<LeadId, Vec<Opportunity>> = BTreeMap::new();
         let mut refused: BTreeMap<LeadId, RemoteError> = BTreeMap::new();
-        let mut parts = VecDeque::from([leads.as_slice()]);
-        let (mut answered, mut failed) = (0, 0);
-        while let Some(part) = parts.pop_front() {
+        let mut halves = Halves::of(&leads);
+        while let Some(part) = halves.next() {
             match self.ports.crm.opportunities_of(part).await {
                 Ok(read) => {
-                    answered += 1;
+                    halves.answered();
                     for opportunity in read {
                         if let Some(lead) = opportunity.lead {
                             by_lead.entry(lead).or_default().push(opportunity);
                         }
                     }
                 }
-                Err(error) if self.waits_out(&error).await => parts.push_front(part),
-                // The opportunities of one of them may be at fault.
-                Err(error) if part.len() > 1 && is_fault_of_server(&error) && may_be_of_few(answered, failed) => {
-                    failed += 1;
-                    let (one, other) = part.split_at(part.len() / 2);
-                    parts.extend([one, other]);
-                }
-                Err(error) if part.len() == 1 && self.is_of_one_id(part[0].uuid(), &error) => {
-                    refused.insert(part[0], error);
-                }
-                Err(error) => {
-                    self.note(&error);
-                    return false;
-                }
+                Err(error) if self.waits_out(&error).await => halves.again(part),
+                Err(error) => match halves.failed(part, &error) {
+                    Failure::Divided => {}
+                    Failure::Alone if self.is_of_one_id(part[0].uuid(), &error) => {
+                        refused.insert(part[0], error);
+                    }
+                    Failure::Alone | Failure::OfSide => {
+                        self.note(&error);
+                        return false;
+                    }
+                },
             }
         }
         for row in rows.iter_mut().filter(|row| is_qualified(row)) {
@@ -346,12 +331,6 @@ impl Pass<'_> {
             *self.report.holds.entry(format!("unreadable {what}")).or_default() += 1;
         }
     }
-}
-
-/// Whether lists that failed may have failed for a few ids, when so many others were answered: with three of them in a list, one
-/// of its quarters has none.
-pub(super) fn may_be_of_few(answered: usize, failed: usize) -> bool {
-    failed < if answered == 0 { LISTS_UNANSWERED_MAX } else { LISTS_FAILED_MAX }
 }
 
 /// The lead a row asks about.

@@ -218,7 +218,14 @@ impl Stage {
     /// As [`Stage::daemon`], with the limits of its files in the hand of the test: a refused write is an error and no
     /// signal, and the log goes where no limit reaches.
     pub async fn daemon_with_limits(&self) -> Daemon {
-        self.daemon_in("trap '' XFSZ; exec \"$0\" \"$@\"", &[]).await
+        let mut daemon = self.start_with_limits();
+        daemon.until_up().await;
+        daemon
+    }
+
+    /// As [`Stage::daemon_with_limits`], and does not wait for it.
+    pub fn start_with_limits(&self) -> Daemon {
+        self.start_in("trap '' XFSZ; exec \"$0\" \"$@\"", &[])
     }
 
     /// As [`Stage::daemon`], by a line of shell that ends in the program, behind another command.

@@ -136,7 +136,7 @@ async fn live_and_die(stage: &Stage, rng: &mut ChaCha8Rng, tale: &mut Tale) {
         _ => None,
     };
     let began = Instant::now();
-    let mut daemon = stage.start_in("trap '' XFSZ; exec \"$0\" \"$@\"", &[]);
+    let mut daemon = stage.start_with_limits();
     tale.logs.push(daemon.log.clone());
     if rng.random_bool(0.15) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
