@@ -43,12 +43,19 @@ impl<F: Fn(&Call) -> Answer + Send + Sync> Exchange for Answering<F> {
     }
 }
 
+#[async_trait]
 impl<F: Send + Sync> Line for Answering<F> {
     fn closed_until(&self) -> Option<Timestamp> {
         None
     }
 
     fn close_until(&self, _until: Timestamp) {}
+
+    async fn closed_beyond(&self, _known: Option<Timestamp>) -> Timestamp {
+        std::future::pending().await
+    }
+
+    fn lose_patience(&self) {}
 
     fn requests_sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)

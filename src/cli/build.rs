@@ -19,7 +19,7 @@ use crate::http::{self, Tokens};
 use crate::model::{Side, Timestamp};
 use crate::observability::ObservabilitySettings;
 use crate::portal::partner_center::webhooks::WebhookApi;
-use crate::ports::{Batch, Clock, Crm, Memo, Opening, Portal, Ports, StateStore, StoreError};
+use crate::ports::{Batch, Clock, Crm, Line as _, Memo, Opening, Portal, Ports, StateStore, StoreError};
 use crate::store::settings::StateSettings;
 use crate::telemetry::{self, LogSettings, TelemetryError};
 use crate::trigger::Bell;
@@ -270,7 +270,8 @@ pub(super) struct Line {
 pub(super) fn portal_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Line, StartError> {
     let portal = &settings.partner_center;
     let (side, section) = (Side::Portal, "partner_center.auth");
-    line(settings, clock, (side, section, &portal.auth), &portal.base_url, portal::dialect(), portal.limits())
+    let address = (&portal.base_url, portal::dialect(), portal.limits());
+    Ok(heeding(line(settings, clock, (side, section, &portal.auth), address)?, settings, side))
 }
 
 /// The line to the Web API of Dataverse.
@@ -285,7 +286,8 @@ pub(super) fn crm_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Li
     })?;
     let (side, section) = (Side::Crm, "dataverse.auth");
     let dialect = crm::dialect(settings.columns());
-    line(settings, clock, (side, section, &crm_settings.auth), url, dialect, crm_settings.limits())
+    let address = (url, dialect, crm_settings.limits());
+    Ok(heeding(line(settings, clock, (side, section, &crm_settings.auth), address)?, settings, side))
 }
 
 /// The line to the webhook registration API.
@@ -297,16 +299,15 @@ pub(super) fn webhook_line(settings: &Settings, clock: &Arc<dyn Clock>) -> Resul
     };
     let limits = LimitSettings { in_flight_max: 1, ..portal.limits() };
     let auth = portal.webhook_sign_in();
-    line(settings, clock, (Side::Portal, section, &auth), &portal.webhook_api_url, portal::dialect(), limits)
+    let address = (&portal.webhook_api_url, portal::dialect(), limits);
+    line(settings, clock, (Side::Portal, section, &auth), address)
 }
 
 fn line(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     (side, section, auth): (Side, &str, &http::settings::AuthSettings),
-    url: &url::Url,
-    dialect: Arc<dyn http::Dialect>,
-    limits: LimitSettings,
+    (url, dialect, limits): (&url::Url, Arc<dyn http::Dialect>, LimitSettings),
 ) -> Result<Line, StartError> {
     let failed = |error: http::SetupError| StartError::Configuration(error.to_string());
     let (audience, keep) = (url.origin().ascii_serialization(), settings.state.directory.join("keep"));
@@ -315,6 +316,14 @@ fn line(
     let shared = Arc::clone(&tokens);
     let client = http::Client::new(dialect, url.clone(), &settings.http, limits, shared, Arc::clone(clock));
     Ok(Line { tokens, client: Arc::new(client.map_err(failed)?) })
+}
+
+/// What the daemon was told of a closed window holds for every command.
+fn heeding(line: Line, settings: &Settings, side: Side) -> Line {
+    if let Some(until) = store::keep::kept_windows(&settings.state.directory).get(&side) {
+        line.client.close_until(*until);
+    }
+    line
 }
 
 /// Builds the client of the webhook registration API.

@@ -420,8 +420,6 @@ impl<'a> Pass<'a> {
             self.memo.lead_reading.get_or_insert(None);
         }
         self.memo.cycles += 1;
-        self.memo.portal_closed_until = self.ports.portal.line().closed_until().filter(|until| *until > now);
-        self.memo.crm_closed_until = self.ports.crm.line().closed_until().filter(|until| *until > now);
         self.setup.meter.count(self.ports, &mut self.memo);
         if self.down.is_empty() && self.scan_trouble.is_none() {
             self.memo.last_success = Some(now);

@@ -3,6 +3,7 @@
 mod decisions;
 mod schema;
 mod standing;
+mod windows;
 
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +81,8 @@ struct Ground {
     identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
+    /// Closed windows of a former process were restored.
+    has_windows: bool,
     planned_off_at: Option<Timestamp>,
 }
 
@@ -199,7 +202,7 @@ impl Reconciler {
         if self.ports.store.mend().await? {
             ground.has_run = false; // As at the first start: everything is read.
         }
-        self.restore_windows()?;
+        self.begin_lines(&mut ground)?;
         let setup = loop {
             match self.setup(&mut ground, true).await {
                 Ok(setup) => break setup,
@@ -210,7 +213,7 @@ impl Reconciler {
                     };
                     if budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX && !stop.is_cancelled() {
                         self.ports.clock.sleep(wait).await;
-                        self.restore_windows()?; // It may be another day.
+                        self.begin_lines(&mut ground)?; // It may be another day.
                         continue;
                     }
                     return self.remember_trouble(self.could_not_begin(&error)).await;
@@ -228,16 +231,12 @@ impl Reconciler {
         result
     }
 
-    /// Closed windows that a former process was told of hold for the first request of this one, too.
-    fn restore_windows(&self) -> Result<(), CycleError> {
-        let memo = self.ports.store.memo()?;
-        if let Some(until) = memo.portal_closed_until {
-            self.ports.portal.line().close_until(until);
+    /// What may be sent today; and what a former process was told of closed windows holds for the first request of this one.
+    fn begin_lines(&self, ground: &mut Ground) -> Result<(), CycleError> {
+        if !std::mem::replace(&mut ground.has_windows, true) {
+            self.restore_windows()?;
         }
-        if let Some(until) = memo.crm_closed_until {
-            self.ports.crm.line().close_until(until);
-        }
-        self.meter.allow(&self.ports, &memo, budgets(&self.settings()));
+        self.meter.allow(&self.ports, &self.ports.store.memo()?, budgets(&self.settings()));
         Ok(())
     }
 
@@ -251,8 +250,6 @@ impl Reconciler {
     /// The report of a failed beginning is the last report, too.
     async fn remember_trouble(&self, mut report: Report) -> Result<Report, CycleError> {
         let mut memo = self.ports.store.memo()?;
-        memo.portal_closed_until = self.ports.portal.line().closed_until().or(memo.portal_closed_until);
-        memo.crm_closed_until = self.ports.crm.line().closed_until().or(memo.crm_closed_until);
         self.meter.count(&self.ports, &mut memo);
         report.budgets = budgets(&self.settings()).notes(memo.requests_today);
         if report.left_out.is_empty() {
@@ -334,7 +331,7 @@ impl Drop for Watch<'_> {
 impl Engine for Reconciler {
     async fn cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let watch = Watch::begin(self);
-        let result = self.run_cycle(budget, stop).await;
+        let result = self.keeping_windows(self.patient_until(stop, self.run_cycle(budget, stop))).await;
         watch.end(Ended::from(&result));
         if result.is_ok() {
             self.nightly.work(&self.ports, budget == Budget::Unlimited).await;
@@ -344,11 +341,11 @@ impl Engine for Reconciler {
 
     async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
-        self.restore_windows()?;
+        self.begin_lines(&mut ground)?;
         let forecast = match self.setup(&mut ground, false).await {
             Ok(mut setup) => {
                 setup.with_values = detail == Detail::Values;
-                cycle::forecast(&self.ports, setup, stop).await
+                self.keeping_windows(cycle::forecast(&self.ports, setup, stop)).await
             }
             Err(error) => {
                 let report = self.could_not_begin(&error);
@@ -366,11 +363,11 @@ impl Engine for Reconciler {
         stop: &CancellationToken,
     ) -> Result<Explanation, CycleError> {
         let mut ground = self.ground.lock().await;
-        self.restore_windows()?;
+        self.begin_lines(&mut ground)?;
         let explained = match self.setup(&mut ground, false).await {
             Ok(mut setup) => {
                 setup.with_values = detail == Detail::Values;
-                cycle::explain(&self.ports, setup, id, stop).await
+                self.keeping_windows(cycle::explain(&self.ports, setup, id, stop)).await
             }
             Err(error) => {
                 let report = self.could_not_begin(&error);

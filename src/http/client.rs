@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
@@ -316,6 +317,7 @@ impl Client {
     }
 }
 
+#[async_trait]
 impl Line for Client {
     fn closed_until(&self) -> Option<Timestamp> {
         self.gate.closed_until()
@@ -323,6 +325,14 @@ impl Line for Client {
 
     fn close_until(&self, until: Timestamp) {
         self.gate.close(until.since(self.clock.now()));
+    }
+
+    async fn closed_beyond(&self, known: Option<Timestamp>) -> Timestamp {
+        self.gate.closed_beyond(known).await
+    }
+
+    fn lose_patience(&self) {
+        self.gate.lose_patience();
     }
 
     fn requests_sent(&self) -> u64 {

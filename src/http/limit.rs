@@ -9,7 +9,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::pace::{Departure, Facet, Learned, Pace, Remaining};
 use super::settings::LimitSettings;
@@ -403,6 +403,8 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     elapsed: Elapsed,
     state: Mutex<GateState>,
+    /// A window has begun or grown, or nobody is to wait for its end.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -410,12 +412,14 @@ struct GateState {
     /// In elapsed time, so that a step back of the local clock does not prolong the window.
     closed_until: Duration,
     is_alarmed: bool,
+    is_impatient: bool,
 }
 
 impl Gate {
     /// An open gate.
     pub fn new(side: Side, clock: Arc<dyn Clock>) -> Self {
-        Gate { side, elapsed: Elapsed::new(Arc::clone(&clock)), clock, state: Mutex::default() }
+        let elapsed = Elapsed::new(Arc::clone(&clock));
+        Gate { side, elapsed, clock, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// Closes the gate for `window` from now on; a longer window that is already known stays.
@@ -426,6 +430,7 @@ impl Gate {
             state.is_alarmed = false;
         }
         state.closed_until = state.closed_until.max(now.saturating_add(window));
+        self.changed.notify_waiters();
         if window > ALARM_AFTER && !state.is_alarmed {
             state.is_alarmed = true;
             tracing::error!(
@@ -448,19 +453,42 @@ impl Gate {
         (!remaining.is_zero()).then(|| self.clock.now().plus(remaining))
     }
 
+    /// Waits for a window that ends later than `known`; the end of it.
+    pub async fn closed_beyond(&self, known: Option<Timestamp>) -> Timestamp {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(until) = self.closed_until().filter(|until| known.is_none_or(|known| *until > known)) {
+                return until;
+            }
+            changed.await;
+        }
+    }
+
+    /// Nobody waits for the end of a window from now on.
+    pub fn lose_patience(&self) {
+        lock(&self.state).is_impatient = true;
+        self.changed.notify_waiters();
+    }
+
     /// Waits until the gate is open.
     ///
     /// # Errors
-    /// The end of the window, at once, when it is longer than `patience`.
+    /// The end of the window, at once, when it is longer than `patience`, or nobody is to wait any more.
     pub async fn pass(&self, patience: Duration) -> Result<(), Timestamp> {
-        while let Some(until) = self.closed_until() {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let Some(until) = self.closed_until() else { return Ok(()) };
             let remaining = self.remaining();
-            if remaining > patience {
+            if remaining > patience || lock(&self.state).is_impatient {
                 return Err(until);
             }
-            self.clock.sleep(retry::spread(remaining).max(Duration::from_millis(1))).await;
+            tokio::select! {
+                () = self.clock.sleep(retry::spread(remaining).max(WAIT_MIN)) => {}
+                () = changed => {}
+            }
         }
-        Ok(())
     }
 }
 

@@ -1,4 +1,5 @@
-//! What people decided, and the brakes that wait for a decision: what no service can give back.
+//! What people decided, the brakes that wait for a decision, and how long a service wants to be left alone: what no service
+//! can give back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ReferralId, Side, Timestamp};
 
-/// Operator decisions and latched brakes.
+/// Operator decisions, latched brakes and closed windows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Decisions {
@@ -32,6 +33,9 @@ pub struct Decisions {
     pub backfill: Option<Backfill>,
     /// Tombstones of referrals that were forgotten: keyed hashes of their ids. They are not imported again.
     pub forgotten: BTreeSet<u64>,
+    /// Until when a service asked us not to send anything: it says so once, and whoever sends all the same waits longer.
+    /// Windows that are over may still stand here.
+    pub closed_until: BTreeMap<Side, Timestamp>,
 }
 
 impl Decisions {

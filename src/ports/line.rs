@@ -2,17 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Timestamp;
 
 /// The line to one service: what can be asked and told of it, whatever is sent over it. Who wraps it hands it on whole.
+#[async_trait]
 pub trait Line: Send + Sync {
     /// Until when the service asked us not to send anything; `None` when it is open.
     fn closed_until(&self) -> Option<Timestamp>;
 
     /// Restores a window that a former process was told of. A longer one that is known already stays.
     fn close_until(&self, until: Timestamp);
+
+    /// Waits until the service asks us not to send anything until later than `known`, and says until when.
+    async fn closed_beyond(&self, known: Option<Timestamp>) -> Timestamp;
+
+    /// Nobody waits for the end of a window any more: a request that finds it closed fails at once, unsent, whatever its
+    /// patience was. For the end of the process.
+    fn lose_patience(&self);
 
     /// Requests sent since the process started, retries included, tokens excluded; items of a batch count singly.
     fn requests_sent(&self) -> u64;

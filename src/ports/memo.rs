@@ -39,10 +39,9 @@ pub struct Memo {
     pub crm_user: Option<uuid::Uuid>,
     /// The partner organization this ledger belongs to.
     pub partner_organization: Option<String>,
-    /// Until when the referrals side asked us not to send anything.
-    pub portal_closed_until: Option<Timestamp>,
-    /// Until when the leads side asked us not to send anything.
-    pub crm_closed_until: Option<Timestamp>,
+    /// Of no use any more: where an earlier program kept closed windows ([`super::Decisions::closed_until`]). Memos are
+    /// read by the order of their fields.
+    pub former_windows: (Option<Timestamp>, Option<Timestamp>),
     /// Requests spent today per side, and the day (days since 1970 in UTC) they belong to.
     pub requests_today: RequestsToday,
     /// When the last cycle that observed both sides ended.

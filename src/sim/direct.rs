@@ -9,7 +9,9 @@ mod portal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::model::{Fault, RemoteError, Side, Timestamp};
 use crate::ports::{Allowance, Line, Traffic};
@@ -38,6 +40,8 @@ struct DirectLine {
     service: Service,
     side: Side,
     gate: Mutex<Gate>,
+    /// A window has begun or grown.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +54,7 @@ struct Gate {
 impl DirectLine {
     fn new(world: Arc<Mutex<World>>, service: Service, side: Side) -> Self {
         let clock = lock(&world).clock().clone();
-        DirectLine { world, clock, service, side, gate: Mutex::new(Gate::default()) }
+        DirectLine { world, clock, service, side, gate: Mutex::default(), changed: Notify::new() }
     }
 
     fn server_time(answer: &Answer) -> Option<Timestamp> {
@@ -161,6 +165,7 @@ impl DirectLine {
     }
 }
 
+#[async_trait]
 impl Line for DirectLine {
     fn closed_until(&self) -> Option<Timestamp> {
         lock(&self.gate).closed_until.filter(|until| *until > self.clock.at())
@@ -169,7 +174,22 @@ impl Line for DirectLine {
     fn close_until(&self, until: Timestamp) {
         let mut gate = lock(&self.gate);
         gate.closed_until = gate.closed_until.max(Some(until));
+        self.changed.notify_waiters();
     }
+
+    async fn closed_beyond(&self, known: Option<Timestamp>) -> Timestamp {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(until) = self.closed_until().filter(|until| known.is_none_or(|known| *until > known)) {
+                return until;
+            }
+            changed.await;
+        }
+    }
+
+    /// Nobody waits here: a closed gate refuses at once.
+    fn lose_patience(&self) {}
 
     fn requests_sent(&self) -> u64 {
         lock(&self.gate).sent

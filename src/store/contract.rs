@@ -290,6 +290,7 @@ async fn decisions_come_back(store: &dyn StateStore) {
             finished: None,
         }),
         forgotten: [7, u64::MAX].into(),
+        closed_until: BTreeMap::from([(Side::Portal, seconds(14)), (Side::Crm, seconds(15))]),
     };
     let wanted = decisions.clone();
     let changed = store.decide(Box::new(|kept| *kept = wanted)).await.unwrap();
@@ -734,8 +735,7 @@ pub(super) fn full_memo() -> Memo {
         crm_organization: Some(uuid::Uuid::from_u128(11)),
         crm_user: Some(uuid::Uuid::from_u128(12)),
         partner_organization: Some("13".to_owned()),
-        portal_closed_until: Some(seconds(14)),
-        crm_closed_until: Some(seconds(15)),
+        former_windows: (Some(seconds(14)), Some(seconds(15))),
         last_success: Some(seconds(16)),
         last_report: Some((seconds(17), "{}".to_owned())),
         requests_today: RequestsToday { day: 20, portal: 21, crm: 22 },

@@ -2,6 +2,7 @@
 //!
 //! Losing it costs holds and a new sign-in, never a duplicate. Everything here is small, written whole and private.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use super::lock;
+use crate::model::{Side, Timestamp};
 use crate::ports::{Decisions, StoreError};
 
 /// Operator decisions and latched brakes, as JSON.
@@ -76,6 +78,12 @@ impl Keep {
     pub fn key(&self) -> [u8; 16] {
         self.key
     }
+}
+
+/// Closed windows as they are kept in a state directory that may be in use; none where they cannot be read.
+pub fn kept_windows(state_directory: &Path) -> BTreeMap<Side, Timestamp> {
+    let json = fs::read(state_directory.join("keep").join(DECISIONS)).unwrap_or_default();
+    serde_json::from_slice::<Decisions>(&json).unwrap_or_default().closed_until
 }
 
 /// Replaces a file whole and durably, readable by nobody else: a reader finds the old content or the new. Blocks.

@@ -31,12 +31,13 @@ impl Reconciler {
     ) -> Result<std::collections::BTreeMap<Side, SideStatus>, CycleError> {
         let settings = self.settings();
         let memo = self.ports.store.memo()?;
+        let closed = self.ports.store.decisions()?.closed_until;
         let today = self.meter.today(&self.ports, &memo);
         let budgets = budgets(&settings);
         let mut sides = std::collections::BTreeMap::new();
         for (side, requests, budget, closed) in [
-            (Side::Portal, today.portal, settings.partner_center.requests_per_day, memo.portal_closed_until),
-            (Side::Crm, today.crm, settings.dataverse.requests_per_day, memo.crm_closed_until),
+            (Side::Portal, today.portal, settings.partner_center.requests_per_day, closed.get(&Side::Portal)),
+            (Side::Crm, today.crm, settings.dataverse.requests_per_day, closed.get(&Side::Crm)),
         ] {
             let credential =
                 self.credentials.iter().find(|(of, _)| *of == side).map(|(_, credential)| credential(&settings));
@@ -46,7 +47,7 @@ impl Reconciler {
             let status = SideStatus {
                 needs_human: report.needs_human && trouble.is_some(),
                 trouble,
-                closed_until: closed.filter(|until| *until > now),
+                closed_until: closed.copied().filter(|until| *until > now),
                 requests_today: requests,
                 requests_per_day: budget,
                 budget: budgets.note(side, today),

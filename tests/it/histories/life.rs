@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use referrald::cycle::{Budget, Report};
 use referrald::daemon::{DecisionRequest, Detail, Engine, Reconciler, Which};
-use referrald::model::{ReferralId, Timestamp};
+use referrald::model::{ReferralId, Side, Timestamp};
 use referrald::plan::HOLD_NAMES;
 use referrald::ports::{ActionKind, LatchedBrake, Ports, StateStore};
 use referrald::sim::dynamics::Table;
@@ -406,10 +406,14 @@ impl Life {
                 }
                 self.say(format!("it got through its cycle: {}", report.is_some()));
                 self.note(&report.and_then(Result::ok).unwrap_or_default(), before);
-                // What was never recorded cannot be honoured: the next process begins when the windows are over.
-                let windows = [self.ports.portal.line().closed_until(), self.ports.crm.line().closed_until()];
-                for until in windows.into_iter().flatten() {
-                    self.clock.advance(until.since(self.clock.at()));
+                // What was not recorded cannot be honoured: it ended in the moment in which it was told.
+                let kept = self.store().decisions().unwrap().closed_until;
+                for side in [Side::Portal, Side::Crm] {
+                    let told = self.ports.line(side).closed_until();
+                    if let Some(until) = told.filter(|until| kept.get(&side).is_none_or(|kept| kept < until)) {
+                        self.say(format!("{side} asked to be left alone in the last moment"));
+                        self.clock.advance(until.since(self.clock.at()));
+                    }
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
@@ -107,6 +108,7 @@ impl Exchange for SimExchange {
     }
 }
 
+#[async_trait]
 impl Line for SimExchange {
     fn closed_until(&self) -> Option<Timestamp> {
         *self.closed.lock().unwrap()
@@ -115,6 +117,12 @@ impl Line for SimExchange {
     fn close_until(&self, until: Timestamp) {
         *self.closed.lock().unwrap() = Some(until);
     }
+
+    async fn closed_beyond(&self, _: Option<Timestamp>) -> Timestamp {
+        std::future::pending().await
+    }
+
+    fn lose_patience(&self) {}
 
     fn requests_sent(&self) -> u64 {
         self.calls.lock().unwrap().len() as u64

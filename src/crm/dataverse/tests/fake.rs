@@ -254,6 +254,7 @@ impl Exchange for Fake {
     }
 }
 
+#[async_trait]
 impl Line for Fake {
     fn closed_until(&self) -> Option<Timestamp> {
         *self.closed.lock().expect("no panic")
@@ -262,6 +263,12 @@ impl Line for Fake {
     fn close_until(&self, until: Timestamp) {
         *self.closed.lock().expect("no panic") = Some(until);
     }
+
+    async fn closed_beyond(&self, _: Option<Timestamp>) -> Timestamp {
+        std::future::pending().await
+    }
+
+    fn lose_patience(&self) {}
 
     fn requests_sent(&self) -> u64 {
         self.all_calls().len() as u64

@@ -139,12 +139,19 @@ impl Exchange for Fake {
     }
 }
 
+#[async_trait]
 impl Line for Fake {
     fn closed_until(&self) -> Option<Timestamp> {
         Some(Timestamp::from_seconds(7))
     }
 
     fn close_until(&self, _: Timestamp) {}
+
+    async fn closed_beyond(&self, _: Option<Timestamp>) -> Timestamp {
+        std::future::pending().await
+    }
+
+    fn lose_patience(&self) {}
 
     fn requests_sent(&self) -> u64 {
         self.calls().len() as u64

@@ -1,0 +1,79 @@
+//! Closed windows: what a service said in `Retry-After` is on record as soon as it is known, so that whoever comes after a
+//! kill waits for the rest of it.
+
+use std::collections::BTreeMap;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Reconciler;
+use crate::cycle::CycleError;
+use crate::model::{Side, Timestamp};
+
+/// Ends of closed windows, by side.
+type Windows = BTreeMap<Side, Timestamp>;
+
+impl Reconciler {
+    /// Closes the lines for what is left of windows that a former process was told of. Once in a process: from then on the
+    /// lines know better, whatever becomes of the local clock.
+    pub(super) fn restore_windows(&self) -> Result<(), CycleError> {
+        for (side, until) in self.ports.store.decisions()?.closed_until {
+            self.ports.line(side).close_until(until);
+        }
+        Ok(())
+    }
+
+    /// Does something that asks the services, and puts every window they close meanwhile on record at once.
+    pub(super) async fn keeping_windows<T>(&self, work: impl Future<Output = T>) -> T {
+        let done = tokio::select! {
+            biased;
+            done = work => done,
+            () = self.keep_windows() => unreachable!("it never ends"),
+        };
+        self.record_windows().await;
+        done
+    }
+
+    /// Nobody waits for the end of a window after `stop`: the grace period is for writes that are in flight.
+    pub(super) async fn patient_until<T>(&self, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
+        let stopped = async {
+            stop.cancelled().await;
+            [Side::Portal, Side::Crm].into_iter().for_each(|side| self.ports.line(side).lose_patience());
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = stopped => unreachable!("it never ends"),
+        }
+    }
+
+    async fn keep_windows(&self) {
+        let mut known = self.windows();
+        let (portal, crm) = (self.ports.portal.line(), self.ports.crm.line());
+        loop {
+            tokio::select! {
+                until = portal.closed_beyond(known.get(&Side::Portal).copied()) => known.insert(Side::Portal, until),
+                until = crm.closed_beyond(known.get(&Side::Crm).copied()) => known.insert(Side::Crm, until),
+            };
+            self.record_windows().await;
+        }
+    }
+
+    async fn record_windows(&self) {
+        let windows = self.windows();
+        let kept = self.ports.store.decisions().map(|decisions| decisions.closed_until);
+        if windows.is_empty() || kept.is_ok_and(|kept| kept == windows) {
+            return;
+        }
+        let recorded = self.ports.store.decide(Box::new(|decisions| decisions.closed_until = windows)).await;
+        if let Err(error) = recorded {
+            tracing::warn!("a service asked us to wait, and the next start would not know: {error}");
+        }
+    }
+
+    /// Windows that are closed now.
+    fn windows(&self) -> Windows {
+        let closed = |side| Some((side, self.ports.line(side).closed_until()?));
+        [Side::Portal, Side::Crm].into_iter().filter_map(closed).collect()
+    }
+}
