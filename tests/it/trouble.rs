@@ -58,6 +58,49 @@ async fn a_window_outlives_the_process() {
     stage.judge();
 }
 
+/// Lets the service that is asked next close for so long.
+fn close_for(stage: &Stage, seconds: u32) {
+    stage.simulator.with(|world| {
+        (world.faults.wait_seconds_min, world.faults.wait_seconds_max) = (seconds.into(), seconds.into());
+        world.faults.play_next(Class::Throttle);
+    });
+}
+
+/// Windows that are on record.
+fn windows(stage: &Stage) -> usize {
+    let text = std::fs::read_to_string(stage.state().join("keep/decisions.json")).unwrap_or_default();
+    let decisions: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    decisions["closed_until"].as_object().map_or(0, |windows| windows.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_waited_out_in_a_pass_outlives_a_kill_and_holds_for_every_command() {
+    let stage = Stage::new(63, 5).await;
+    close_for(&stage, 600);
+    assert!(stage.once_killed_when(|_| windows(&stage) == 1).await, "it waited");
+    let status = stage.json(&["status"], 0).await;
+    assert!(status["sides"].as_object().unwrap().values().any(|side| side["closed_until"].is_number()), "{status:#}");
+    let doctor = stage.run(&["doctor"]).await;
+    assert_eq!(doctor.code, 1, "{doctor:#?}");
+    println!("{}", doctor.out);
+    assert!(doctor.out.contains("asked again when the time is over"), "{}", doctor.out);
+    stage.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_the_end_of_a_window() {
+    let stage = Stage::new(64, 5).await;
+    stage.json(&["once"], 0).await;
+    close_for(&stage, 50); // Less than a call waits, and more than the grace period.
+    let daemon = stage.daemon().await;
+    stage.until(|_| windows(&stage) == 1).await;
+    let log = daemon.log.clone();
+    assert_eq!(daemon.stop().await, 0);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("stopped in order"), "{log}");
+    stage.judge();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn protection_limits_of_dynamics_are_obeyed_during_an_import() {
     let limits =
