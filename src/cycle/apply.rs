@@ -178,7 +178,7 @@ impl Pass<'_> {
             true => IRREVERSIBLE_AT_ONCE,
             false => self.ports.crm.writes_at_once().max(IN_FLIGHT_MIN),
         };
-        let done: Vec<Done> = futures_util::stream::iter(batch)
+        let sending = futures_util::stream::iter(batch)
             .map(|mut ready| {
                 let (remotes, policy, silence) = (&remotes, &policy, &silence);
                 async move {
@@ -192,8 +192,8 @@ impl Pass<'_> {
                 }
             })
             .buffered(at_once)
-            .collect()
-            .await;
+            .collect::<Vec<Done>>();
+        let done = self.beside_write_backs(sending).await;
         self.settle_done(done).await
     }
 

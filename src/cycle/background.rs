@@ -207,7 +207,7 @@ impl Pass<'_> {
         }
         self.count_referrals(&page.items);
         self.note_defects("referral", &page.defects);
-        let created = self.attempted.get(&ActionKind::Create).copied();
+        let written = self.leads_attempted();
         let (mut gone, mut unknown, mut known) = (Vec::new(), Vec::new(), Vec::with_capacity(page.items.len()));
         let mut page_ids = Vec::with_capacity(page.items.len());
         let before = std::mem::take(&mut self.memo.sweep_page);
@@ -248,7 +248,7 @@ impl Pass<'_> {
         worked?;
         self.found = Found::default();
         (self.ahead, self.page_time) = (ahead, self.ports.clock.now().since(began));
-        if self.attempted.get(&ActionKind::Create).copied() == created {
+        if self.leads_attempted() == written {
             self.make_room_for_write_backs().await?;
         }
         if self.is_incomplete && !self.both_up() {
@@ -273,6 +273,11 @@ impl Pass<'_> {
             self.ports.store.record(Batch { memo: Some(self.memo.clone()), ..Batch::default() }).await?;
         }
         Ok(!is_over)
+    }
+
+    /// Leads that this pass has tried to write.
+    fn leads_attempted(&self) -> usize {
+        [ActionKind::Create, ActionKind::Update].iter().filter_map(|kind| self.attempted.get(kind)).sum()
     }
 
     /// The place where the sweep goes on is of no use any more, or the page there cannot be read: the beginning may help,

@@ -69,6 +69,11 @@ impl Lane {
         self.shared.is_stopped.store(false, Ordering::Relaxed);
     }
 
+    /// How many wait for a worker.
+    pub(super) fn untried(&self) -> usize {
+        lock(&self.shared.queue).items.len()
+    }
+
     /// Takes what has been tried since this was asked last.
     pub(super) fn take_done(&self) -> Vec<Done> {
         std::mem::take(&mut *lock(&self.shared.done))

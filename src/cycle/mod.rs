@@ -155,6 +155,10 @@ struct Pass<'a> {
     is_crm_decided: bool,
     /// More leads changed than a pass has room for: the rest comes with the next pass.
     is_poll_full: bool,
+    /// What changed on the leads side could not be listed in this pass.
+    is_poll_blind: bool,
+    /// New referrals that were due were listed, for there are many.
+    has_listed_due: bool,
     /// This pass was shown at least one lead: our rights are not lost.
     is_sighted: bool,
     /// Where the watermarks of the leads side go at the end.
@@ -247,6 +251,8 @@ impl<'a> Pass<'a> {
             is_crm_observed: false,
             is_crm_decided: false,
             is_poll_full: false,
+            is_poll_blind: false,
+            has_listed_due: false,
             is_sighted: false,
             leads_high: None,
             opportunities_high: None,
@@ -281,7 +287,9 @@ impl<'a> Pass<'a> {
         self.observe_portal().await?;
         let due = self.due().await?;
         self.leftovers().await?;
-        self.finish_write_backs().await?;
+        if self.memo.sweep.is_none() && !self.memo.is_sweep_due {
+            self.finish_write_backs().await?; // Beside a sweep they go on while it makes leads.
+        }
         self.advance();
         self.braked(false).await?;
         self.memo.is_sweep_due |= Self::is_sweep_cheaper(&due) && self.memo.sweep.is_none();

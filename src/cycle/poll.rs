@@ -152,7 +152,7 @@ impl Pass<'_> {
             return Ok(());
         }
         let is_blind = !self.is_sighted;
-        let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some();
+        let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some() || self.is_poll_blind;
         let is_partial = self.setup.policy.referral_column.is_some() || is_behind;
         let is_unproven = |row: &Row| is_blind || (is_partial && row.lead.is_unseen());
         let is_irreversible =

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::background::is_alive;
+use super::lone::is_fault_of_server;
 use super::{CycleError, Pass};
 use crate::model::{Lead, LeadId, Opportunity, RemoteError, Side, Timestamp, Watermark};
 use crate::plan::{Row, RowPlan};
@@ -21,13 +22,25 @@ pub(super) struct Poll<T> {
     newest: Option<Timestamp>,
     /// Server time of the first page.
     server_time: Option<Timestamp>,
-    /// More changed than one poll reads; server time of the last page that was read.
-    cut: Option<Option<Timestamp>>,
+    /// Not all that changed can be listed.
+    cut: Option<Cut>,
     /// There was no room for more news: the next pass goes on where this one ended.
     is_full: bool,
     /// Every page could be read, or as many as one poll reads.
     pub(super) is_whole: bool,
 }
+
+/// Why a poll does not list all that changed, and the server time of its last answer.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// More changed than one poll reads.
+    TooLong(Option<Timestamp>),
+    /// The service cannot print one of the rows, and does not say which.
+    Unprintable(Option<Timestamp>),
+}
+
+/// No row has changed since so long after now: a list of what did prints none.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// A kind of row that is polled.
 #[async_trait]
@@ -106,6 +119,7 @@ impl Pass<'_> {
             match self.ports.crm.both_changed_since(leads, unnamed, deals).await.transpose() {
                 Ok(first) => return Some(first),
                 Err(error) if self.waits_out(&error).await => continue,
+                Err(error) if is_fault_of_server(&error) => return Some(None), // One of the two may be answered.
                 Err(error) => {
                     self.note(&error);
                     return None;
@@ -135,6 +149,13 @@ impl Pass<'_> {
                 Ok(page) => page,
                 Err(error) if self.waits_out(&error).await => continue,
                 Err(error) => {
+                    // A list without a row tells whether one of the rows is at fault.
+                    let never = self.began.plus(NEVER);
+                    if is_fault_of_server(&error)
+                        && let Ok(page) = T::ask(self.ports.crm.as_ref(), never, &[], None).await
+                    {
+                        return Ok(Poll { cut: Some(Cut::Unprintable(page.server_time)), ..poll });
+                    }
                     self.note(&error);
                     return Ok(Poll { is_whole: false, ..poll });
                 }
@@ -154,7 +175,7 @@ impl Pass<'_> {
                 None => return Ok(poll),
                 Some(_) if poll.items.len() >= news_max => return Ok(Poll { is_full: true, ..poll }),
                 Some(_) if pages >= self.setup.poll_pages_max => {
-                    return Ok(Poll { cut: Some(page.server_time), ..poll });
+                    return Ok(Poll { cut: Some(Cut::TooLong(page.server_time)), ..poll });
                 }
                 Some(next) => cursor = Some(next),
             }
@@ -180,16 +201,43 @@ impl Pass<'_> {
                 poll.newest.map(|newest| mark.advanced_to(newest))
             }
             None => self.after_poll(self.memo.leads_seen, poll.server_time, poll.newest),
-            Some(server_time) => {
-                tracing::warn!(
-                    pages = self.setup.poll_pages_max,
-                    "too many leads changed for one poll: linked leads are read by id instead; a referral_id_column makes the poll small"
-                );
-                self.memo.lead_reading = Some(None);
-                server_time.map(|at| self.memo.leads_seen.unwrap_or_default().advanced_to(at))
-            }
+            Some(cut) => self.read_by_id_instead::<Lead>(cut, self.memo.leads_seen),
         };
         Ok(poll)
+    }
+
+    /// What a poll does not list is found by reading linked leads by id, from now on. Where the watermark goes meanwhile.
+    ///
+    /// A row that cannot be printed fails each poll until it is older than the watermark and its overlap. Which one it is the
+    /// reading finds out, where it is put off alone; the watermark follows from one reading to the next.
+    fn read_by_id_instead<T: Polled>(&mut self, cut: Cut, mark: Option<Watermark>) -> Option<Watermark> {
+        let seen = match cut {
+            Cut::TooLong(server_time) => {
+                tracing::warn!(
+                    pages = self.setup.poll_pages_max,
+                    "more {}s changed than one poll reads: linked leads are read by id instead; a referral_id_column makes the poll small",
+                    T::WHAT
+                );
+                server_time
+            }
+            Cut::Unprintable(server_time) => {
+                self.is_poll_blind = true;
+                let words = format!(
+                    "changed {}s cannot be listed, for the service fails on one of them: linked leads are read by id instead",
+                    T::WHAT
+                );
+                let is_recent = self.memo.leads_read.is_some_and(|at| self.began.since(at) < self.setup.poll_overlap);
+                if self.memo.lead_reading.is_some() || is_recent {
+                    self.report.progress.push(words);
+                    return None;
+                }
+                tracing::warn!("{words}");
+                self.report.progress.push(words);
+                server_time.or(Some(self.began.minus(self.setup.poll_overlap)))
+            }
+        };
+        self.memo.lead_reading = Some(None);
+        seen.map(|at| mark.unwrap_or_default().advanced_to(at))
     }
 
     /// Linked leads that a poll by the referral id column would not show. Those that nobody has to watch any more are
@@ -241,10 +289,7 @@ impl Pass<'_> {
         self.opportunities_high = match poll.cut {
             None if !poll.is_whole => None,
             None => self.after_poll(self.memo.opportunities_seen, poll.server_time, poll.newest),
-            Some(server_time) => {
-                self.memo.lead_reading = Some(None);
-                server_time.map(|at| self.memo.opportunities_seen.unwrap_or_default().advanced_to(at))
-            }
+            Some(cut) => self.read_by_id_instead::<Opportunity>(cut, self.memo.opportunities_seen),
         };
         Ok(poll)
     }

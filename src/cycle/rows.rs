@@ -14,6 +14,9 @@ const READ_ROUNDS_MAX: usize = 6;
 /// Rows that are due and decided together.
 const DUE_STEP: usize = 20;
 
+/// So many new referrals are read one by one when they are due: more of them are listed, a hundred with one request.
+const READ_SINGLY_MAX: usize = 100;
+
 /// Windows of due rows that a pass looks through, at most: a second or two for 100,000 rows.
 const DUE_WINDOWS_MAX: usize = 20;
 
@@ -102,8 +105,8 @@ impl Pass<'_> {
         // Of linked ones only the referral says whether a filter lets it in, and a text without the people in it.
         let is_linked = entry.standing == Standing::Linked && !entry.is_frozen && !entry.is_consent_withdrawn;
         let is_rescanned = self.memo.is_rescan && !is_linked;
-        let is_told = !self.awaits_write_back(entry);
-        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && is_told
+        let is_awaited = self.awaits_write_back(entry) || self.awaits_listing(entry);
+        is_unchanged(entry, referral) && !is_rescanned && !entry.has_recalled() && !is_awaited
     }
 
     /// Rows that are due although neither side changed: retries, settled closings, what the last pass left. Returns those
@@ -118,13 +121,13 @@ impl Pass<'_> {
         };
         let window = self.setup.settings.window as usize;
         let windows_max = if self.is_unlimited() { usize::MAX } else { DUE_WINDOWS_MAX };
-        let (mut later, mut seen) = (Vec::new(), BTreeSet::new());
+        let (mut later, mut seen, mut singly) = (Vec::new(), BTreeSet::new(), 0);
         for _ in 0..windows_max {
             // What stays due is listed again, before the others.
             let mut ids = self.ports.store.due(until, window.saturating_add(seen.len()))?;
             ids.retain(|id| !seen.contains(id));
             let is_last = ids.len() < window || !self.has_time();
-            self.look_at_due(&ids, &mut later).await?;
+            self.look_at_due(&ids, &mut later, &mut singly).await?;
             if is_last {
                 break;
             }
@@ -133,7 +136,14 @@ impl Pass<'_> {
         Ok(later)
     }
 
-    async fn look_at_due(&mut self, ids: &[ReferralId], later: &mut Vec<ReferralId>) -> Result<(), CycleError> {
+    /// Decides rows that are due. Those that only miss their write-back are put into `later`; `singly` counts those whose
+    /// referral is read for them alone.
+    async fn look_at_due(
+        &mut self,
+        ids: &[ReferralId],
+        later: &mut Vec<ReferralId>,
+        singly: &mut usize,
+    ) -> Result<(), CycleError> {
         let mut rows = Vec::new();
         for (place, id) in ids.iter().copied().enumerate() {
             if !self.has_time() {
@@ -149,6 +159,13 @@ impl Pass<'_> {
                 later.push(id);
                 continue;
             }
+            if !is_seen && entry.as_ref().is_some_and(|entry| self.awaits_listing(entry)) {
+                *singly += 1;
+                if *singly > READ_SINGLY_MAX {
+                    self.list_what_is_due().await?;
+                    continue;
+                }
+            }
             let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
             let is_unlinked = entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
             row.entry = entry;
@@ -162,6 +179,21 @@ impl Pass<'_> {
             }
         }
         self.finish(rows).await
+    }
+
+    /// So many referrals have no lead yet that they are listed: the New ones at once, the others by a sweep.
+    async fn list_what_is_due(&mut self) -> Result<(), CycleError> {
+        if !std::mem::replace(&mut self.has_listed_due, true) {
+            self.memo.is_sweep_due |= self.memo.sweep.is_none();
+            self.peek().await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing stands in the way of a lead but time, and it is due: a listing of the referral is all it takes.
+    fn awaits_listing(&self, entry: &Entry) -> bool {
+        let is_due = entry.look_at.is_some_and(|at| at <= self.ports.clock.now());
+        entry.standing == Standing::Pending && entry.trouble.is_none() && is_due
     }
 
     /// Rows of the leads side that no referral joined.

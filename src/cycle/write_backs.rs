@@ -123,11 +123,34 @@ impl Pass<'_> {
     /// Settles what the workers have done and gives them more; returns writes of other kinds that follow from it.
     pub(super) async fn serve_write_backs(&mut self) -> Result<Vec<Ready>, CycleError> {
         let again = self.settle_write_backs().await?;
-        let has_work = !self.write_backs.waiting.is_empty() && self.write_backs.under_way.len() < INTENDED_MAX / 2;
+        self.refill_lane().await?;
+        Ok(again)
+    }
+
+    /// Gives the workers more before they run out of it.
+    async fn refill_lane(&mut self) -> Result<(), CycleError> {
+        let has_work = !self.write_backs.waiting.is_empty() && self.write_backs.lane.untried() < INTENDED_MAX / 2;
         if has_work && self.may_write_back() {
             self.intend_write_backs().await?;
         }
-        Ok(again)
+        Ok(())
+    }
+
+    /// Waits for something else while the workers go on.
+    pub(super) async fn beside_write_backs<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        while !self.write_backs.waiting.is_empty() {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.write_backs.lane.progress() => {}
+            }
+            if let Err(error) = self.refill_lane().await {
+                tracing::debug!("no more write-backs for now: {error}");
+                break; // Whoever records the outcome of the work meets the same, and says so.
+            }
+        }
+        work.await
     }
 
     /// Sends every write-back that waits, as long as there is time.

@@ -360,3 +360,74 @@ async fn many_leads_that_cannot_be_printed_end_no_nightly_reading() {
 fn trouble_of_any(bench: &Bench, referrals: &[Uuid]) -> Vec<Trouble> {
     referrals.iter().filter_map(|id| bench.store.get(ReferralId::new(*id)).unwrap()?.trouble).collect()
 }
+
+fn closing_date(bench: &Bench, referral: Uuid) -> String {
+    let world = bench.world();
+    world.portal.get(referral).unwrap()["details"]["closingDateTime"]
+        .as_str()
+        .unwrap_or_default()
+        .chars()
+        .take(10)
+        .collect()
+}
+
+/// Passes of an hour, a minute after each other; none of them says that a side is in trouble.
+async fn an_hour_without_trouble(bench: &Bench) {
+    for _ in 0..60 {
+        bench.wait(60);
+        let report = bench.pass().await;
+        assert!(report.sides.is_empty(), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lead_that_cannot_be_printed_does_not_hide_what_changed_besides() {
+    let (bench, referrals) = settled(8).await;
+    let broken = bench.lead_of(referrals[0]);
+    // The next poll lists it.
+    bench.edit(Table::Lead, broken, json!({"estimatedclosedate": "2027-08-08"}));
+    bench.world().crm.set_unprintable(broken, true);
+    bench.edit(Table::Lead, bench.lead_of(referrals[1]), json!({"estimatedclosedate": "2027-08-09"}));
+    bench.world().edit_referral(referrals[2], |it| it["customerProfile"]["name"] = "Renamed".into());
+    bench.edit(Table::Lead, bench.lead_of(referrals[3]), json!({"statuscode": 2}));
+    let asked = |bench: &Bench| bench.world().journal.count(Service::Crm);
+    let before = asked(&bench);
+    an_hour_without_trouble(&bench).await;
+    println!("{} requests in an hour", asked(&bench) - before);
+    assert_eq!(closing_date(&bench, referrals[1]), "2027-08-09");
+    assert_eq!(bench.world().crm.value(Table::Lead, bench.lead_of(referrals[2]), "companyname"), "Renamed");
+    assert_eq!(bench.world().portal.get(referrals[3]).unwrap()["status"], "Active");
+    assert_eq!(trouble_of(&bench, referrals[0]).unwrap().cause.side, Some(Side::Crm));
+    // It is older than the watermark by now: a change is listed again.
+    bench.edit(Table::Lead, bench.lead_of(referrals[4]), json!({"estimatedclosedate": "2027-08-10"}));
+    let read_before = bench.store.memo().unwrap().leads_read;
+    bench.pass().await;
+    assert_eq!(closing_date(&bench, referrals[4]), "2027-08-10");
+    assert_eq!(bench.store.memo().unwrap().leads_read, read_before);
+    bench.world().crm.set_unprintable(broken, false);
+    retried(&bench, referrals[0]).await;
+    assert_eq!(trouble_of(&bench, referrals[0]), None);
+    assert_eq!(closing_date(&bench, referrals[0]), "2027-08-08");
+}
+
+#[tokio::test]
+async fn an_opportunity_that_cannot_be_printed_does_not_hide_other_outcomes() {
+    let (bench, referrals) = settled(8).await;
+    let mut opportunities = Vec::new();
+    for referral in &referrals[..2] {
+        let lead = bench.lead_of(*referral);
+        opportunities.push(bench.world().qualify_lead(lead, true).unwrap().expect("an opportunity"));
+    }
+    bench.pass().await;
+    for opportunity in &opportunities {
+        bench.world().close_opportunity(*opportunity, true).unwrap();
+    }
+    bench.world().crm.set_unprintable(opportunities[0], true);
+    an_hour_without_trouble(&bench).await;
+    let status = |referral: Uuid| bench.world().portal.get(referral).unwrap()["status"].clone();
+    assert_eq!((status(referrals[0]), status(referrals[1])), (json!("Active"), json!("Closed")));
+    bench.world().crm.set_unprintable(opportunities[0], false);
+    retried(&bench, referrals[0]).await;
+    an_hour_without_trouble(&bench).await;
+    assert_eq!(status(referrals[0]), "Closed");
+}
