@@ -32,7 +32,7 @@ impl Pass<'_> {
         self.prepare_backfill().await?;
         self.was_stopped = is_stopped;
         // Asked for while one was under way: what that one had read by then may be another by now.
-        let has_second = self.setup.is_sweep_asked && self.memo.sweep.is_some();
+        let has_second = self.memo.is_sweep_due && self.memo.sweep.is_some();
         for _ in 0..=usize::from(has_second) {
             self.begin_sweep().await?;
             while self.memo.sweep.is_some() && self.has_time() && self.may_scan() {
@@ -142,6 +142,9 @@ impl Pass<'_> {
 
     /// The urgent first: New referrals, oldest first, before everything else is read.
     pub(super) async fn peek(&mut self) -> Result<(), CycleError> {
+        if std::mem::replace(&mut self.has_peeked, true) {
+            return Ok(());
+        }
         let mut cursor = None;
         for _ in 0..PEEK_PAGES_MAX {
             if !self.both_up() || !self.has_time() {
@@ -248,6 +251,8 @@ impl Pass<'_> {
         worked?;
         self.found = Found::default();
         (self.ahead, self.page_time) = (ahead, self.ports.clock.now().since(began));
+        let again = self.serve_write_backs().await?;
+        self.send(again).await?;
         if self.leads_attempted() == written {
             self.make_room_for_write_backs().await?;
         }

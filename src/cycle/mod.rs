@@ -157,8 +157,8 @@ struct Pass<'a> {
     is_poll_full: bool,
     /// What changed on the leads side could not be listed in this pass.
     is_poll_blind: bool,
-    /// New referrals that were due were listed, for there are many.
-    has_listed_due: bool,
+    /// New referrals were listed before everything else.
+    has_peeked: bool,
     /// This pass was shown at least one lead: our rights are not lost.
     is_sighted: bool,
     /// Where the watermarks of the leads side go at the end.
@@ -252,7 +252,7 @@ impl<'a> Pass<'a> {
             is_crm_decided: false,
             is_poll_full: false,
             is_poll_blind: false,
-            has_listed_due: false,
+            has_peeked: false,
             is_sighted: false,
             leads_high: None,
             opportunities_high: None,
@@ -376,11 +376,11 @@ impl<'a> Pass<'a> {
         let crate::model::Fault::Throttled { until } = error.fault else { return false };
         let wait = until.since(self.ports.clock.now());
         let is_patient = self.mode == Mode::Write(Budget::Unlimited) && wait <= THROTTLE_WAIT_MAX;
-        if is_patient && !self.stop.is_cancelled() {
-            self.ports.clock.sleep(wait).await;
-            self.setup.meter.allow(self.ports, &self.memo, self.setup.budgets); // It may be another day.
+        if !is_patient || self.stop.run_until_cancelled(self.ports.clock.sleep(wait)).await.is_none() {
+            return false;
         }
-        is_patient
+        self.setup.meter.allow(self.ports, &self.memo, self.setup.budgets); // It may be another day.
+        true
     }
 
     /// Plans rows, reads what is missing, records what was seen and sends what may be sent now.

@@ -154,7 +154,12 @@ impl Pass<'_> {
                     if is_fault_of_server(&error)
                         && let Ok(page) = T::ask(self.ports.crm.as_ref(), never, &[], None).await
                     {
-                        return Ok(Poll { cut: Some(Cut::Unprintable(page.server_time)), ..poll });
+                        // It answers; the list may have failed in the moment before that.
+                        match T::ask(self.ports.crm.as_ref(), since, also, cursor.as_ref()).await {
+                            Ok(page) => first = Some(page),
+                            Err(_) => return Ok(Poll { cut: Some(Cut::Unprintable(page.server_time)), ..poll }),
+                        }
+                        continue;
                     }
                     self.note(&error);
                     return Ok(Poll { is_whole: false, ..poll });

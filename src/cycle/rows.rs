@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::observe::linked_lead;
 use super::{CycleError, Mode, Pass};
 use crate::model::{Entry, LeadId, Referral, ReferralId, RemoteError, Side, Standing, Timestamp};
-use crate::plan::{Claim, Needs, Row, RowPlan, Seen, backoff, plan_row, status};
+use crate::plan::{Claim, Hold, Needs, Row, RowPlan, Seen, backoff, plan_row, status};
 use crate::ports::Batch;
 
 /// Rounds of "what is missing is read, then planned again" for one batch of rows.
@@ -14,8 +14,11 @@ const READ_ROUNDS_MAX: usize = 6;
 /// Rows that are due and decided together.
 const DUE_STEP: usize = 20;
 
-/// So many new referrals are read one by one when they are due: more of them are listed, a hundred with one request.
-const READ_SINGLY_MAX: usize = 100;
+/// So many new referrals are read one by one when they are due, at least …
+const READ_SINGLY_MIN: usize = 100;
+
+/// … and one for each page of a sweep over so many entries: more of them are listed.
+const LISTED_AT_ONCE: u64 = 100;
 
 /// Windows of due rows that a pass looks through, at most: a second or two for 100,000 rows.
 const DUE_WINDOWS_MAX: usize = 20;
@@ -58,7 +61,7 @@ impl Pass<'_> {
 
     /// The referral was looked for and not found, and it is not yet time to look again.
     fn waits_for_its_referral(&self, row: &Row) -> bool {
-        let missing = crate::plan::Hold::ReferralMissing.bit();
+        let missing = Hold::ReferralMissing.bit();
         let Some(entry) = row.entry.as_ref().filter(|entry| entry.holds & missing != 0) else { return false };
         let is_held = self.setup.policy.decisions.held.contains(&row.id);
         is_held || (!self.is_unlimited() && entry.look_at.is_some_and(|at| at > self.ports.clock.now()))
@@ -161,7 +164,8 @@ impl Pass<'_> {
             }
             if !is_seen && entry.as_ref().is_some_and(|entry| self.awaits_listing(entry)) {
                 *singly += 1;
-                if *singly > READ_SINGLY_MAX {
+                if *singly > self.read_singly_max()? {
+                    self.finish(std::mem::take(&mut rows)).await?; // Else a listing would decide them, too.
                     self.list_what_is_due().await?;
                     continue;
                 }
@@ -183,17 +187,24 @@ impl Pass<'_> {
 
     /// So many referrals have no lead yet that they are listed: the New ones at once, the others by a sweep.
     async fn list_what_is_due(&mut self) -> Result<(), CycleError> {
-        if !std::mem::replace(&mut self.has_listed_due, true) {
-            self.memo.is_sweep_due |= self.memo.sweep.is_none();
-            self.peek().await?;
-        }
-        Ok(())
+        // Who waits for the end does not leave them to the next pass: another sweep follows the one that is under way.
+        self.memo.is_sweep_due |= self.memo.sweep.is_none() || self.is_unlimited() || self.mode == Mode::Forecast;
+        self.peek().await
     }
 
-    /// Nothing stands in the way of a lead but time, and it is due: a listing of the referral is all it takes.
+    fn read_singly_max(&self) -> Result<usize, CycleError> {
+        let pages = self.ports.store.counters()?.entries / LISTED_AT_ONCE;
+        Ok(usize::try_from(pages).unwrap_or(usize::MAX).max(READ_SINGLY_MIN))
+    }
+
+    /// Nothing stands in the way of a lead but time, and it is due: a listing of the referral is all it takes. Where the
+    /// leads of a pass are counted as a whole, all that are due are decided together.
     fn awaits_listing(&self, entry: &Entry) -> bool {
         let is_due = entry.look_at.is_some_and(|at| at <= self.ports.clock.now());
-        entry.standing == Standing::Pending && entry.trouble.is_none() && is_due
+        let held = Hold::TwoCandidates { leads: Vec::new() }.bit() | Hold::ReferralMissing.bit();
+        let is_plain = entry.trouble.is_none() && entry.holds & held == 0;
+        let is_counted = self.setup.brakes.creates_per_cycle > 0;
+        entry.standing == Standing::Pending && is_plain && is_due && !is_counted
     }
 
     /// Rows of the leads side that no referral joined.
@@ -388,7 +399,7 @@ impl Pass<'_> {
 /// The listing shows a version from before the one we know, or from before a write of ours that told us no version: what
 /// such a listing says is what we have just replaced.
 pub(super) fn is_older(entry: &Entry, referral: &Referral) -> bool {
-    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    let is_missed = entry.holds & Hold::ReferralMissing.bit() != 0;
     let is_unknown = entry.referral_etag.is_none() && entry.standing == Standing::Linked && !is_missed;
     match (referral.updated, entry.referral_updated) {
         (Some(listed), Some(known)) => listed < known || (is_unknown && listed == known),
@@ -408,7 +419,7 @@ pub(super) fn is_unchanged(entry: &Entry, referral: &Referral) -> bool {
         Some(etag) => entry.referral_etag.as_ref() == Some(etag),
         None => referral.updated.is_some() && entry.referral_updated == referral.updated,
     };
-    let is_missed = entry.holds & crate::plan::Hold::ReferralMissing.bit() != 0;
+    let is_missed = entry.holds & Hold::ReferralMissing.bit() != 0;
     // A filter that was widened lets a referral in that did not change.
     let is_out = entry.standing == Standing::OutOfScope;
     // A pending row comes back when it is due.

@@ -130,7 +130,9 @@ impl Pass<'_> {
     /// Gives the workers more before they run out of it.
     async fn refill_lane(&mut self) -> Result<(), CycleError> {
         let has_work = !self.write_backs.waiting.is_empty() && self.write_backs.lane.untried() < INTENDED_MAX / 2;
-        if has_work && self.may_write_back() {
+        // No more than this is read first after a kill.
+        let has_room = self.write_backs.under_way.len() < self.setup.settings.batch_max.max(1) as usize;
+        if has_work && has_room && self.may_write_back() {
             self.intend_write_backs().await?;
         }
         Ok(())

@@ -211,8 +211,8 @@ impl Reconciler {
                         Fault::Throttled { until } => until.since(self.ports.clock.now()),
                         _ => Duration::MAX,
                     };
-                    if budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX && !stop.is_cancelled() {
-                        self.ports.clock.sleep(wait).await;
+                    let is_patient = budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX;
+                    if is_patient && stop.run_until_cancelled(self.ports.clock.sleep(wait)).await.is_some() {
                         self.begin_lines(&mut ground)?; // It may be another day.
                         continue;
                     }
@@ -342,16 +342,19 @@ impl Engine for Reconciler {
     async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
         self.begin_lines(&mut ground)?;
-        let forecast = match self.setup(&mut ground, false).await {
-            Ok(mut setup) => {
-                setup.with_values = detail == Detail::Values;
-                self.keeping_windows(cycle::forecast(&self.ports, setup, stop)).await
-            }
-            Err(error) => {
-                let report = self.could_not_begin(&error);
-                Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })
+        let forecast = async {
+            match self.setup(&mut ground, false).await {
+                Ok(mut setup) => {
+                    setup.with_values = detail == Detail::Values;
+                    cycle::forecast(&self.ports, setup, stop).await
+                }
+                Err(error) => {
+                    let report = self.could_not_begin(&error);
+                    Ok(Forecast { sides: report.sides, needs_human: report.needs_human, ..Forecast::default() })
+                }
             }
         };
+        let forecast = self.keeping_windows(forecast).await;
         self.remember_spending().await?; // A forecast remembers nothing else.
         forecast
     }
@@ -364,17 +367,20 @@ impl Engine for Reconciler {
     ) -> Result<Explanation, CycleError> {
         let mut ground = self.ground.lock().await;
         self.begin_lines(&mut ground)?;
-        let explained = match self.setup(&mut ground, false).await {
-            Ok(mut setup) => {
-                setup.with_values = detail == Detail::Values;
-                self.keeping_windows(cycle::explain(&self.ports, setup, id, stop)).await
-            }
-            Err(error) => {
-                let report = self.could_not_begin(&error);
-                let now = self.ports.clock.now();
-                Ok(Explanation { now, asked: id.to_string(), sides: report.sides, ..Explanation::default() })
+        let explain = async {
+            match self.setup(&mut ground, false).await {
+                Ok(mut setup) => {
+                    setup.with_values = detail == Detail::Values;
+                    cycle::explain(&self.ports, setup, id, stop).await
+                }
+                Err(error) => {
+                    let report = self.could_not_begin(&error);
+                    let now = self.ports.clock.now();
+                    Ok(Explanation { now, asked: id.to_string(), sides: report.sides, ..Explanation::default() })
+                }
             }
         };
+        let explained = self.keeping_windows(explain).await;
         self.remember_spending().await?;
         explained
     }

@@ -1,5 +1,6 @@
 //! Passes over the world behind the ports: what stops writing, and what may follow when it is released.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp, Watermark}
 use referrald::plan::settings::{OnLeadDeleted, Writes};
 use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Portal, Ports, StateStore};
 use referrald::sim::dynamics::Table;
-use referrald::sim::faults::Class;
+use referrald::sim::faults::{Class, Lasting};
 use referrald::sim::options::PlugIn;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, Service, SimClock, World};
 use referrald::store::MemoryStore;
@@ -593,4 +594,28 @@ async fn a_lead_seen_reopened_by_a_poll_that_broke_off_closes_nothing() {
     bench.wait(3_600);
     bench.pass().await;
     assert_eq!(bench.status_of(referral), "Closed");
+}
+
+#[tokio::test]
+async fn many_referrals_that_are_due_for_a_lead_are_listed_and_not_read_one_by_one() {
+    let (bench, _) = Bench::new(3);
+    bench.passes(2).await;
+    let accepted = json!({"name": "A deal", "status": "Active", "substatus": "Accepted"});
+    let fresh: Vec<Uuid> = (0..300).map(|_| bench.world().add_referral(accepted.clone())).collect();
+    // Three of them get trouble of their own, which takes them out of the list of what is simply due.
+    bench.world().faults.always("PATCH", "", Lasting::Refusal(503));
+    bench.pass().await;
+    bench.world().faults.calm();
+    assert!(fresh.iter().all(|id| bench.store.get(ReferralId::new(*id)).unwrap().unwrap().link.is_none()));
+    bench.wait(3600);
+    bench.world().journal.clear();
+    let report = bench.pass().await;
+    let leads: BTreeSet<Uuid> = fresh.iter().map(|id| bench.lead_of(*id)).collect();
+    assert_eq!(leads.len(), fresh.len());
+    assert!(report.holds.is_empty(), "{report:?}");
+    let read_singly = bench.world().journal.count_of("get referral");
+    assert!((1..=103).contains(&read_singly), "{read_singly}");
+    let world = bench.world();
+    let written = world.journal.writes().filter(|record| record.service == Service::Crm).count();
+    assert_eq!(written, fresh.len(), "{:?}", world.journal.counts());
 }

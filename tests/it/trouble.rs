@@ -88,6 +88,16 @@ async fn a_window_that_is_waited_out_in_a_pass_outlives_a_kill_and_holds_for_eve
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_waits_for_the_end_of_a_window_ends_when_it_is_told_to() {
+    for seconds in [50, 600] {
+        let stage = Stage::new(65, 5).await;
+        close_for(&stage, seconds);
+        assert_eq!(stage.once_stopped_when(|_| windows(&stage) == 1).await, 1, "not all was done");
+        stage.judge();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_the_end_of_a_window() {
     let stage = Stage::new(64, 5).await;
     stage.json(&["once"], 0).await;

@@ -48,6 +48,7 @@ impl Reconciler {
     }
 
     async fn keep_windows(&self) {
+        self.record_windows().await;
         let mut known = self.windows();
         let (portal, crm) = (self.ports.portal.line(), self.ports.crm.line());
         loop {
@@ -60,9 +61,10 @@ impl Reconciler {
     }
 
     async fn record_windows(&self) {
-        let windows = self.windows();
-        let kept = self.ports.store.decisions().map(|decisions| decisions.closed_until);
-        if windows.is_empty() || kept.is_ok_and(|kept| kept == windows) {
+        let (windows, now) = (self.windows(), self.ports.clock.now());
+        // What is over by the local clock may stand there; what the clock has stepped back before may not.
+        let kept = self.ports.store.decisions().unwrap_or_default().closed_until;
+        if windows == kept.into_iter().filter(|(_, until)| *until > now).collect() {
             return;
         }
         let recorded = self.ports.store.decide(Box::new(|decisions| decisions.closed_until = windows)).await;
