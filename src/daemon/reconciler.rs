@@ -57,6 +57,8 @@ pub struct Reconciler {
     /// Somebody waits for the next cycle.
     is_hurried: Arc<AtomicBool>,
     is_running: AtomicBool,
+    /// Closed windows of a former process were restored.
+    has_windows: AtomicBool,
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
     nightly: Arc<Nightly>,
@@ -81,8 +83,6 @@ struct Ground {
     identity: Option<CrmIdentity>,
     identity_at: Option<Timestamp>,
     has_run: bool,
-    /// Closed windows of a former process were restored.
-    has_windows: bool,
     planned_off_at: Option<Timestamp>,
 }
 
@@ -107,6 +107,7 @@ impl Reconciler {
             is_sweep_asked: AtomicBool::new(false),
             is_hurried: Arc::default(),
             is_running: AtomicBool::new(false),
+            has_windows: AtomicBool::new(false),
             last_status: Mutex::default(),
             nightly: Arc::default(),
             chronicle: Chronicle::default(),
@@ -202,7 +203,7 @@ impl Reconciler {
         if self.ports.store.mend().await? {
             ground.has_run = false; // As at the first start: everything is read.
         }
-        self.begin_lines(&mut ground)?;
+        self.allow()?;
         let setup = loop {
             match self.setup(&mut ground, true).await {
                 Ok(setup) => break setup,
@@ -213,7 +214,7 @@ impl Reconciler {
                     };
                     let is_patient = budget == Budget::Unlimited && wait <= cycle::THROTTLE_WAIT_MAX;
                     if is_patient && stop.run_until_cancelled(self.ports.clock.sleep(wait)).await.is_some() {
-                        self.begin_lines(&mut ground)?; // It may be another day.
+                        self.allow()?; // It may be another day.
                         continue;
                     }
                     return self.remember_trouble(self.could_not_begin(&error)).await;
@@ -231,11 +232,8 @@ impl Reconciler {
         result
     }
 
-    /// What may be sent today; and what a former process was told of closed windows holds for the first request of this one.
-    fn begin_lines(&self, ground: &mut Ground) -> Result<(), CycleError> {
-        if !std::mem::replace(&mut ground.has_windows, true) {
-            self.restore_windows()?;
-        }
+    /// Tells both lines what may still be sent today.
+    fn allow(&self) -> Result<(), CycleError> {
         self.meter.allow(&self.ports, &self.ports.store.memo()?, budgets(&self.settings()));
         Ok(())
     }
@@ -341,7 +339,7 @@ impl Engine for Reconciler {
 
     async fn forecast(&self, detail: Detail, stop: &CancellationToken) -> Result<Forecast, CycleError> {
         let mut ground = self.ground.lock().await;
-        self.begin_lines(&mut ground)?;
+        self.allow()?;
         let forecast = async {
             match self.setup(&mut ground, false).await {
                 Ok(mut setup) => {
@@ -366,7 +364,7 @@ impl Engine for Reconciler {
         stop: &CancellationToken,
     ) -> Result<Explanation, CycleError> {
         let mut ground = self.ground.lock().await;
-        self.begin_lines(&mut ground)?;
+        self.allow()?;
         let explain = async {
             match self.setup(&mut ground, false).await {
                 Ok(mut setup) => {

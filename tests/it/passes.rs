@@ -1,6 +1,6 @@
 //! Passes over the world behind the ports: what stops writing, and what may follow when it is released.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use referrald::cycle::{Budget, Report, SWEEP_BRAKE, VISIBILITY_BRAKE};
 use referrald::daemon::{DecisionRequest, Engine, Reconciler, Which};
 use referrald::model::{LeadId, ReferralId, Side, Standing, Timestamp, Watermark};
 use referrald::plan::settings::{OnLeadDeleted, Writes};
-use referrald::ports::{Batch, Decisions, LatchedBrake, Memo, Portal, Ports, StateStore};
+use referrald::ports::{ActionKind, Batch, Decisions, LatchedBrake, Memo, Portal, Ports, StateStore};
 use referrald::sim::dynamics::Table;
 use referrald::sim::faults::{Class, Lasting};
 use referrald::sim::options::PlugIn;
 use referrald::sim::{DirectCrm, DirectCrmSettings, DirectPortal, Service, SimClock, World};
-use referrald::store::MemoryStore;
+use referrald::store::{MemoryStore, SledStore};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -618,4 +618,29 @@ async fn many_referrals_that_are_due_for_a_lead_are_listed_and_not_read_one_by_o
     let world = bench.world();
     let written = world.journal.writes().filter(|record| record.service == Service::Crm).count();
     assert_eq!(written, fresh.len(), "{:?}", world.journal.counts());
+}
+
+#[tokio::test]
+async fn a_window_on_record_holds_for_the_first_request_and_stays_on_record() {
+    let (bench, _) = Bench::new(2);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(SledStore::open(directory.path(), 1 << 20, None).unwrap());
+    let until = bench.clock.at().plus(Duration::from_secs(3600));
+    let windows = BTreeMap::from([(Side::Portal, until), (Side::Crm, until)]);
+    let wanted = windows.clone();
+    store.decide(Box::new(|decisions| decisions.closed_until = wanted)).await.unwrap();
+    let ports = Ports {
+        portal: Arc::new(DirectPortal::new(Arc::clone(&bench.world))),
+        crm: Arc::new(DirectCrm::new(Arc::clone(&bench.world), DirectCrmSettings::default())),
+        store: store.clone(),
+        clock: Arc::new(bench.clock.clone()),
+    };
+    let engine = Reconciler::new(ports, bench.settings.clone(), Vec::new(), None);
+    let pass = || async { engine.cycle(Budget::Work(Duration::from_secs(30)), &CancellationToken::new()).await };
+    pass().await.unwrap();
+    assert_eq!(bench.world().journal.counts().len(), 0);
+    assert_eq!(store.decisions().unwrap().closed_until, windows);
+    bench.wait(3600);
+    let report = pass().await.unwrap();
+    assert_eq!(report.done.get(&ActionKind::Create), Some(&2), "{report:?}");
 }

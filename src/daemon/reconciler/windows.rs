@@ -2,6 +2,7 @@
 //! kill waits for the rest of it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,15 +16,23 @@ type Windows = BTreeMap<Side, Timestamp>;
 impl Reconciler {
     /// Closes the lines for what is left of windows that a former process was told of. Once in a process: from then on the
     /// lines know better, whatever becomes of the local clock.
-    pub(super) fn restore_windows(&self) -> Result<(), CycleError> {
-        for (side, until) in self.ports.store.decisions()?.closed_until {
-            self.ports.line(side).close_until(until);
+    fn restore_windows(&self) -> Result<(), CycleError> {
+        if !self.has_windows.load(Ordering::Relaxed) {
+            for (side, until) in self.ports.store.decisions()?.closed_until {
+                self.ports.line(side).close_until(until);
+            }
+            self.has_windows.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Does something that asks the services, and puts every window they close meanwhile on record at once.
-    pub(super) async fn keeping_windows<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Does something that asks the services, inside the windows that are on record, and puts every window they close
+    /// meanwhile on record at once.
+    pub(super) async fn keeping_windows<T>(
+        &self,
+        work: impl Future<Output = Result<T, CycleError>>,
+    ) -> Result<T, CycleError> {
+        self.restore_windows()?;
         let done = tokio::select! {
             biased;
             done = work => done,
