@@ -60,8 +60,12 @@ impl Dataverse {
             Some(cursor) => self.api.page_at(operation, cursor).await,
             None => self.api.page(operation, first()).await,
         };
+        if page.is_err() {
+            // Both ways fail: that is trouble of the service and says nothing of the common request.
+            self.polls_refused.store(0, Ordering::Relaxed);
+        }
         let is_refused = self.polls_refused.load(Ordering::Relaxed) >= POLLS_REFUSED_MAX;
-        if page.is_ok() && is_refused && !self.polls_apart.load(Ordering::Relaxed) {
+        if is_refused && !self.polls_apart.load(Ordering::Relaxed) {
             let _: Option<()> = self.poll_apart("it was refused again and again while each is answered");
         }
         self.noticed(page)

@@ -147,3 +147,29 @@ async fn a_gateway_that_refuses_the_common_request_alone_does_not_take_the_side_
         assert_eq!(asked(&line).0, tried, "{status}");
     }
 }
+
+#[tokio::test]
+async fn an_outage_does_not_give_up_the_common_request() {
+    let line = SimExchange::new();
+    let dataverse = changed(&line, 20).await;
+    let down = |batches_only: bool| {
+        line.spoil(move |call, answer| match is_batch(call) || !batches_only {
+            true => {
+                let error = RemoteError::new(Side::Crm, call.operation, Fault::Unavailable);
+                Err(RemoteError { status: Some(503), ..error })
+            }
+            false => answer,
+        });
+    };
+    for _ in 0..2 * POLLS_REFUSED_MAX {
+        down(false);
+        assert!(both(&dataverse).await.is_none());
+        dataverse.leads_changed_since(SINCE, &[], None).await.expect_err("an outage");
+    }
+    // The service comes back, and the common request last.
+    down(true);
+    assert!(both(&dataverse).await.is_none());
+    dataverse.leads_changed_since(SINCE, &[], None).await.expect("asked alone it is answered");
+    line.spoil(|_, answer| answer);
+    both(&dataverse).await.expect("one request").expect("both pages");
+}
