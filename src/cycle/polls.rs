@@ -148,18 +148,24 @@ impl Pass<'_> {
             let page = match asked {
                 Ok(page) => page,
                 Err(error) if self.waits_out(&error).await => continue,
-                Err(error) => {
+                Err(mut error) => {
                     // A list without a row tells whether one of the rows is at fault.
                     let never = self.began.plus(NEVER);
                     if is_fault_of_server(&error)
-                        && let Ok(page) = T::ask(self.ports.crm.as_ref(), never, &[], None).await
+                        && let Ok(none) = T::ask(self.ports.crm.as_ref(), never, &[], None).await
                     {
                         // It answers; the list may have failed in the moment before that.
                         match T::ask(self.ports.crm.as_ref(), since, also, cursor.as_ref()).await {
-                            Ok(page) => first = Some(page),
-                            Err(_) => return Ok(Poll { cut: Some(Cut::Unprintable(page.server_time)), ..poll }),
+                            Ok(page) => {
+                                first = Some(page);
+                                continue;
+                            }
+                            Err(again) if is_fault_of_server(&again) => {
+                                return Ok(Poll { cut: Some(Cut::Unprintable(none.server_time)), ..poll });
+                            }
+                            Err(again) if self.waits_out(&again).await => continue,
+                            Err(again) => error = again,
                         }
-                        continue;
                     }
                     self.note(&error);
                     return Ok(Poll { is_whole: false, ..poll });

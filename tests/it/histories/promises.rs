@@ -96,6 +96,15 @@ fn is_same_news(left: Outcome, right: Outcome) -> bool {
     left == right || matches!((left, right), (Lost, Disqualified) | (Disqualified, Lost))
 }
 
+/// The instant from which on a poll asks for what changed.
+fn polled_since(path: &str) -> Option<Timestamp> {
+    let mut options = url::form_urlencoded::parse(path.split_once('?')?.1.as_bytes());
+    let filter = options.find(|(name, _)| name == "$filter")?.1;
+    let (_, since) = filter.split_once("modifiedon ge ")?;
+    let text = since.split([' ', ')']).next()?;
+    Some(text.parse::<jiff::Timestamp>().expect("an instant").into())
+}
+
 /// An outcome, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Meaning {
@@ -416,9 +425,8 @@ impl<'a> Replay<'a> {
         let is_of_deals = is_reading && record.status == 200 && record.operation == "list opportunities";
         let is_whole = is_whole && !self.leads_go_on;
         if is_of_deals || is_last_of_leads {
-            // A poll tells of every lead, a list by id of those that it names.
-            let is_poll =
-                ["modifiedon%20ge", "modifiedon+ge", "modifiedon ge"].iter().any(|it| record.path.contains(it));
+            // A poll tells of every lead, a list by id of those that it names, and what changes in the future of none.
+            let is_poll = polled_since(&record.path).is_some_and(|since| since <= record.at);
             let is_told = |id: &Uuid| is_poll || record.path.contains(&id.to_string());
             for (_, lead) in self.leads.iter_mut().filter(|(id, _)| is_told(id)) {
                 match &mut lead.outcome {
