@@ -1,6 +1,7 @@
 //! The engine behind the daemon and the commands: ports, settings and what has to outlive one pass.
 
 mod decisions;
+mod lookout;
 mod schema;
 mod standing;
 mod windows;
@@ -26,8 +27,9 @@ use crate::model::{Fault, ReferralId, RemoteError, Side, Timestamp};
 use crate::plan::Policy;
 use crate::plan::mapping::{Mapping, MappingProblem};
 use crate::plan::settings::Writes;
-use crate::ports::{Batch, Check, ColumnSchema, CrmIdentity, HistoryLine, LeadSchema, Ports};
+use crate::ports::{Batch, Check, ColumnSchema, CrmIdentity, HistoryLine, LeadSchema, Memo, Ports};
 
+use lookout::Lookout;
 pub use schema::SCHEMA_AGE_DOUBTFUL;
 use schema::{LiveSchema, key_trouble};
 
@@ -61,6 +63,10 @@ pub struct Reconciler {
     has_windows: AtomicBool,
     /// How things stood when somebody asked last: shown while the ledger cannot be read.
     last_status: Mutex<Option<Status>>,
+    /// What the ledger remembered when it could be read last.
+    known: Mutex<Option<Memo>>,
+    /// What was seen since it cannot be.
+    lookout: Mutex<Option<Lookout>>,
     nightly: Arc<Nightly>,
     chronicle: Chronicle,
     size: process::Size,
@@ -109,6 +115,8 @@ impl Reconciler {
             is_running: AtomicBool::new(false),
             has_windows: AtomicBool::new(false),
             last_status: Mutex::default(),
+            known: Mutex::default(),
+            lookout: Mutex::default(),
             nightly: Arc::default(),
             chronicle: Chronicle::default(),
             size: process::Size::default(),
@@ -200,10 +208,13 @@ impl Reconciler {
     async fn run_cycle(&self, budget: Budget, stop: &CancellationToken) -> Result<Report, CycleError> {
         let mut ground = self.ground.lock().await;
         self.is_hurried.store(false, Ordering::Relaxed); // This is the cycle that was waited for.
-        if self.ports.store.mend().await? {
-            ground.has_run = false; // As at the first start: everything is read.
+        match self.ready_ledger().await {
+            Ok(is_mended) => ground.has_run &= !is_mended, // As at the first start: everything is read.
+            Err(error) => {
+                stop.run_until_cancelled(self.look_out()).await;
+                return Err(error);
+            }
         }
-        self.allow()?;
         let setup = loop {
             match self.setup(&mut ground, true).await {
                 Ok(setup) => break setup,
@@ -232,9 +243,18 @@ impl Reconciler {
         result
     }
 
+    /// A ledger that can be used; true when it was damaged and is a new one.
+    async fn ready_ledger(&self) -> Result<bool, CycleError> {
+        let is_mended = self.ports.store.mend().await?;
+        self.allow()?;
+        Ok(is_mended)
+    }
+
     /// Tells both lines what may still be sent today.
     fn allow(&self) -> Result<(), CycleError> {
-        self.meter.allow(&self.ports, &self.ports.store.memo()?, budgets(&self.settings()));
+        let memo = self.ports.store.memo()?;
+        self.meter.allow(&self.ports, &memo, budgets(&self.settings()));
+        self.ledger_answers(&memo);
         Ok(())
     }
 
@@ -391,7 +411,11 @@ impl Engine for Reconciler {
                 *last = Some(status.clone());
                 status
             }
-            Err(error) => self.status_without_ledger(last.clone(), &error),
+            Err(error) => {
+                let mut status = self.status_without_ledger(last.clone(), &error);
+                self.tell_lookout(&mut status);
+                status
+            }
         };
         drop(last);
         status.process = process::process(self.started);

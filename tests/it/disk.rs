@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use referrald::daemon::Status;
 use referrald::sim::dynamics::Table;
 use referrald::sim::{Service, SimClock, World};
 use serde_json::json;
@@ -22,6 +23,16 @@ async fn a_full_disk_stops_writing_with_a_clear_word_and_room_brings_everything_
     stopped_by_the_disk(&stage, &daemon).await;
     assert_eq!(stage.written(), vec![]);
     assert!(!stage.requests(Service::Crm).is_empty(), "reading goes on");
+    stage.clear_journal_but_judge();
+    assert_eq!(stage.run(&["reconcile"]).await.code, 0);
+    let is_told = |status: &Status| {
+        status.ledger_trouble.as_deref().is_some_and(|trouble| trouble.contains("Partner Center was read at"))
+    };
+    daemon.until("a look at both services", is_told).await;
+    for side in [Service::Portal, Service::Crm] {
+        assert!(!stage.requests(side).is_empty(), "{side:?} is read on, cycle after cycle");
+    }
+    assert_eq!(stage.written(), vec![]);
     daemon.fill_disk(false);
     goes_on(&stage, daemon, fresh).await;
 }
