@@ -223,7 +223,8 @@ impl Pass<'_> {
                 match &entry {
                     Some(entry) => {
                         if !is_again {
-                            sweep.met += 1;
+                            // Who came while the sweep was under way makes up for nobody who is missing.
+                            sweep.met += u64::from(entry.first_seen <= sweep.began);
                             met = met.wrapping_add(brakes::weight(referral.id));
                         }
                         if entry.standing == Standing::LeadGone {

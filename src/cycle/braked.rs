@@ -33,13 +33,14 @@ impl Pass<'_> {
             self.judge_vanished().await?;
         }
         self.judge_old_outcomes().await?;
-        self.prove_sight().await?;
+        let held_already = self.prove_sight().await?;
         for brake in brakes::brakes(&self.setup.brakes) {
             let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
                 .into_iter()
                 .partition(|(_, plan)| plan.action.as_ref().is_some_and(|action| action.kind() == brake.kind));
             self.deferred = others;
-            if brake.kind.is_irreversible() && !self.may_send_irreversible() {
+            let is_unproven = held_already.contains(&brake.kind);
+            if is_unproven || (brake.kind.is_irreversible() && !self.may_send_irreversible()) {
                 held.extend(mine);
                 continue;
             }
@@ -76,6 +77,20 @@ impl Pass<'_> {
         }
         self.deferred.extend(held);
         Ok(())
+    }
+
+    /// Kinds of irreversible writes of which the latched brake would hold the same set again.
+    pub(super) fn held_already(&self) -> BTreeSet<ActionKind> {
+        let is_held = |brake: &brakes::Brake| {
+            let Some(latched) = self.decisions.brakes.get(brake.name) else { return false };
+            let actions = self.deferred.iter().filter_map(|(_, plan)| plan.action.as_ref());
+            let mine: Vec<&Action> = actions.filter(|action| action.kind() == brake.kind).collect();
+            let is_approved = |digest: &str| self.decisions.approved.contains(digest);
+            let again = brakes::judge(*brake, &mine, &self.window(brake.kind), is_approved, self.ports.clock.now());
+            !self.decisions.let_go.contains_key(brake.name) && again.is_some_and(|again| again.digest == latched.digest)
+        };
+        let brakes = brakes::brakes(&self.setup.brakes);
+        brakes.iter().filter(|brake| brake.kind.is_irreversible() && is_held(brake)).map(|brake| brake.kind).collect()
     }
 
     /// What an approval has let go before, and what has to be judged.

@@ -388,6 +388,7 @@ impl<'a> Pass<'a> {
         let waiting: Vec<Row> = rows.extract_if(.., |row| self.unresolved.contains(&row.id)).collect();
         self.restart_outcomes(waiting).await?;
         self.settle_busy(&mut rows).await?;
+        self.forget_again(&mut rows).await?;
         if rows.is_empty() {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use super::rows::doubted;
 use super::{CycleError, Pass, distinct};
 use crate::model::{ETag, Lead, LeadId, Opportunity, ReferralId, Side, Standing};
 use crate::plan::{Row, RowPlan, Seen, status};
-use crate::ports::{Batch, Memo};
+use crate::ports::{ActionKind, Batch, Memo};
 
 /// Opportunities that changed, by the lead they came from.
 type Spoken = BTreeMap<LeadId, Vec<Opportunity>>;
@@ -147,22 +147,27 @@ impl Pass<'_> {
     /// for the referral id it asks for leads that have a value there, and the master of a merged lead has none. After a
     /// pause, and until linked leads have been read by id where that is due, so may be what no poll shows: a deletion, an
     /// opportunity that speaks for another lead by now.
-    pub(super) async fn prove_sight(&mut self) -> Result<(), CycleError> {
+    ///
+    /// Returns the kinds of which a brake holds exactly the same set already: nothing is read for what is not sent before
+    /// somebody approves.
+    pub(super) async fn prove_sight(&mut self) -> Result<BTreeSet<ActionKind>, CycleError> {
         if !self.is_crm_observed || !self.may_write() {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         let is_blind = !self.is_sighted;
         let is_behind = self.is_catching_up() || self.memo.lead_reading.is_some() || self.is_poll_blind;
         let is_partial = self.setup.policy.referral_column.is_some() || is_behind;
         let is_unproven = |row: &Row| is_blind || (is_partial && row.lead.is_unseen());
-        let is_irreversible =
-            |plan: &RowPlan| plan.action.as_ref().is_some_and(|action| action.kind().is_irreversible());
+        let held = if is_blind { BTreeSet::new() } else { self.held_already() };
+        let is_irreversible = |plan: &RowPlan| {
+            plan.action.as_ref().is_some_and(|action| action.kind().is_irreversible() && !held.contains(&action.kind()))
+        };
         let (mine, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.deferred)
             .into_iter()
             .partition(|(row, plan)| is_irreversible(plan) && is_unproven(row));
         self.deferred = others;
         if mine.is_empty() {
-            return Ok(());
+            return Ok(held);
         }
         let mut rows: Vec<Row> = mine.iter().map(|(row, _)| row.clone()).collect();
         let leads = distinct(rows.iter().filter_map(linked_lead));
@@ -172,11 +177,12 @@ impl Pass<'_> {
         if !is_read {
             self.is_crm_observed = false; // What they say is not known.
             self.deferred.extend(mine);
-            return Ok(());
+            return Ok(held);
         }
         self.is_sighted = true;
         self.put_off(&mut rows).await?;
-        self.process(rows).await
+        self.process(rows).await?;
+        Ok(held)
     }
 
     /// The watermarks of the leads side move last, past rows whose fate is written down.

@@ -148,7 +148,7 @@ impl Pass<'_> {
         singly: &mut usize,
     ) -> Result<(), CycleError> {
         let mut rows = Vec::new();
-        for (place, id) in ids.iter().copied().enumerate() {
+        for (place, id) in self.most_urgent_first(ids)?.into_iter().enumerate() {
             if !self.has_time() {
                 self.report.pending += (ids.len() - place) as u64;
                 break;
@@ -185,6 +185,18 @@ impl Pass<'_> {
         self.finish(rows).await
     }
 
+    /// Those about to expire first, by deadline; the others as they became due, so that none of them waits for ever.
+    fn most_urgent_first(&self, ids: &[ReferralId]) -> Result<Vec<ReferralId>, CycleError> {
+        let soon = self.began.plus(self.setup.policy.status.deadline_warning.get());
+        let mut ranked = Vec::with_capacity(ids.len());
+        for id in ids.iter().copied() {
+            let deadline = self.ports.store.get(id)?.and_then(|entry| entry.deadline).filter(|end| *end <= soon);
+            ranked.push((deadline.unwrap_or(Timestamp::from_millis(i64::MAX)), id));
+        }
+        ranked.sort_by_key(|(deadline, _)| *deadline);
+        Ok(ranked.into_iter().map(|(_, id)| id).collect())
+    }
+
     /// So many referrals have no lead yet that they are listed: the New ones at once, the others by a sweep.
     async fn list_what_is_due(&mut self) -> Result<(), CycleError> {
         // Who waits for the end does not leave them to the next pass: another sweep follows the one that is under way.
@@ -205,6 +217,18 @@ impl Pass<'_> {
         let is_plain = entry.trouble.is_none() && entry.holds & held == 0;
         let is_counted = self.setup.brakes.creates_per_cycle > 0;
         entry.standing == Standing::Pending && is_plain && is_due && !is_counted
+    }
+
+    /// A process that ended while it forgot referrals has buried all of them first: what the ledger still knows of them goes now.
+    pub(super) async fn forget_again(&mut self, rows: &mut Vec<Row>) -> Result<(), CycleError> {
+        if self.decisions.forgotten.is_empty() || !self.may_write() {
+            return Ok(());
+        }
+        let key = self.ports.store.fingerprint_key();
+        for row in rows.extract_if(.., |row| self.decisions.has_forgotten(&key, row.id)) {
+            self.ports.store.forget(row.id).await?;
+        }
+        Ok(())
     }
 
     /// Rows of the leads side that no referral joined.

@@ -157,10 +157,12 @@ fn kept_decisions(directory: &Path) -> io::Result<Decisions> {
     let aside = move_aside(&path)?;
     tracing::error!(
         moved_to = %aside.display(),
-        "the operator decisions cannot be read ({reason}): no referral is held, no brake is latched, writing is not \
-         suspended; decide again what shall hold"
+        "the operator decisions cannot be read ({reason}): nobody knows which referrals were held or forgotten, so writing is \
+         suspended; decide again what shall hold, then `referrald resume`"
     );
-    Ok(Decisions::default())
+    let decisions = Decisions { is_suspended: true, ..Decisions::default() };
+    write_private(&path, &serde_json::to_vec(&decisions).map_err(io::Error::other)?)?;
+    Ok(decisions)
 }
 
 fn kept_key(directory: &Path) -> io::Result<[u8; 16]> {
@@ -234,14 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn decisions_that_cannot_be_read_are_moved_aside() {
+    fn decisions_that_cannot_be_read_are_moved_aside_and_nothing_is_written_before_somebody_resumes() {
         let state = tempfile::tempdir().unwrap();
         let keep = state.path().join("keep");
         for damage in ["{\"is_suspended\":", "nothing", "\u{0}\u{0}"] {
             fs::create_dir_all(&keep).unwrap();
             fs::write(keep.join(DECISIONS), damage).unwrap();
-            assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), Decisions::default());
-            assert!(!keep.join(DECISIONS).exists());
+            let suspended = Decisions { is_suspended: true, ..Decisions::default() };
+            assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), suspended);
+            assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), suspended, "the next start knows it, too");
         }
         let aside = fs::read_dir(&keep)
             .unwrap()

@@ -6,15 +6,15 @@ use referrald::config::HumanDuration;
 use referrald::cycle::{CLOCK_BRAKE, OLD_OUTCOMES, ORGANIZATION_BRAKE, SWEEP_BRAKE};
 use referrald::daemon::{DecisionRequest, Detail, Engine};
 use referrald::plan::settings::OnReferralClosed;
-use referrald::ports::{ActionKind, Batch, Memo, StateStore, SweepCursor};
+use referrald::ports::{ActionKind, Batch, Decisions, Memo, StateStore, SweepCursor};
 use referrald::sim::Service;
 use referrald::sim::dynamics::Table;
-use referrald::sim::faults::Class;
+use referrald::sim::faults::{Class, Lasting};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::town::{Host, Town};
+use crate::town::{Host, Town, id};
 
 /// Referrals that are Active and have leads, at rest.
 async fn linked(town: &Town, host: &Host, count: i64) -> Vec<Uuid> {
@@ -382,6 +382,97 @@ async fn the_brake_of_a_sweep_is_released_by_the_name_of_exactly_the_missing_one
     assert!(!second.is_empty() && second != first, "{second} {first}");
     approve(&host, second).await;
     assert_eq!(sweep(1).await, "", "released");
+}
+
+#[tokio::test]
+async fn a_referral_that_comes_during_a_sweep_makes_up_for_none_that_is_missing() {
+    let town = Town::new(59);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 20).await;
+    let mut memo = host.store.memo().unwrap();
+    memo.sweep = Some(SweepCursor { began: town.clock.at(), ..SweepCursor::default() });
+    (memo.entries_at_sweep, memo.sweep_met, memo.sweep_page) = (Some(20), 0, Vec::new());
+    host.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
+    town.pass(1);
+    hide(&town, &referrals[..8]);
+    for number in 0..8 {
+        town.referral(2000 + number);
+    }
+    cycles(&town, &host, 1).await;
+    assert_ne!(digest(&host, SWEEP_BRAKE), "", "{:?}", host.decisions().brakes);
+}
+
+#[tokio::test]
+async fn nothing_is_read_for_what_a_latched_brake_holds() {
+    let town = Town::new(62);
+    let host = town.keyed(1);
+    linked(&town, &host, 25).await;
+    let cost = async || {
+        let asked = |town: &Town| town.world().journal.records().iter().filter(|it| it.service == Service::Crm).count();
+        let before = asked(&town);
+        cycles(&town, &host, 1).await;
+        asked(&town) - before
+    };
+    cycles(&town, &host, 2).await;
+    let quiet = cost().await;
+    let leads = town.world().crm.ids(Table::Lead);
+    for lead in leads {
+        town.world().edit_row(Table::Lead, lead, json!({"statecode": 2, "statuscode": 4})).unwrap();
+    }
+    cycles(&town, &host, 1).await;
+    town.pass(26 * 60);
+    cycles(&town, &host, 4).await;
+    let held = digest(&host, "closings");
+    assert!(!held.is_empty(), "{:?}", host.decisions());
+    assert_eq!((cost().await, digest(&host, "closings")), (quiet, held.clone()));
+    assert_eq!(closed(&town), 0);
+    approve(&host, held).await;
+    cycles(&town, &host, 2).await;
+    assert_eq!(closed(&town), 25);
+}
+
+#[tokio::test]
+async fn what_is_about_to_expire_goes_first_of_all_that_is_due() {
+    let town = Town::new(63);
+    let host = town.host(1, |settings| settings.status.deadline_warning = HumanDuration::parse("26h").unwrap());
+    let referrals: Vec<Uuid> = (0..45).map(|number| town.referral(1000 + number)).collect();
+    let urgent = referrals[44];
+    let ends = town.clock.at().plus(Duration::from_secs(25 * 3600));
+    town.edit_referral(urgent, "/expirationDateTime", json!(ends.to_string()));
+    town.world().faults.always("PATCH", "", Lasting::Refusal(400));
+    cycles(&town, &host, 1).await;
+    town.world().faults.calm();
+    // All are due, the one that is about to expire for the shortest time.
+    town.pass(11);
+    let mut entries = Vec::new();
+    for (place, referral) in referrals.iter().enumerate() {
+        let mut entry = host.store.get(id(*referral)).unwrap().unwrap();
+        entry.trouble.as_mut().expect("it was refused").is_dead_letter = false;
+        entry.look_at = Some(town.clock.at().minus(Duration::from_secs(600 - place as u64)));
+        assert_eq!(entry.deadline == Some(ends), *referral == urgent);
+        entries.push((id(*referral), Some(entry)));
+    }
+    host.store.record(Batch { entries, ..Batch::default() }).await.unwrap();
+    let before = town.world().journal.writes().count();
+    cycles(&town, &host, 1).await;
+    let written: Vec<_> = town.world().journal.writes().skip(before).filter_map(|record| record.subject).collect();
+    let place = written.iter().position(|lead| *lead == town.lead_of(urgent));
+    // Those that are sent together arrive in any order.
+    assert!(place.is_some_and(|place| place < 20) && written.len() >= 45, "{place:?} of {}", written.len());
+}
+
+#[tokio::test]
+async fn what_was_buried_and_not_yet_removed_is_removed_by_the_next_pass_and_not_written() {
+    let town = Town::new(64);
+    let host = town.host(1, |_| {});
+    let referrals = linked(&town, &host, 2).await;
+    let tombstone = Decisions::tombstone(&host.store.fingerprint_key(), id(referrals[0]));
+    host.store.decide(Box::new(move |decisions| decisions.forgotten.extend([tombstone]))).await.unwrap();
+    let host = town.restarted(&host);
+    disqualify(&town, &referrals);
+    cycles(&town, &host, 2).await;
+    assert_eq!(host.store.get(id(referrals[0])).unwrap(), None);
+    assert_eq!(referrals.iter().map(|it| town.path_of(*it, "/status")).collect::<Vec<_>>(), ["Active", "Closed"]);
 }
 
 #[tokio::test]

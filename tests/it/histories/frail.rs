@@ -154,7 +154,7 @@ impl StateStore for Frail {
     }
 
     async fn prune_history(&self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
-        whole(self.inner.prune_history(before, limit)).await
+        step(self.inner.prune_history(before, limit)).await
     }
 
     async fn recall(&self, id: ReferralId, organization: Option<uuid::Uuid>) -> Result<Option<Entry>, StoreError> {
@@ -162,7 +162,7 @@ impl StateStore for Frail {
     }
 
     async fn keep_export(&self, now: Timestamp, stop: Arc<AtomicBool>) -> Result<(), StoreError> {
-        whole(self.inner.keep_export(now, stop)).await
+        step(self.inner.keep_export(now, stop)).await
     }
 
     fn exports_kept(&self) -> ExportsKept {
@@ -178,7 +178,7 @@ impl StateStore for Frail {
     }
 
     async fn mend(&self) -> Result<bool, StoreError> {
-        whole(self.inner.mend()).await
+        step(self.inner.mend()).await
     }
 
     fn openings(&self) -> u64 {
@@ -186,7 +186,7 @@ impl StateStore for Frail {
     }
 
     async fn forget(&self, id: ReferralId) -> Result<(), StoreError> {
-        whole(self.inner.forget(id)).await
+        step(self.inner.forget(id)).await
     }
 
     fn decisions(&self) -> Result<Decisions, StoreError> {
