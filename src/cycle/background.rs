@@ -41,6 +41,9 @@ impl Pass<'_> {
                     break;
                 }
             }
+            if self.memo.sweep.is_some() {
+                break; // The next pass goes on there.
+            }
         }
         let may_read = self.may_write() || self.mode == Mode::Forecast;
         while may_read && self.memo.lead_reading.is_some() && self.has_time() && self.may_scan() {
@@ -223,8 +226,7 @@ impl Pass<'_> {
                 match &entry {
                     Some(entry) => {
                         if !is_again {
-                            // Who came while the sweep was under way makes up for nobody who is missing.
-                            sweep.met += u64::from(entry.first_seen <= sweep.began);
+                            sweep.met += 1;
                             met = met.wrapping_add(brakes::weight(referral.id));
                         }
                         if entry.standing == Standing::LeadGone {

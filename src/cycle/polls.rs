@@ -226,7 +226,7 @@ impl Pass<'_> {
             Cut::TooLong(server_time) => {
                 tracing::warn!(
                     pages = self.setup.poll_pages_max,
-                    "more {}s changed than one poll reads: linked leads are read by id instead; a referral_id_column makes the poll small",
+                    "more {} rows changed than one poll reads: linked leads are read by id instead; a referral_id_column makes the poll small",
                     T::WHAT
                 );
                 server_time
@@ -234,7 +234,7 @@ impl Pass<'_> {
             Cut::Unprintable(server_time) => {
                 self.is_poll_blind = true;
                 let words = format!(
-                    "changed {}s cannot be listed, for the service fails on one of them: linked leads are read by id instead",
+                    "changed {} rows cannot be listed, for the service fails on one of them: linked leads are read by id instead",
                     T::WHAT
                 );
                 let is_recent = self.memo.leads_read.is_some_and(|at| self.began.since(at) < self.setup.poll_overlap);

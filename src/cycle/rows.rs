@@ -124,13 +124,13 @@ impl Pass<'_> {
         };
         let window = self.setup.settings.window as usize;
         let windows_max = if self.is_unlimited() { usize::MAX } else { DUE_WINDOWS_MAX };
-        let (mut later, mut seen, mut singly) = (Vec::new(), BTreeSet::new(), 0);
+        let (mut later, mut seen) = (Vec::new(), BTreeSet::new());
         for _ in 0..windows_max {
             // What stays due is listed again, before the others.
             let mut ids = self.ports.store.due(until, window.saturating_add(seen.len()))?;
             ids.retain(|id| !seen.contains(id));
             let is_last = ids.len() < window || !self.has_time();
-            self.look_at_due(&ids, &mut later, &mut singly).await?;
+            self.look_at_due(&ids, &mut later).await?;
             if is_last {
                 break;
             }
@@ -139,16 +139,16 @@ impl Pass<'_> {
         Ok(later)
     }
 
-    /// Decides rows that are due. Those that only miss their write-back are put into `later`; `singly` counts those whose
-    /// referral is read for them alone.
-    async fn look_at_due(
-        &mut self,
-        ids: &[ReferralId],
-        later: &mut Vec<ReferralId>,
-        singly: &mut usize,
-    ) -> Result<(), CycleError> {
+    /// Decides rows that are due. Those that only miss their write-back are put into `later`.
+    async fn look_at_due(&mut self, ids: &[ReferralId], later: &mut Vec<ReferralId>) -> Result<(), CycleError> {
+        let (ids, awaiting) = self.most_urgent_first(ids)?;
+        // Read singly they might take all the time there is, and nothing would ever be listed.
+        let is_listed = awaiting > self.read_singly_max()?;
+        if is_listed {
+            self.list_what_is_due().await?;
+        }
         let mut rows = Vec::new();
-        for (place, id) in self.most_urgent_first(ids)?.into_iter().enumerate() {
+        for (place, id) in ids.iter().copied().enumerate() {
             if !self.has_time() {
                 self.report.pending += (ids.len() - place) as u64;
                 break;
@@ -162,13 +162,8 @@ impl Pass<'_> {
                 later.push(id);
                 continue;
             }
-            if !is_seen && entry.as_ref().is_some_and(|entry| self.awaits_listing(entry)) {
-                *singly += 1;
-                if *singly > self.read_singly_max()? {
-                    self.finish(std::mem::take(&mut rows)).await?; // Else a listing would decide them, too.
-                    self.list_what_is_due().await?;
-                    continue;
-                }
+            if is_listed && !is_seen && entry.as_ref().is_some_and(|entry| self.awaits_listing(entry)) {
+                continue;
             }
             let mut row = self.leads.remove(&id).unwrap_or_else(|| Row::new(id));
             let is_unlinked = entry.as_ref().is_some_and(|entry| entry.standing == Standing::Pending);
@@ -185,16 +180,20 @@ impl Pass<'_> {
         self.finish(rows).await
     }
 
-    /// Those about to expire first, by deadline; the others as they became due, so that none of them waits for ever.
-    fn most_urgent_first(&self, ids: &[ReferralId]) -> Result<Vec<ReferralId>, CycleError> {
+    /// Those about to expire first, by deadline; the others as they became due, so that none of them waits for ever. And
+    /// how many of them a listing would serve.
+    fn most_urgent_first(&self, ids: &[ReferralId]) -> Result<(Vec<ReferralId>, usize), CycleError> {
         let soon = self.began.plus(self.setup.policy.status.deadline_warning.get());
-        let mut ranked = Vec::with_capacity(ids.len());
+        let (mut ranked, mut awaiting) = (Vec::with_capacity(ids.len()), 0);
         for id in ids.iter().copied() {
-            let deadline = self.ports.store.get(id)?.and_then(|entry| entry.deadline).filter(|end| *end <= soon);
+            let Some(entry) = self.ports.store.get(id)? else { continue };
+            let is_open = !self.decided.contains(&id) && !self.leads.contains_key(&id);
+            awaiting += usize::from(is_open && !self.awaits_write_back(&entry) && self.awaits_listing(&entry));
+            let deadline = entry.deadline.filter(|end| *end <= soon);
             ranked.push((deadline.unwrap_or(Timestamp::from_millis(i64::MAX)), id));
         }
         ranked.sort_by_key(|(deadline, _)| *deadline);
-        Ok(ranked.into_iter().map(|(_, id)| id).collect())
+        Ok((ranked.into_iter().map(|(_, id)| id).collect(), awaiting))
     }
 
     /// So many referrals have no lead yet that they are listed: the New ones at once, the others by a sweep.

@@ -16,6 +16,9 @@ use crate::ports::{Decisions, StoreError};
 /// Operator decisions and latched brakes, as JSON.
 pub const DECISIONS: &str = "decisions.json";
 
+/// Decisions that take the place of damaged ones: written before those are moved aside, so that some are there at any moment.
+const SUCCESSOR: &str = "decisions.json.successor";
+
 /// The key of all fingerprints: 16 random bytes.
 pub const FINGERPRINT_KEY: &str = "fingerprint.key";
 
@@ -150,18 +153,28 @@ fn kept_decisions(directory: &Path) -> io::Result<Decisions> {
             // The parser's own words may quote the file; its position is enough.
             Err(error) => format!("line {}, column {}", error.line(), error.column()),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Decisions::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if fs::symlink_metadata(directory.join(SUCCESSOR)).is_err() {
+                return Ok(Decisions::default());
+            }
+            // The process that moved the damaged ones aside ended right after that.
+            fs::rename(directory.join(SUCCESSOR), &path)?;
+            return kept_decisions(directory);
+        }
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         Err(error) => return Err(error),
     };
+    let decisions = Decisions { is_suspended: true, ..Decisions::default() };
+    let successor = directory.join(SUCCESSOR);
+    write_private(&successor, &serde_json::to_vec(&decisions).map_err(io::Error::other)?)?;
     let aside = move_aside(&path)?;
+    fs::rename(&successor, &path)?;
+    sync_directory(directory)?;
     tracing::error!(
         moved_to = %aside.display(),
         "the operator decisions cannot be read ({reason}): nobody knows which referrals were held or forgotten, so writing is \
          suspended; decide again what shall hold, then `referrald resume`"
     );
-    let decisions = Decisions { is_suspended: true, ..Decisions::default() };
-    write_private(&path, &serde_json::to_vec(&decisions).map_err(io::Error::other)?)?;
     Ok(decisions)
 }
 
@@ -202,7 +215,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{DECISIONS, FINGERPRINT_KEY, Keep, write_private};
+    use super::{DECISIONS, FINGERPRINT_KEY, Keep, SUCCESSOR, write_private};
     use crate::ports::Decisions;
 
     fn mode(path: &std::path::Path) -> u32 {
@@ -250,6 +263,26 @@ mod tests {
             .unwrap()
             .filter(|item| item.as_ref().unwrap().file_name().to_string_lossy().starts_with("decisions.json.damaged-"));
         assert_eq!(aside.count(), 3);
+    }
+
+    #[test]
+    fn writing_is_suspended_by_damaged_decisions_although_the_disk_is_full_or_the_process_ends() {
+        let state = tempfile::tempdir().unwrap();
+        let keep = state.path().join("keep");
+        fs::create_dir_all(keep.join("decisions.json.successor.new/in the way")).unwrap();
+        fs::write(keep.join(DECISIONS), "{").unwrap();
+        assert!(Keep::open(state.path(), None).is_err(), "there is no room");
+        assert_eq!(
+            fs::read(keep.join(DECISIONS)).unwrap(),
+            b"{",
+            "what is damaged stays until something is in its place"
+        );
+        fs::remove_dir_all(keep.join("decisions.json.successor.new")).unwrap();
+        let suspended = Decisions { is_suspended: true, ..Decisions::default() };
+        assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), suspended);
+        // As a kill between the two renames leaves it.
+        fs::rename(keep.join(DECISIONS), keep.join(SUCCESSOR)).unwrap();
+        assert_eq!(Keep::open(state.path(), None).unwrap().decisions(), suspended);
     }
 
     #[test]

@@ -385,24 +385,6 @@ async fn the_brake_of_a_sweep_is_released_by_the_name_of_exactly_the_missing_one
 }
 
 #[tokio::test]
-async fn a_referral_that_comes_during_a_sweep_makes_up_for_none_that_is_missing() {
-    let town = Town::new(59);
-    let host = town.host(1, |_| {});
-    let referrals = linked(&town, &host, 20).await;
-    let mut memo = host.store.memo().unwrap();
-    memo.sweep = Some(SweepCursor { began: town.clock.at(), ..SweepCursor::default() });
-    (memo.entries_at_sweep, memo.sweep_met, memo.sweep_page) = (Some(20), 0, Vec::new());
-    host.store.record(Batch { memo: Some(memo), ..Batch::default() }).await.unwrap();
-    town.pass(1);
-    hide(&town, &referrals[..8]);
-    for number in 0..8 {
-        town.referral(2000 + number);
-    }
-    cycles(&town, &host, 1).await;
-    assert_ne!(digest(&host, SWEEP_BRAKE), "", "{:?}", host.decisions().brakes);
-}
-
-#[tokio::test]
 async fn nothing_is_read_for_what_a_latched_brake_holds() {
     let town = Town::new(62);
     let host = town.keyed(1);
