@@ -366,8 +366,7 @@ impl<'a> Pass<'a> {
 
     /// Notes that a side is down for the rest of the pass; trouble with one item does not count.
     fn note_down(&mut self, error: &RemoteError) {
-        self.report.needs_human |=
-            matches!(error.fault, crate::model::Fault::NeedsHuman | crate::model::Fault::Unauthorized);
+        self.report.needs_human |= error.needs_human();
         self.down.entry(error.side).or_insert_with(|| error.clone());
     }
 

@@ -200,7 +200,7 @@ impl Reconciler {
     fn could_not_begin(&self, error: &RemoteError) -> Report {
         tracing::warn!(operation = error.operation, request_id = error.request_id.as_deref(), "{error}");
         let mut report = Report { started: self.ports.clock.now(), ..Report::default() };
-        report.needs_human = matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized);
+        report.needs_human = error.needs_human();
         report.sides.insert(error.side, error.to_string());
         report
     }

@@ -174,7 +174,7 @@ impl Client {
                 Verdict::Final(error) => {
                     // Also what an adapter takes for the matter of one item: to doubt too much costs next to nothing.
                     let is_about_rights = matches!(error.status, Some(401 | 403));
-                    if is_about_rights || matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized) {
+                    if is_about_rights || error.needs_human() {
                         self.tokens.doubt(&token);
                     }
                     return Err(error);

@@ -1,5 +1,6 @@
 //! The client stack, its order written in one place: deadline, limiter, shared gate, token, send, classify, retry.
 
+mod body;
 mod classify;
 mod client;
 pub mod exchange;
@@ -14,10 +15,10 @@ pub(crate) mod transport;
 #[cfg(test)]
 mod tests;
 
+pub use body::{json, with_whole_letters, without_mark};
 pub use exchange::Exchange;
 pub use pace::{Facet, Protection, Remaining};
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,41 +101,6 @@ impl Answer {
             }
         })
     }
-}
-
-/// A body without the byte order mark that some gateways put before it (dataverse §4.3: `$count`).
-pub fn without_mark(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
-}
-
-/// JSON in which each half of a surrogate pair that stands alone is the replacement character. A text that is cut at a fixed
-/// length may end in one; no string can hold it, and one letter is no reason to lose the rest.
-pub fn with_whole_letters(json: &str) -> Cow<'_, str> {
-    let bytes = json.as_bytes();
-    let unit = |at: usize| {
-        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
-        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-    };
-    let (mut mended, mut kept, mut at) = (String::new(), 0, 0);
-    while let Some(next) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
-        at += next;
-        at += match unit(at) {
-            Some(0xD800..=0xDBFF) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
-            Some(0xD800..=0xDFFF) => {
-                mended.push_str(&json[kept..at]);
-                mended.push_str("\\ufffd");
-                kept = at + 6;
-                6
-            }
-            Some(_) => 6,
-            None => 2,
-        };
-    }
-    if kept == 0 {
-        return Cow::Borrowed(json);
-    }
-    mended.push_str(&json[kept..]);
-    Cow::Owned(mended)
 }
 
 /// Headers and body stay out: both may hold personal data.

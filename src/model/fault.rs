@@ -122,6 +122,11 @@ impl RemoteError {
         self
     }
 
+    /// True when only a person can mend it: sign in again, or grant a right.
+    pub fn needs_human(&self) -> bool {
+        matches!(self.fault, Fault::NeedsHuman | Fault::Unauthorized)
+    }
+
     /// True when it concerns the whole side, not one item.
     pub fn stops_side(&self) -> bool {
         match self.fault {

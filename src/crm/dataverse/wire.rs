@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::contract;
 use super::metadata::Live;
-use crate::http::{with_whole_letters, without_mark};
+use crate::http;
 use crate::model::{ETag, Lead, LeadId, LeadState, LeadStatus, Opportunity, OpportunityState, ReferralId, Timestamp};
 use crate::ports::Defect;
 
@@ -31,11 +31,9 @@ pub struct Rows {
     pub delta: Option<String>,
 }
 
-/// Reads JSON with or without a byte order mark. Foreign bytes and halves of letters cost a letter.
+/// What [`http::json`] reads, if it can.
 pub fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Option<T> {
-    let body = without_mark(body);
-    let mended = |_| serde_json::from_str(&with_whole_letters(&String::from_utf8_lossy(body)));
-    serde_json::from_slice(body).or_else(mended).ok()
+    http::json(body).ok()
 }
 
 /// Decodes a lead (dataverse §2.1). Null columns are absent; amounts keep every digit.

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use super::super::status::Status;
 use super::{Reconciler, budgets};
-use crate::model::{Fault, RemoteError, Side, Timestamp};
+use crate::model::{RemoteError, Side, Timestamp};
 use crate::ports::{Memo, Scan};
 
 /// What a look at both services showed that nothing could be remembered of.
@@ -99,8 +99,7 @@ impl Reconciler {
 impl Lookout {
     fn note(&mut self, error: &RemoteError) {
         tracing::warn!(operation = error.operation, request_id = error.request_id.as_deref(), "{error}");
-        let needs_human = matches!(error.fault, Fault::NeedsHuman | Fault::Unauthorized);
-        self.troubles.insert(error.side, (error.to_string(), needs_human));
+        self.troubles.insert(error.side, (error.to_string(), error.needs_human()));
     }
 
     fn words(&self) -> Option<String> {

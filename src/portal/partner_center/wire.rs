@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::http::{with_whole_letters, without_mark};
+use crate::http::{self, with_whole_letters, without_mark};
 use crate::model::{
     Document, ETag, Operation, Patch, Qualification, Referral, ReferralId, ReferralStatus, ReferralType, Substatus,
     Timestamp,
@@ -57,13 +57,7 @@ pub(super) fn page(body: &[u8]) -> Result<DecodedPage, String> {
 
 /// Decodes one referral. The error is a sentence without values.
 pub(super) fn referral_from_bytes(body: &[u8]) -> Result<Referral, String> {
-    let body = without_mark(body);
-    let tree: Result<Value, _> = match serde_json::from_slice(body) {
-        Ok(tree) => Ok(tree),
-        // Foreign bytes and halves of letters cost a letter.
-        Err(_) => serde_json::from_str(&with_whole_letters(&String::from_utf8_lossy(body))),
-    };
-    let tree = tree.map_err(|error| unreadable("a referral", &error))?;
+    let tree: Value = http::json(body).map_err(|error| unreadable("a referral", &error))?;
     row_of(tree).map_err(|defect| format!("the answer is no referral: {}", defect.reason))
 }
 
